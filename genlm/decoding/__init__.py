@@ -1,0 +1,1 @@
+"""What a strategy is, and the loops that decode with it."""

@@ -1,0 +1,160 @@
+"""The table of strategy kinds: which fields each takes, their defaults and ranges, and the paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Value: TypeAlias = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Number:
+    """A field that takes a number of `type`, from `low` to `high`; an open end leaves the bound itself out."""
+
+    type: type[int] | type[float]
+    default: int | float
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+
+    def read(self, text: str) -> Value | None:
+        """The value that `text` spells, or None where it spells none."""
+        try:
+            return self.type(text)
+        except ValueError:
+            return None
+
+    def admits(self, value: object) -> bool:
+        """Whether `value` is of the type, finite and within the range."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return False
+        if self.type is int and not isinstance(value, int):
+            return False
+        return (value > self.low if self.low_open else value >= self.low) and value <= self.high
+
+    def normal(self, value: Value) -> Value:
+        """An admitted value in the field's own type."""
+        return self.type(value)
+
+    @property
+    def range(self) -> str:
+        """What is admitted, in words."""
+        noun = "a whole number" if self.type is int else "a number"
+        bounds = []
+        if self.low > -math.inf:
+            bounds.append(f"{'greater than' if self.low_open else 'at least'} {self.low:g}")
+        if self.high < math.inf:
+            bounds.append(f"at most {self.high:g}")
+        return " ".join([noun, " and ".join(bounds)]).strip()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A field that takes one of a few values, each spelled as its key."""
+
+    choices: Mapping[str, Value]
+    default: Value
+
+    def read(self, text: str) -> Value | None:
+        """The value that `text` spells, or None where it spells none."""
+        return self.choices.get(text.lower())
+
+    def admits(self, value: object) -> bool:
+        """Whether `value` is one of the choices."""
+        return any(value is choice or (isinstance(value, str) and value == choice) for choice in self.choices.values())
+
+    def normal(self, value: Value) -> Value:
+        """An admitted value as it is."""
+        return value
+
+    @property
+    def range(self) -> str:
+        """What is admitted, in words."""
+        return "one of " + ", ".join(self.choices)
+
+
+Field: TypeAlias = Number | Choice
+
+TEMPERATURE = Number(float, 1.0, low=0, low_open=True)
+TOP_K_OFF = Number(int, 0, low=0)
+TOP_P_OFF = Number(float, 1.0, low=0, high=1, low_open=True)
+PENALTIES: dict[str, Field] = {
+    "repetition_penalty": Number(float, 1.0, low=0, low_open=True),
+    "no_repeat_ngram_size": Number(int, 0, low=0),
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row of the table.
+
+    `samples` tells a kind that draws its tokens from one that has no choice; `main` is the field that a spec
+    always shows.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    fields: Mapping[str, Field]
+    samples: bool
+    main: str = ""
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in [
+        Kind(
+            "greedy",
+            "the likeliest token at every step",
+            "",
+            {**PENALTIES},
+            samples=False,
+        ),
+        Kind(
+            "beam",
+            "the num_beams likeliest sequences side by side, the best of them at the end",
+            "Lowerre 1976; length penalty: Wu et al. 2016, arXiv:1609.08144",
+            {
+                "num_beams": Number(int, 4, low=2),
+                "length_penalty": Number(float, 1.0),
+                "early_stopping": Choice({"false": False, "true": True, "never": "never"}, False),
+                **PENALTIES,
+            },
+            samples=False,
+            main="num_beams",
+        ),
+        Kind(
+            "sample",
+            "a draw from the whole distribution",
+            "",
+            {"temperature": TEMPERATURE, **PENALTIES},
+            samples=True,
+        ),
+        Kind(
+            "top-k",
+            "a draw from the top_k likeliest tokens",
+            "Fan et al. 2018, arXiv:1805.04833",
+            {"top_k": Number(int, 50, low=1), "top_p": TOP_P_OFF, "temperature": TEMPERATURE, **PENALTIES},
+            samples=True,
+            main="top_k",
+        ),
+        Kind(
+            "top-p",
+            "a draw from the fewest tokens that hold a probability of top_p together",
+            "Holtzman et al. 2020, arXiv:1904.09751",
+            {
+                "top_p": Number(float, 0.9, low=0, high=1, low_open=True),
+                "top_k": TOP_K_OFF,
+                "temperature": TEMPERATURE,
+                **PENALTIES,
+            },
+            samples=True,
+            main="top_p",
+        ),
+    ]
+}
+
+ALL_FIELDS = frozenset(field for kind in KINDS.values() for field in kind.fields)

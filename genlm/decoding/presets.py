@@ -1,0 +1,40 @@
+"""Named strategies in a TOML file: a table a strategy, its kind under `kind`, the rest its fields."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from genlm.decoding.strategy import Strategy
+from genlm.errors import InputError, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_presets(path: Path) -> dict[str, Strategy]:
+    """The strategies of a preset file by name.
+
+    Raises:
+        InputError: a file that cannot be read, is not TOML, or holds a wrong field; it names the preset.
+    """
+    try:
+        tables = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read presets {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file: {error}") from error
+    return {name: _preset(path, name, table) for name, table in tables.items()}
+
+
+def _preset(path: Path, name: str, table: Any) -> Strategy:
+    if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
+        raise InputError(f"{path}: preset {name!r} needs a table with a kind", hint=f'[{name}]\nkind = "top-p"')
+    fields = {key: value for key, value in table.items() if key != "kind"}
+    try:
+        return Strategy.of(table["kind"], fields, name=name)
+    except UsageError as error:
+        raise InputError(f"{path}: preset {name!r}: {error}", hint=error.hint) from error

@@ -1,0 +1,63 @@
+"""Everything genlm raises on purpose.
+
+GenlmError                  exit code 1
+├── InputError              a prompt, corpus or file that cannot be used
+├── ModelError              a model that cannot be loaded or run
+│   └── HubUnreachable      the Hub cannot be reached, and the model is not cached
+├── OutputError             a result that cannot be written
+└── UsageError              exit code 2: the request itself makes no sense
+    └── SpecError           a strategy spec, with the place that is wrong
+"""
+
+from __future__ import annotations
+
+
+class GenlmError(Exception):
+    """One line that says what is wrong; `hint`, where there is one, says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(GenlmError):
+    """A prompt, corpus or input file that cannot be used."""
+
+
+class ModelError(GenlmError):
+    """A model that cannot be loaded or run."""
+
+
+class HubUnreachable(ModelError):
+    """The Hub cannot be reached and the model is not in the cache; `reason` says why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        hint = "-m fable runs the bundled model; HF_ENDPOINT names another Hub"
+        super().__init__(f"{name} is not in the cache, and {reason}", hint=hint)
+        self.reason = reason
+
+
+class OutputError(GenlmError):
+    """A result that cannot be written."""
+
+
+class UsageError(GenlmError):
+    """A request that makes no sense whatever the machine, as a field out of its range."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """A strategy spec that cannot be read: `spec[start:end]` is the offending place."""
+
+    def __init__(self, message: str, *, spec: str, start: int, end: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.spec = spec
+        self.start = start
+        self.end = max(end, start + 1)
+
+    def underlined(self) -> str:
+        """The spec, and on the next line `^^^^` under the offending place."""
+        return f"{self.spec}\n{' ' * self.start}{'^' * (self.end - self.start)}"

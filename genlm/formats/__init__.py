@@ -1,0 +1,1 @@
+"""Prompts in, result files out."""

@@ -1,0 +1,78 @@
+"""The prompt from the command line or from standard input."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+from io import BufferedReader
+from typing import cast
+
+from genlm.errors import InputError, UsageError
+
+
+def read_prompt(argument: str | None) -> str:
+    """The prompt: the argument, or standard input where it is `-` or absent with something piped in.
+
+    Of piped text the last line break is not part of the prompt, as with `$(...)` in a shell; only one is taken.
+
+    Raises:
+        UsageError: an argument and piped text at once, or neither.
+        InputError: text that is not UTF-8, with the byte.
+    """
+    if argument is not None and argument != "-":
+        if _something_is_piped():
+            raise UsageError(
+                "a prompt as argument and one on standard input: which is it?",
+                hint="take one away; </dev/null gives an empty standard input",
+            )
+        return _checked(argument)
+    if argument is None and _is_terminal():
+        raise UsageError("no prompt", hint='genlm generate "Once upon a time", or pipe one in')
+    return _without_last_break(_decode(_stdin().read()))
+
+
+def _stdin() -> BufferedReader:
+    if sys.stdin is None:
+        raise UsageError("no prompt: standard input is closed")
+    return cast(BufferedReader, sys.stdin.buffer)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin is None or sys.stdin.isatty()
+
+
+def _something_is_piped() -> bool:
+    """Whether a pipe or file on standard input has text: an open pipe that says nothing is not a prompt."""
+    try:
+        descriptor = sys.stdin.fileno()
+        mode = os.fstat(descriptor).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    if stat.S_ISREG(mode):
+        return os.fstat(descriptor).st_size > os.lseek(descriptor, 0, os.SEEK_CUR)
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) or os.name == "nt":
+        return False
+    readable, _, _ = select.select([descriptor], [], [], 0)
+    # At the end of a pipe there is something to read too: nothing.
+    return bool(readable) and bool(_stdin().peek(1))
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not valid UTF-8 at byte {error.start}") from error
+
+
+def _checked(argument: str) -> str:
+    """Python keeps an argument's invalid bytes as lone surrogates, which no tokenizer takes."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"the prompt is not valid UTF-8 at byte {error.start}") from error
+
+
+def _without_last_break(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,1 @@
+"""What runs: find a model, load it safely, encode prompts, the forward pass."""

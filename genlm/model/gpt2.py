@@ -1,0 +1,309 @@
+"""GPT-2's forward pass, lean: torch only, the keys and values of all tokens kept in one preallocated cache.
+
+Radford et al. 2019, with every variation that transformers' GPT2Config describes. It gives the same logits as
+transformers' GPT2LMHeadModel up to float rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genlm.errors import ModelError
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "swish": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "leaky_relu": F.leaky_relu,
+    "linear": lambda x: x,
+}
+
+# What GPT2Config takes for a config without an eos_token_id.
+END_OF_TEXT_ID = 50256
+
+# The names that transformers also takes for fields of a GPT2Config.
+ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The part of GPT2Config that the forward pass depends on."""
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+    tie_word_embeddings: bool = True
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Config:
+        """From the contents of a `config.json`. Raises ModelError where the head count does not divide."""
+        config = {ALIASES.get(name, name): value for name, value in config.items()}
+        known = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
+        made = cls(**known)
+        if made.n_embd % made.n_head:
+            raise ModelError(f"config.json: n_embd={made.n_embd} cannot be divided among n_head={made.n_head} heads")
+        return made
+
+    @property
+    def inner(self) -> int:
+        """The width of the hidden layer of the feed-forward network."""
+        return self.n_inner if self.n_inner is not None else 4 * self.n_embd
+
+
+def supports(config: Mapping[str, Any]) -> bool:
+    """Whether this forward pass covers the model that a `config.json` describes."""
+    return (
+        config.get("model_type") == "gpt2"
+        and config.get("architectures") in (None, ["GPT2LMHeadModel"])
+        and config.get("activation_function", "gelu_new") in ACTIVATIONS
+        and not config.get("add_cross_attention")
+        and not config.get("quantization_config")
+    )
+
+
+def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every weight, without the prefix `transformer.`."""
+    width, inner = config.n_embd, config.inner
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (config.vocab_size, width),
+        "wpe.weight": (config.n_positions, width),
+    }
+    for layer in range(config.n_layer):
+        block = {
+            "ln_1.weight": (width,),
+            "ln_1.bias": (width,),
+            "attn.c_attn.weight": (width, 3 * width),
+            "attn.c_attn.bias": (3 * width,),
+            "attn.c_proj.weight": (width, width),
+            "attn.c_proj.bias": (width,),
+            "ln_2.weight": (width,),
+            "ln_2.bias": (width,),
+            "mlp.c_fc.weight": (width, inner),
+            "mlp.c_fc.bias": (inner,),
+            "mlp.c_proj.weight": (inner, width),
+            "mlp.c_proj.bias": (width,),
+        }
+        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
+    shapes |= {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, width)
+    return shapes
+
+
+class Linear:
+    """A product with a weight that GPT-2 keeps as (in, out), and a bias."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`x`: (..., in). Shape: (..., out)."""
+        rows = torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight)
+        return rows.view(*x.shape[:-1], rows.shape[-1])
+
+
+class Norm:
+    """Layer normalisation."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, epsilon: float) -> None:
+        self.weight = weight
+        self.bias = bias
+        self.epsilon = epsilon
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`x`: (..., width), and so the result."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class Block:
+    """Attention and feed-forward network, each on a normalised copy of the stream that it adds to."""
+
+    def __init__(self, weights: Mapping[str, Tensor], config: Config, layer: int) -> None:
+        self.layer = layer
+
+        def linear(name: str) -> Linear:
+            return Linear(weights[f"h.{layer}.{name}.weight"], weights[f"h.{layer}.{name}.bias"])
+
+        def norm(name: str) -> Norm:
+            place = f"h.{layer}.{name}"
+            return Norm(weights[f"{place}.weight"], weights[f"{place}.bias"], config.layer_norm_epsilon)
+
+        self.norm_1, self.norm_2 = norm("ln_1"), norm("ln_2")
+        self.qkv, self.project = linear("attn.c_attn"), linear("attn.c_proj")
+        self.expand, self.contract = linear("mlp.c_fc"), linear("mlp.c_proj")
+        self.activation = ACTIVATIONS[config.activation_function]
+        self.heads = config.n_head
+        self.upcast = config.reorder_and_upcast_attn
+        self.scale = 1.0 / math.sqrt(config.n_embd // config.n_head) if config.scale_attn_weights else 1.0
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scale /= layer + 1
+
+    def __call__(self, x: Tensor, attend: Attend) -> Tensor:
+        """`x`: (rows, tokens, width)."""
+        rows, tokens, width = x.shape
+        qkv = self.qkv(self.norm_1(x)).view(rows, tokens, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = attend(query, key, value, self)
+        x = x + self.project(mixed.transpose(1, 2).reshape(rows, tokens, width))
+        return x + self.contract(self.activation(self.expand(self.norm_2(x))))
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """softmax(QK^T * scale) V. Shapes: (rows, heads, tokens, head width)."""
+        if self.upcast:
+            query, key = query.float(), key.float()
+            mixed = F.scaled_dot_product_attention(query, key, value.float(), mask, 0.0, causal, scale=self.scale)
+            return mixed.to(value.dtype)
+        return F.scaled_dot_product_attention(query, key, value, mask, 0.0, causal, scale=self.scale)
+
+
+# Given a layer's query, key and value of new tokens, and the block: the mixed values.
+Attend = Callable[[Tensor, Tensor, Tensor, Block], Tensor]
+
+
+class GPT2:
+    """A GPT-2 ready to run, built on its weights without copying them."""
+
+    def __init__(self, config: Config, weights: Mapping[str, Tensor]) -> None:
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.context: int | None = config.n_positions
+        self.tokens = weights["wte.weight"]
+        self.positions = weights["wpe.weight"]
+        self.blocks = [Block(weights, config, layer) for layer in range(config.n_layer)]
+        self.norm = Norm(weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon)
+        self.head = self.tokens if config.tie_word_embeddings else weights["lm_head.weight"]
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, GPT2Cache]:
+        """See Network. Shorter prompts are padded on the right, where causal attention never looks."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.tokens.device)
+        longest = max(len(prompt) for prompt in prompts)
+        padded = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=self.tokens.device)
+        cache = GPT2Cache.empty(self, len(prompts), longest + room)
+        hidden = self.hidden(padded, torch.arange(longest, device=padded.device), cache.write_prompts)
+        cache.lengths, cache.longest, cache.ragged = lengths, longest, len(set(map(len, prompts))) > 1
+        last = hidden[torch.arange(len(prompts), device=padded.device), lengths - 1]
+        return self.to_logits(last), cache
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """See Network."""
+        row = torch.tensor([list(ids)], device=self.tokens.device)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
+            return block.attention(query, key, value, None, causal=True)
+
+        return self.to_logits(self.hidden(row, torch.arange(len(ids), device=row.device), attend)[0])
+
+    def row_bytes(self, length: int) -> int:
+        """See Network: the cache, and some copies of a row of logits in double precision."""
+        cache = 2 * self.config.n_layer * self.config.n_embd * length * self.tokens.element_size()
+        return 2 * cache + 4 * 8 * self.vocab_size
+
+    def hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """The stream after the last block, normalised. `ids`: (rows, tokens). Shape: (rows, tokens, width)."""
+        x = F.embedding(ids, self.tokens) + F.embedding(positions, self.positions)
+        for block in self.blocks:
+            x = block(x, attend)
+        return self.norm(x)
+
+    def to_logits(self, hidden: Tensor) -> Tensor:
+        """(n, width) to (n, vocab), float32."""
+        return F.linear(hidden, self.head).float()
+
+
+class GPT2Cache:
+    """Keys and values of every layer for the tokens so far: row r's lie at 0 .. lengths[r] - 1."""
+
+    def __init__(self, model: GPT2, keys: Tensor, values: Tensor) -> None:
+        self.model = model
+        self.keys, self.values = keys, values
+        self.lengths = torch.zeros(keys.shape[1], dtype=torch.long, device=keys.device)
+        self.longest = 0
+        self.ragged = False
+        self._mask: Tensor | None = None
+
+    @classmethod
+    def empty(cls, model: GPT2, rows: int, capacity: int) -> GPT2Cache:
+        """A cache for `rows` sequences of up to `capacity` tokens."""
+        config = model.config
+        shape = (config.n_layer, rows, config.n_head, capacity, config.n_embd // config.n_head)
+        # Zeros, for a masked position still counts as 0 times its value.
+        return cls(model, model.tokens.new_zeros(shape), model.tokens.new_zeros(shape))
+
+    @torch.inference_mode()
+    def step(self, ids: Tensor) -> Tensor:
+        """See Cache."""
+        attend = self._write_ragged if self.ragged else self._write_even
+        positions = self.lengths[:, None] if self.ragged else self.lengths[:1]
+        self._mask = self._seen() if self.ragged else None
+        hidden = self.model.hidden(ids[:, None], positions, attend)
+        self.lengths = self.lengths + 1
+        self.longest += 1
+        return self.model.to_logits(hidden[:, 0])
+
+    @torch.inference_mode()
+    def take(self, rows: Tensor) -> GPT2Cache:
+        """See Cache."""
+        taken = GPT2Cache(self.model, self.keys[:, rows], self.values[:, rows])
+        taken.lengths, taken.longest, taken.ragged = self.lengths[rows], self.longest, self.ragged
+        return taken
+
+    def write_prompts(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
+        """Keep the prompts' keys and values; attend among them."""
+        layer = block.layer
+        self.keys[layer, :, :, : key.shape[2]] = key
+        self.values[layer, :, :, : key.shape[2]] = value
+        return block.attention(query, key, value, None, causal=True)
+
+    def _write_even(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
+        layer = block.layer
+        self.keys[layer, :, :, self.longest] = key[:, :, 0]
+        self.values[layer, :, :, self.longest] = value[:, :, 0]
+        upto = self.longest + 1
+        past_keys, past_values = self.keys[layer, :, :, :upto], self.values[layer, :, :, :upto]
+        return block.attention(query, past_keys, past_values, None, causal=False)
+
+    def _write_ragged(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
+        layer = block.layer
+        rows = torch.arange(len(self.lengths), device=key.device)
+        self.keys[layer, rows, :, self.lengths] = key[:, :, 0]
+        self.values[layer, rows, :, self.lengths] = value[:, :, 0]
+        upto = self.longest + 1
+        past_keys, past_values = self.keys[layer, :, :, :upto], self.values[layer, :, :, :upto]
+        return block.attention(query, past_keys, past_values, self._mask, causal=False)
+
+    def _seen(self) -> Tensor:
+        """Which positions each row attends to: its own tokens, the new one included. Shape: (rows, 1, 1, tokens)."""
+        positions = torch.arange(self.longest + 1, device=self.lengths.device)
+        return (positions <= self.lengths[:, None])[:, None, None]

@@ -1,0 +1,155 @@
+"""From a model's folder to a model that runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from genlm.errors import ModelError
+from genlm.model.info import ModelInfo
+from genlm.model.network import Network
+from genlm.model.source import ModelFolder
+from genlm.model.tokenizer import Tokenizer, load_tokenizer
+from genlm.model.weights import read_weights, weight_files
+
+if TYPE_CHECKING:
+    import torch
+
+DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
+DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is loaded: what runs, its tokenizer, and what ends and starts a text."""
+
+    info: ModelInfo
+    network: Network
+    tokenizer: Tokenizer
+    eos_ids: frozenset[int]
+    start_id: int | None
+    load_s: float
+
+
+def load_model(
+    folder: ModelFolder, *, device: DeviceChoice = "auto", dtype: DtypeChoice = "auto", allow_pickle: bool = False
+) -> Model:
+    """Load a model. `auto` is the best device there is, and float32 on the CPU, the checkpoint's own dtype elsewhere.
+
+    Raises:
+        ModelError: files that are missing, damaged or at odds with each other, or a device that is not there.
+    """
+    from genlm.model import gpt2
+
+    started = time.perf_counter()
+    config = read_json(folder.path / "config.json")
+    place = choose_device(device)
+    precision = choose_dtype(dtype, place, config)
+    tokenizer = load_tokenizer(folder.path, config.get("model_type"))
+    files = weight_files(folder.path, allow_pickle=allow_pickle)
+    if gpt2.supports(config):
+        network, parameters = _load_lean(config, folder.path, files, precision, place)
+    else:
+        network, parameters = _load_any(folder.path, precision, place, allow_pickle)
+    info = ModelInfo(folder.name, folder.source, folder.revision, parameters, _name(precision), place)
+    return Model(
+        info,
+        network,
+        tokenizer,
+        eos_ids=_eos_ids(folder.path, config, network.vocab_size),
+        start_id=_start_id(config, tokenizer, network.vocab_size),
+        load_s=time.perf_counter() - started,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A configuration file's contents. Raises ModelError where it is missing or not a JSON object."""
+    try:
+        contents = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        hint = f"a model folder holds {path.name}, the weights and the tokenizer"
+        raise ModelError(f"{path.parent} holds no {path.name}", hint=hint) from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(contents, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return contents
+
+
+def choose_device(device: DeviceChoice) -> str:
+    """The device that runs: the one named, or the best there is. Raises ModelError where it is not there."""
+    import torch
+
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return next(name for name, there in available.items() if there)
+    if not available[device]:
+        raise ModelError(f"torch finds no {device} device here", hint="--device auto takes the best there is")
+    return device
+
+
+def choose_dtype(dtype: DtypeChoice, device: str, config: Mapping[str, Any]) -> torch.dtype:
+    """The type of weights and activations."""
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype != "auto":
+        return known[dtype]
+    if device == "cpu":
+        return torch.float32
+    own = config.get("dtype") or config.get("torch_dtype")
+    return known.get(str(own), torch.float32)
+
+
+def _load_lean(
+    config: Mapping[str, Any], path: Path, files: list[Path], dtype: torch.dtype, device: str
+) -> tuple[Network, int]:
+    from genlm.model import gpt2
+
+    try:
+        settings = gpt2.Config.of(config)
+        shapes = gpt2.expected_shapes(settings)
+    except TypeError as error:
+        raise ModelError(f"{path / 'config.json'}: a value of the wrong type: {error}") from error
+    weights = read_weights(files, shapes, dtype, device)
+    return gpt2.GPT2(settings, weights), sum(prod(shape) for shape in shapes.values())
+
+
+def _load_any(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:
+    from genlm.model.stock import StockModel, load_stock
+
+    model = load_stock(path, device, dtype, allow_pickle=allow_pickle)
+    return StockModel(model), model.num_parameters()
+
+
+def _eos_ids(path: Path, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
+    """The ids that end a text. They are all that is taken from `generation_config.json`."""
+    from genlm.model import gpt2
+
+    generation = read_json(path / "generation_config.json") if (path / "generation_config.json").is_file() else {}
+    default = gpt2.END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
+    own = generation.get("eos_token_id", config.get("eos_token_id", default))
+    ids = own if isinstance(own, list) else [own]
+    # A config may name GPT-2's 50256 over a smaller vocabulary: that model has no end.
+    return frozenset(token for token in ids if isinstance(token, int) and 0 <= token < vocab_size)
+
+
+def _start_id(config: Mapping[str, Any], tokenizer: Tokenizer, vocab_size: int) -> int | None:
+    """The id that an empty prompt starts from: BOS, else the end of text, else none."""
+    own = (config.get("bos_token_id"), config.get("eos_token_id"), tokenizer.start_id())
+    return next((token for token in own if isinstance(token, int) and 0 <= token < vocab_size), None)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,43 @@
+"""The seam between decoding loops and models: what a loop needs of a model, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Cache(Protocol):
+    """Sequences under way, one a row, with the keys and values of their tokens so far."""
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Add one token to each row. `ids`: (rows,). Returns the next token's logits, (rows, vocab), float32."""
+        ...
+
+    def take(self, rows: Tensor) -> Cache:
+        """A new cache with these rows, each as often as it is named. `rows`: (n,)."""
+        ...
+
+
+class Network(Protocol):
+    """A causal language model ready to run."""
+
+    vocab_size: int
+    context: int | None
+
+    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Cache]:
+        """Encode prompts of any lengths, one a row, with room for `room` more tokens each.
+
+        Returns the next token's logits, (rows, vocab), float32, and the cache.
+        """
+        ...
+
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """The logits after every token of one sequence. Shape: (len(ids), vocab), float32."""
+        ...
+
+    def row_bytes(self, length: int) -> int:
+        """The memory that one row of `length` tokens takes while it is decoded, in bytes."""
+        ...

@@ -1,0 +1,117 @@
+"""Any causal language model of transformers behind the seam, for what the lean GPT-2 does not cover."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genlm.errors import ModelError
+
+
+def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
+    """A transformers model from a folder, in evaluation mode. Never runs code from the folder."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=None if allow_pickle else True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    # transformers raises any of these for a folder that it cannot make a causal language model of.
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
+        raise ModelError(f"transformers cannot load {path}: {_first_line(error)}") from error
+    return model.eval().to(torch.device(device))
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+class StockModel:
+    """A transformers causal language model as a Network."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        text_config = model.config.get_text_config()
+        self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
+        self.context: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.takes = frozenset(inspect.signature(model.forward).parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's input goes."""
+        device: torch.device = self.model.device
+        return device
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, StockCache]:
+        """See Network. Shorter prompts are padded on the left and masked."""
+        longest = max(len(prompt) for prompt in prompts)
+        ids = torch.tensor([[*[0] * (longest - len(p)), *p] for p in prompts], device=self.device)
+        mask = torch.tensor([[*[0] * (longest - len(p)), *[1] * len(p)] for p in prompts], device=self.device)
+        return StockCache(self, None, mask[:, :0]).feed(ids, mask)
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """See Network."""
+        logits: Tensor = self.model(torch.tensor([list(ids)], device=self.device), use_cache=False).logits
+        return logits[0].float()
+
+    def row_bytes(self, length: int) -> int:
+        """See Network; an upper bound, for a model may keep fewer heads or less of the past."""
+        config = self.model.config.get_text_config()
+        cache = 2 * config.num_hidden_layers * config.hidden_size * length * self.model.dtype.itemsize
+        return int(2 * cache + 4 * 8 * self.vocab_size)
+
+
+class StockCache:
+    """A transformers cache, and which of its positions are tokens and not padding."""
+
+    def __init__(self, owner: StockModel, past: Any, mask: Tensor) -> None:
+        self.owner = owner
+        self.past = past
+        self.mask = mask
+
+    @torch.inference_mode()
+    def step(self, ids: Tensor) -> Tensor:
+        """See Cache."""
+        logits, grown = self.feed(ids[:, None], torch.ones_like(ids[:, None]))
+        self.past, self.mask = grown.past, grown.mask
+        return logits
+
+    @torch.inference_mode()
+    def take(self, rows: Tensor) -> StockCache:
+        """See Cache."""
+        if not hasattr(self.past, "reorder_cache") or not hasattr(self.past, "layers"):
+            raise ModelError(f"{type(self.owner.model).__name__} keeps a cache whose rows cannot be taken")
+        past = copy.copy(self.past)
+        # reorder_cache gives each layer new tensors, so a shallow copy leaves the old cache as it was.
+        past.layers = [copy.copy(layer) for layer in self.past.layers]
+        past.reorder_cache(rows)
+        return StockCache(self.owner, past, self.mask[rows])
+
+    def feed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, StockCache]:
+        """Run new tokens, (rows, n), whose padding is 0 in `mask`, after those of the cache."""
+        mask = torch.cat([self.mask, mask], dim=1)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        optional = {"position_ids": positions, "logits_to_keep": 1}
+        output = self.owner.model(
+            ids,
+            attention_mask=mask,
+            past_key_values=self.past,
+            use_cache=True,
+            **{name: value for name, value in optional.items() if name in self.owner.takes},
+        )
+        return output.logits[:, -1].float(), StockCache(self.owner, output.past_key_values, mask)

@@ -1,0 +1,1 @@
+"""What genlm does with a model; tasks yield records and never print."""

@@ -1,0 +1,154 @@
+"""Continue a prompt with a strategy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from genlm.decoding.completion import Completion, Piece, Prefilled
+from genlm.decoding.randomness import draw_seed
+from genlm.decoding.request import Request, run
+from genlm.decoding.strategy import Strategy
+from genlm.errors import InputError, UsageError
+from genlm.records import Generation, Timing
+
+if TYPE_CHECKING:
+    from genlm.model.load import Model
+
+Overflow: TypeAlias = Literal["error", "truncate-left"]
+DEFAULT_STRATEGY = Strategy.parse("top-p:top_p=0.9")
+DEFAULT_NEW_TOKENS = 50
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much to generate, and where to stop."""
+
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    num_return_sequences: int = 1
+    stop: tuple[str, ...] = ()
+    overflow: Overflow = "error"
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if self.num_return_sequences < 1:
+            raise UsageError(f"num_return_sequences must be at least 1, not {self.num_return_sequences}")
+        if self.overflow not in ("error", "truncate-left"):
+            raise UsageError(f"overflow must be error or truncate-left, not {self.overflow!r}")
+        if "" in self.stop:
+            raise UsageError("a stop text must not be empty")
+
+
+def check_count(strategy: Strategy, limits: Limits) -> None:
+    """Raise UsageError where the strategy cannot give as many different completions as are asked for."""
+    count = limits.num_return_sequences
+    if strategy.kind == "greedy" and count > 1:
+        raise UsageError(
+            f"greedy has one completion, not {count}", hint="a kind that samples, such as top-p, gives different ones"
+        )
+    if strategy.kind == "beam" and count > int(strategy.fields["num_beams"]):
+        raise UsageError(
+            f"num_return_sequences={count} is more than num_beams={strategy.fields['num_beams']}",
+            hint=f"beam:num_beams={count} keeps as many",
+        )
+
+
+class Generating:
+    """A generation under way. Iterate over its events to the end; `result` is then there."""
+
+    def __init__(self, model: Model, prompt: str, strategy: Strategy, limits: Limits, seed: int | None) -> None:
+        check_count(strategy, limits)
+        self.model = model
+        self.prompt = prompt
+        self.strategy = strategy
+        self.limits = limits
+        self.seed = draw_seed() if seed is None else seed
+        self.prompt_ids = encode_prompt(model, prompt, limits)
+        self.completions: list[Completion] = []
+        self._result: Generation | None = None
+
+    def __iter__(self) -> Iterator[Piece | Completion]:
+        started = prefilled = time.perf_counter()
+        for event in run(self.model.network, self._request()):
+            if isinstance(event, Prefilled):
+                prefilled = time.perf_counter()
+                continue
+            if isinstance(event, Completion):
+                self.completions.append(event)
+            yield event
+        self._result = self._finish(started, prefilled, time.perf_counter())
+
+    @property
+    def result(self) -> Generation:
+        """The generation. Raises RuntimeError before its last event was taken."""
+        if self._result is None:
+            raise RuntimeError("the generation is still under way")
+        return self._result
+
+    def _request(self) -> Request:
+        return Request(
+            self.prompt_ids,
+            self.strategy,
+            self.limits.max_new_tokens,
+            self.limits.num_return_sequences,
+            self.seed,
+            self.model.eos_ids,
+            self.limits.stop,
+            self.model.tokenizer.decode,
+        )
+
+    def _finish(self, started: float, prefilled: float, ended: float) -> Generation:
+        tokens = sum(len(completion.token_ids) for completion in self.completions)
+        return Generation(
+            self.model.info,
+            self.strategy,
+            self.seed,
+            self.limits.max_new_tokens,
+            self.prompt,
+            self.prompt_ids,
+            tuple(sorted(self.completions, key=lambda completion: completion.index)),
+            Timing(self.model.load_s, prefilled - started, ended - prefilled, tokens / (ended - started)),
+        )
+
+
+def encode_prompt(model: Model, prompt: str, limits: Limits) -> tuple[int, ...]:
+    """The token ids that a prompt starts from.
+
+    Raises:
+        InputError: an empty prompt to a model without a start token, one that the tokenizer cannot express,
+            or one that is too long for the context with the new tokens.
+    """
+    ids = model.tokenizer.encode(prompt) if prompt else []
+    if prompt and not ids:
+        raise InputError("the model's tokenizer knows nothing of this prompt: it gives no tokens")
+    if not ids:
+        if model.start_id is None:
+            raise InputError("the prompt is empty, and the model has no token that a text starts from")
+        ids = [model.start_id]
+    beyond = next((token for token in ids if token >= model.network.vocab_size), None)
+    if beyond is not None:
+        raise InputError(
+            f"the tokenizer gives token {beyond}, beyond the model's vocabulary of {model.network.vocab_size}",
+            hint="the tokenizer and the weights are not of the same model",
+        )
+    return tuple(_fit(ids, model.network.context, limits))
+
+
+def _fit(ids: Sequence[int], context: int | None, limits: Limits) -> Sequence[int]:
+    new = limits.max_new_tokens
+    if context is None or len(ids) + new <= context:
+        return ids
+    if new >= context:
+        raise InputError(
+            f"{new} new tokens leave no room for a prompt in the model's context of {context}",
+            hint=f"--max-new-tokens {context - 1} at most",
+        )
+    if limits.overflow == "truncate-left":
+        return ids[len(ids) - (context - new) :]
+    raise InputError(
+        f"the prompt has {len(ids)} tokens, and with {new} new ones is beyond the model's context of {context}",
+        hint=f"--overflow truncate-left keeps the last {context - new} tokens of the prompt",
+    )

@@ -1,0 +1,1 @@
+"""Records in, text out: for a terminal, for a pipe, as JSON."""
