@@ -1,0 +1,22 @@
+"""Bars of text, an eighth of a cell fine."""
+
+from __future__ import annotations
+
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def bar(part: float, width: int) -> str:
+    """A bar of `part` (0 to 1) of `width` cells; the least that is not nothing can be seen."""
+    eighths = round(min(1.0, max(0.0, part)) * width * 8)
+    if part > 0:
+        eighths = max(1, eighths)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (EIGHTHS[rest] if rest else "")
+
+
+def percent(part: float) -> str:
+    """0.1234 as "12.3 %"; more places for little, so that no probability looks like none."""
+    value = 100 * part
+    if value >= 0.01 or value == 0:
+        return f"{value:.2f} %" if value < 9.995 else f"{value:.1f} %"
+    return f"{value:.0e} %"
