@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from genlm.cli import options
+from genlm.cli.loading import load
 from genlm.cli.strategies import choose_strategy
 from genlm.decoding.completion import Completion
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import check_utf8, read_prompt
-from genlm.model.source import find_model
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Generating, Limits, check_count
 from genlm.views.generation import JsonView, TextView, summary
 from genlm.views.spinner import Spinner
@@ -62,14 +62,19 @@ def generate(
     check_count(chosen, limits)
     text = read_prompt(prompt)
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
-        folder = find_model(model, revision=revision, allow_pickle=allow_pickle, notify=notify)
-        spinner.say(f"loading {folder.name}")
-        from genlm.model.load import load_model
-
-        loaded = load_model(folder, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        loaded = load(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            notify=notify,
+            spinner=spinner,
+        )
         generating = Generating(loaded, text, chosen, limits, seed)
         view = JsonView(stream) if format == "json" else TextView(stream, text, num_return_sequences, echo=echo)
         _follow(generating, view, spinner, is_live=format == "text" and is_standard_output(output))
+        spinner.stop()
         view.finish(generating.result)
     notify(summary(generating.result))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -15,6 +14,7 @@ import typer
 from genlm import __version__
 from genlm.cli.command import Command, Group
 from genlm.cli.generate import generate
+from genlm.cli.signals import end_tidily_when_told
 from genlm.errors import GenlmError, SpecError
 from genlm.views.terminal import one_line, say, underlined
 
@@ -49,7 +49,7 @@ def _application(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. Only here are errors caught: each is one line, and an exit code."""
-    _end_tidily_when_told()
+    end_tidily_when_told()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -118,18 +118,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
     )
-
-
-def _end_tidily_when_told() -> None:
-    """Let a signal to end unwind the program as an error does, so that no half-written file stays behind."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, end)
 
 
 def _open_closed_streams() -> None:

@@ -34,8 +34,10 @@ def underlined(text: str, start: int, end: int) -> str:
     """The text on one line, and on the next `^^^^` under `text[start:end]`, as far as it takes columns."""
     from rich.cells import cell_len
 
-    shown = [visible(part).replace("\n", "␊").replace("\t", " ") for part in (text[:start], text[start:end], text[end:])]
-    return f"{''.join(shown)}\n{' ' * cell_len(shown[0])}{'^' * max(1, cell_len(shown[1]))}"
+    before, place, after = (
+        visible(part).replace("\n", "␊").replace("\t", " ") for part in (text[:start], text[start:end], text[end:])
+    )
+    return f"{before}{place}{after}\n{' ' * cell_len(before)}{'^' * max(1, cell_len(place))}"
 
 
 def _picture(match: re.Match[str]) -> str:
