@@ -10,9 +10,9 @@ Decode = Callable[[list[int]], str]
 # The tokens that are decoded again with each new one: enough for a character of four bytes in as many tokens, and
 # for a tokenizer whose text of a token depends on those before it.
 WINDOW = 8
-# The mark that decoding puts for bytes that are not (or not yet) a character, and how many of them may stand for
-# the beginning of one character.
+# The mark that decoding puts for bytes that are not (or not yet) a character.
 INCOMPLETE = "\ufffd"
+# A character has four bytes at most, so after three tokens that leave it incomplete it will never be one.
 MOST_INCOMPLETE = 3
 
 
@@ -30,6 +30,8 @@ class TextStream:
         self._ids = list(prompt_ids[-WINDOW:])
         # How many characters of the window's text are dealt with.
         self._done = len(decode(self._ids))
+        # How many tokens were pushed since the text last ended in a whole character.
+        self._waited = 0
         self._stop = tuple(stop)
         # Text that may be the beginning of a stop text.
         self._held = ""
@@ -44,9 +46,13 @@ class TextStream:
         """The text that is certain now that `token_id` is there; sets `stopped` at a stop text."""
         self._ids.append(token_id)
         window = self._decode(self._ids)
-        new = window[self._done : _certain(window)]
+        incomplete = len(window) - len(window.rstrip(INCOMPLETE))
+        self._waited = self._waited + 1 if incomplete else 0
+        is_invalid = self._waited > MOST_INCOMPLETE
+        certain = len(window) - (min(incomplete, MOST_INCOMPLETE) if is_invalid else incomplete)
+        new = window[self._done : certain]
         self._done += len(new)
-        if len(self._ids) > 2 * WINDOW:
+        if len(self._ids) > 2 * WINDOW and (is_invalid or not incomplete):
             self._shorten(window)
         return self._release(new)
 
@@ -79,12 +85,6 @@ class TextStream:
         self._held = "" if self.stopped else text[end:]
         self.text += text[:end]
         return text[:end]
-
-
-def _certain(text: str) -> int:
-    """How much of a text no further token changes: all but what may be the beginning of a character."""
-    incomplete = len(text) - len(text.rstrip(INCOMPLETE))
-    return len(text) - min(incomplete, MOST_INCOMPLETE)
 
 
 def first_stop(text: str, stop: Sequence[str]) -> int | None:
