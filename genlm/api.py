@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece
@@ -36,7 +36,7 @@ class LanguageModel:
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         num_return_sequences: int = 1,
         seed: int | None = None,
-        stop: str | tuple[str, ...] | list[str] = (),
+        stop: str | Sequence[str] = (),
         overflow: Overflow = "error",
     ) -> Generation:
         """Continue `prompt`.
@@ -61,7 +61,7 @@ class LanguageModel:
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         num_return_sequences: int = 1,
         seed: int | None = None,
-        stop: str | tuple[str, ...] | list[str] = (),
+        stop: str | Sequence[str] = (),
         overflow: Overflow = "error",
     ) -> Iterator[Piece | Completion]:
         """As `generate`, yielding each `Piece` of text as it is made and each `Completion` as it ends."""
@@ -74,7 +74,7 @@ class LanguageModel:
         max_new_tokens: int,
         num_return_sequences: int,
         seed: int | None,
-        stop: str | tuple[str, ...] | list[str],
+        stop: str | Sequence[str],
         overflow: Overflow,
     ) -> Generating:
         stops = (stop,) if isinstance(stop, str) else tuple(stop)

@@ -57,7 +57,3 @@ class SpecError(UsageError):
         self.spec = spec
         self.start = start
         self.end = max(end, start + 1)
-
-    def underlined(self) -> str:
-        """The spec, and on the next line `^^^^` under the offending place."""
-        return f"{self.spec}\n{' ' * self.start}{'^' * (self.end - self.start)}"

@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time, and no limit on a slow machine.
+settings.register_profile("genlm", derandomize=True, database=None, deadline=None)
+settings.load_profile("genlm")
 
 # No test reaches out, and none sees the user's own cache or settings.
 os.environ["HF_HUB_OFFLINE"] = "1"

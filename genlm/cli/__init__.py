@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-from genlm.cli.main import app, main
+try:
+    from genlm.cli.main import app, main
+# The imports take long enough to be interrupted, and there is no error boundary yet.
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 __all__ = ["app", "main"]

@@ -12,21 +12,24 @@ from typing import Annotated
 import typer
 
 from genlm import __version__
+from genlm.cli.command import Command, Group
 from genlm.cli.generate import generate
+from genlm.cli.signals import end_tidily_when_told
 from genlm.errors import GenlmError, SpecError
-from genlm.views.terminal import visible
+from genlm.views.terminal import one_line, say, underlined
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     name="genlm",
+    cls=Group,
     help="Generate text with GPT-2 and a decoding strategy of your choice.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. GENLM_DEBUG=1 shows tracebacks.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(generate)
+app.command(cls=Command)(generate)
 
 
 def _print_version(wanted: bool) -> None:
@@ -46,6 +49,7 @@ def _application(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. Only here are errors caught: each is one line, and an exit code."""
+    end_tidily_when_told()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -54,53 +58,77 @@ def run(arguments: list[str]) -> int:
     debug = os.environ.get("GENLM_DEBUG", "") not in ("", "0")
     if not debug:
         warnings.simplefilter("ignore")
+    _open_closed_streams()
     _speak_utf8()
     try:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="genlm", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+    # Every one: SystemExit is how Typer and a signal end a run, KeyboardInterrupt how a user does.
     except BaseException as error:
-        if debug and not isinstance(error, SystemExit):
+        if debug:
             traceback.print_exc()
-        return _report(error)
+        code = _report(error)
+    if code == INTERRUPTED:
+        _end_line()
+    _drop_unwritable_streams()
+    return code if isinstance(code, int) else 0
 
 
 def _report(error: BaseException) -> int:
     """Say on stderr what went wrong; the exit code."""
+    if _is_closed_pipe(error):
+        return 0
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
-        _drop_stdout()
-        return 0
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
     if isinstance(error, GenlmError):
-        place = error.underlined() if isinstance(error, SpecError) else None
-        _say(str(error), place, error.hint)
+        place = underlined(error.spec, error.start, error.end) if isinstance(error, SpecError) else None
+        _say_error(str(error), error.hint, place)
         return error.exit_code
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "genlm"
-        _say(error.format_message(), None, f"{command} --help")
+        _say_error(error.format_message(), f"{context.command_path if context else 'genlm'} --help")
         return error.exit_code
-    if isinstance(error, MemoryError):
-        _say("out of memory", None, "fewer samples (-n) or a smaller model need less")
-        return 1
-    if isinstance(error, Exception):
-        _say(f"unexpected {type(error).__name__}: {error}", None, "GENLM_DEBUG=1 shows where; please report it")
-        return 1
-    raise error
+    if _is_out_of_memory(error):
+        _say_error("out of memory", "fewer samples (-n) or beams, or a smaller model, need less")
+    elif isinstance(error, OSError):
+        _say_error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+    else:
+        _say_error(f"unexpected {type(error).__name__}: {error}", "GENLM_DEBUG=1 shows where; please report it")
+    return 1
 
 
-def _say(message: str, place: str | None, hint: str | None) -> None:
-    # A line break in a message, as a file name may have, must not begin a line of its own.
-    print(f"error: {_one_line(message)}", file=sys.stderr)
-    if place is not None:
-        print("\n".join("  " + line for line in visible(place).splitlines()), file=sys.stderr)
+def _say_error(message: str, hint: str | None = None, place: str | None = None) -> None:
+    say(("bold red", "error: "), (None, one_line(message)))
+    for line in (place or "").splitlines():
+        say((None, f"  {line}"))
     if hint is not None:
-        print(f"hint: {_one_line(hint)}", file=sys.stderr)
+        say(("bold", "hint: "), (None, one_line(hint)))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(visible(text).split())
+def _is_closed_pipe(error: BaseException) -> bool:
+    """Whether the reader of a pipe has left. Typer makes a SystemExit of the error where a command raises it."""
+    return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. For that torch raises a RuntimeError, of no class of its own on the CPU."""
+    torch_says = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
+    )
+
+
+def _open_closed_streams() -> None:
+    """Fill the places of a closed stdout and stderr, which the next file to be opened would take.
+
+    What is written to stderr is then lost; writing to stdout fails, as it must.
+    """
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _speak_utf8() -> None:
@@ -113,7 +141,19 @@ def _speak_utf8() -> None:
                 stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
 
 
-def _drop_stdout() -> None:
-    """Let nothing more be written to a pipe that is closed, not even by Python at its end."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _end_line() -> None:
+    """Begin a new line on the terminal, after its own ^C, for the prompt that comes next."""
+    if sys.stderr.isatty():
+        say((None, ""))
+    elif sys.stdout.isatty():
+        print()
+
+
+def _drop_unwritable_streams() -> None:
+    """Let what a stream could not take go nowhere, so that Python does not try and fail again at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,21 +1,17 @@
-"""Options that several commands share, and what is made of them."""
+"""The options of the commands, each with its help, so that one option is one thing in all of them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from genlm.decoding.kinds import Value
-from genlm.decoding.presets import read_presets
-from genlm.decoding.strategy import Strategy, kind_from_fields, read_fields
-from genlm.errors import UsageError
-from genlm.views.terminal import visible
-
 MODEL, STRATEGY, LENGTH, OUTPUT = "Model", "Strategy", "Length and count", "Output"
+
+Prompt: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="PROMPT", help="Text to continue; - or nothing reads standard input.")
+]
 
 ModelName: TypeAlias = Annotated[
     str | None,
@@ -35,12 +31,13 @@ Revision: TypeAlias = Annotated[
 ]
 Device: TypeAlias = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
-    typer.Option(help="Where the model runs; auto is the best there is.", rich_help_panel=MODEL),
+    typer.Option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best there is.", rich_help_panel=MODEL),
 ]
 Dtype: TypeAlias = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(
-        help="Type of weights and activations; auto is float32 on the CPU, the checkpoint's own elsewhere.",
+        metavar="DTYPE",
+        help="float32, bfloat16, float16, or auto: float32 on the CPU, the checkpoint's own elsewhere.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -48,6 +45,7 @@ AllowPickle: TypeAlias = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Also load pickled weights, if you trust their source.", rich_help_panel=MODEL),
 ]
+
 StrategySpec: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -55,9 +53,8 @@ StrategySpec: TypeAlias = Annotated[
         "-s",
         metavar="SPEC",
         help="KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset. Kinds: greedy, beam, sample, "
-        "top-k, top-p.",
+        "top-k, top-p. Without it the flags below tell the kind; without those it is top-p:top_p=0.9.",
         rich_help_panel=STRATEGY,
-        show_default="top-p:top_p=0.9",
     ),
 ]
 Presets: TypeAlias = Annotated[
@@ -65,66 +62,78 @@ Presets: TypeAlias = Annotated[
     typer.Option(metavar="FILE", help="TOML file of named strategies.", rich_help_panel=STRATEGY),
 ]
 NumBeams: TypeAlias = Annotated[
-    int | None, typer.Option(metavar="N", help="Beam search with N beams.", rich_help_panel=STRATEGY)
+    int | None, typer.Option(metavar="N", help="Beam search with N beams, 2 or more.", rich_help_panel=STRATEGY)
 ]
 TopK: TypeAlias = Annotated[
-    int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens.", rich_help_panel=STRATEGY)
+    int | None,
+    typer.Option(metavar="K", help="Draw from the K likeliest tokens, 1 or more.", rich_help_panel=STRATEGY),
 ]
 TopP: TypeAlias = Annotated[
     float | None,
-    typer.Option(metavar="P", help="Draw from the likeliest tokens that hold P together.", rich_help_panel=STRATEGY),
+    typer.Option(
+        metavar="P",
+        help="Draw from the fewest tokens that hold a probability of P together, above 0, at most 1.",
+        rich_help_panel=STRATEGY,
+    ),
 ]
 Temperature: TypeAlias = Annotated[
     float | None,
-    typer.Option(metavar="T", help="Below 1 sharper, above 1 flatter; 0 is greedy.", rich_help_panel=STRATEGY),
+    typer.Option(
+        metavar="T", help="Below 1 the likely gets likelier, above 1 less so; 0 is greedy.", rich_help_panel=STRATEGY
+    ),
 ]
 RepetitionPenalty: TypeAlias = Annotated[
     float | None,
-    typer.Option(metavar="X", help="Above 1: tokens already there count for less.", rich_help_panel=STRATEGY),
+    typer.Option(
+        metavar="X", help="Above 1 a token that was there already gets less likely.", rich_help_panel=STRATEGY
+    ),
 ]
 NoRepeatNgramSize: TypeAlias = Annotated[
-    int | None, typer.Option(metavar="N", help="No N tokens in a row come twice.", rich_help_panel=STRATEGY)
+    int | None, typer.Option(metavar="N", help="No N tokens in a row come twice; 0 is off.", rich_help_panel=STRATEGY)
 ]
 LengthPenalty: TypeAlias = Annotated[
     float | None,
     typer.Option(metavar="X", help="Beam search: above 0 favours longer texts.", rich_help_panel=STRATEGY),
 ]
-Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No notices and no summary on stderr.")]
+Seed: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Makes a draw repeatable; drawn and reported when absent.", rich_help_panel=STRATEGY
+    ),
+]
 
+MaxNewTokens: TypeAlias = Annotated[
+    int, typer.Option(metavar="N", help="Most tokens to generate, 1 or more.", rich_help_panel=LENGTH)
+]
+NumReturnSequences: TypeAlias = Annotated[
+    int,
+    typer.Option("--num-return-sequences", "-n", metavar="N", help="How many completions.", rich_help_panel=LENGTH),
+]
+Stop: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="End just before this text; may be repeated.", rich_help_panel=LENGTH),
+]
+OnOverflow: TypeAlias = Annotated[
+    Literal["error", "truncate-left"],
+    typer.Option(
+        "--overflow",
+        metavar="HOW",
+        help="For a prompt too long for the context: error, or truncate-left to keep its end.",
+        rich_help_panel=LENGTH,
+    ),
+]
 
-def choose_strategy(spec: str | None, presets: Path | None, flags: Mapping[str, Value | None]) -> Strategy:
-    """The strategy that the options ask for; plain flags add fields to a spec or preset.
-
-    Raises:
-        UsageError: a spec, preset or field that is wrong, or a field that is given twice.
-    """
-    given = {name: value for name, value in flags.items() if value is not None}
-    if spec is None:
-        return Strategy.of(kind_from_fields(given), given)
-    if spec.startswith("@"):
-        preset = _preset(spec[1:], presets)
-        return Strategy.of(preset.kind, {**preset.fields, **given}) if given else preset
-    kind, fields = read_fields(spec)
-    twice = sorted(fields.keys() & given.keys())
-    if twice:
-        raise UsageError(f"{twice[0]} is given twice: in the spec {spec!r} and as a flag")
-    return Strategy.of(kind, {**fields, **given})
-
-
-def is_greedy_by_temperature(spec: str | None, strategy: Strategy, temperature: float | None) -> bool:
-    """Whether a temperature of 0 made this strategy greedy."""
-    return strategy.kind == "greedy" and (temperature is not None or (spec or "").partition(":")[0] != "greedy")
-
-
-def _preset(name: str, path: Path | None) -> Strategy:
-    if path is None:
-        raise UsageError(f"-s @{name} needs a file of presets", hint="--presets FILE, as prompts/strategies.toml")
-    presets = read_presets(path)
-    if name not in presets:
-        raise UsageError(f"{path} has no preset {name!r}", hint="it has " + (", ".join(presets) or "none"))
-    return presets[name]
-
-
-def notify(line: str) -> None:
-    """A notice on stderr."""
-    print(visible(line), file=sys.stderr, flush=True)
+Echo: TypeAlias = Annotated[
+    bool, typer.Option("--echo/--no-echo", help="Show the prompt before its continuation.", rich_help_panel=OUTPUT)
+]
+Format: TypeAlias = Annotated[
+    Literal["text", "json"],
+    typer.Option("--format", metavar="FORMAT", help="text, or json: one object.", rich_help_panel=OUTPUT),
+]
+Output: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write here, not to stdout.", rich_help_panel=OUTPUT),
+]
+Quiet: TypeAlias = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No notices, spinner or summary on stderr.", rich_help_panel=OUTPUT)
+]

@@ -7,77 +7,68 @@ scored by log-probability / length ** length_penalty; the best of the others go 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from genlm.decoding.checks import require_numbers
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
 from genlm.decoding.filters import make_filters
 from genlm.decoding.request import Request
 from genlm.decoding.text import TextStream
 from genlm.errors import ModelError
+from genlm.model.memory import free_bytes
 from genlm.model.network import Network
-
-# What stands for "impossible" in a score, as in transformers: large, but sums of it stay finite.
-IMPOSSIBLE = -1.0e9
 
 
 @dataclass(frozen=True)
 class Beam:
-    """A sequence under way: its new tokens, the strategy's score (nats) and the model's own log-probability."""
+    """A sequence: its new tokens and their text, the strategy's score (nats) and the model's own log-probability.
+
+    `parent` is the place of the beam that it grew from; `reason` says whether and why it has ended.
+    """
 
     ids: tuple[int, ...]
+    text: TextStream
     score: float
     logprob: float
+    parent: int
+    reason: FinishReason | None
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A sequence that has ended, with its score after the length penalty."""
-
-    ids: tuple[int, ...]
-    score: float
-    logprob: float
-    reason: FinishReason
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A beam with one token more: `reason` tells whether and why it ends there."""
+    """A beam that has ended, with its score after the length penalty."""
 
     beam: Beam
-    parent: int
-    reason: FinishReason | None
-
-    def score_to_go_on(self) -> float:
-        """The score as a next beam, which what has ended is all but ruled out from."""
-        return self.beam.score + (IMPOSSIBLE if self.reason else 0.0)
+    reason: FinishReason
+    score: float
 
 
 def beam_search(network: Network, request: Request) -> Iterator[Event]:
-    """The `request.count` best hypotheses, best first."""
+    """The `request.count` best hypotheses, best first.
+
+    Raises:
+        ModelError: more beams than the memory holds, or fewer sequences to be found than asked for.
+    """
     search = _Search(request)
+    _require_memory(network, request, search.num_beams)
     logits, cache = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
-    start = torch.zeros(search.num_beams, dtype=torch.long, device=logits.device)
-    logits, cache = logits[start], cache.take(start)
     while True:
-        parents = search.extend(logits)
+        search.extend(logits)
         if search.is_over():
             break
-        tokens = torch.tensor([beam.ids[-1] for beam in search.beams], device=logits.device)
-        cache = cache.take(torch.tensor(parents, device=logits.device))
-        logits = cache.step(tokens)
-    for index, hypothesis in enumerate(search.hypotheses[: request.count]):
-        completion = _completion(index, hypothesis, request)
-        yield Piece(index, completion.text)
-        yield completion
+        cache = cache.take(torch.tensor([beam.parent for beam in search.beams], device=logits.device))
+        logits = cache.step(torch.tensor([beam.ids[-1] for beam in search.beams], device=logits.device))
+    for index, hypothesis in enumerate(search.best()):
+        yield from _tell(index, hypothesis)
 
 
 class _Search:
-    """The state between two steps: the beams under way and the best hypotheses so far."""
+    """The state between two steps: the beams under way and the best hypotheses so far, each best first."""
 
     def __init__(self, request: Request) -> None:
         fields = cast(dict[str, Any], request.strategy.fields)
@@ -86,101 +77,105 @@ class _Search:
         self.early_stopping: bool | str = fields["early_stopping"]
         self.request = request
         self.filters = make_filters(request.strategy)
-        # Only the first beam counts at first, for all are the same.
-        self.beams = [Beam((), 0.0 if n == 0 else IMPOSSIBLE, 0.0) for n in range(self.num_beams)]
+        text = TextStream(request.decode, request.prompt_ids, request.stop)
+        self.beams = [Beam((), text, score=0.0, logprob=0.0, parent=0, reason=None)]
         self.hypotheses: list[Hypothesis] = []
-        self.can_improve = True
-        self.all_ended = False
-        # Enough that num_beams are left to go on even where all the best ones end.
+        # Enough that num_beams are left to go on even where an end token follows all the best ones.
         self.width = max(2, 1 + len(request.eos_ids)) * self.num_beams
 
-    def extend(self, logits: Tensor) -> list[int]:
-        """Grow every beam by one token and keep what ended. Returns the beam that each new beam grew from."""
+    def extend(self, logits: Tensor) -> None:
+        """Grow every beam by one token, keep the best of those that ended and go on with the best others."""
         candidates = self._candidates(logits)
-        self._keep_ended(candidates)
-        self.all_ended = all(candidate.reason for candidate in candidates)
-        going_on = sorted(candidates, key=Candidate.score_to_go_on, reverse=True)[: self.num_beams]
-        self.beams = [replace(c.beam, score=c.score_to_go_on()) for c in going_on]
-        return [candidate.parent for candidate in going_on]
+        # The candidates after the first num_beams are there to go on with, not to end.
+        ended = [self._hypothesis(beam, beam.reason) for beam in candidates[: self.num_beams] if beam.reason]
+        self.hypotheses = sorted(self.hypotheses + ended, key=lambda each: each.score, reverse=True)[: self.num_beams]
+        self.beams = [beam for beam in candidates if not beam.reason][: self.num_beams]
 
     def is_over(self) -> bool:
-        """Whether no further step can matter."""
-        length = len(self.beams[0].ids)
-        if self.early_stopping == "never" and self.length_penalty > 0.0:
-            hypothetical = self.request.max_new_tokens
-        else:
-            hypothetical = length
-        best_possible = self.beams[0].score / hypothetical**self.length_penalty
-        full = len(self.hypotheses) == self.num_beams
-        worst = self.hypotheses[-1].score if full else IMPOSSIBLE
-        self.can_improve = self.can_improve and best_possible > worst
-        stops_early = full and self.early_stopping is True
-        return stops_early or self.all_ended or not self.can_improve
+        """Whether no further step can matter, by transformers' rules."""
+        if not self.beams:
+            return True
+        if len(self.hypotheses) < self.num_beams:
+            return False
+        return self.early_stopping is True or self._best_possible() <= self.hypotheses[-1].score
 
-    def _candidates(self, logits: Tensor) -> list[Candidate]:
-        """The `width` likeliest continuations of all beams together, likeliest first."""
-        logprobs = logits.log_softmax(-1)
-        if bool(logprobs.isnan().any()):
+    def best(self) -> list[Hypothesis]:
+        """As many hypotheses as asked for. Raises ModelError where there are fewer."""
+        count = self.request.count
+        if len(self.hypotheses) < count:
             raise ModelError(
-                f"the model's logits are not numbers (NaN or infinite) at new token {len(self.beams[0].ids) + 1}",
-                hint="its weights may be damaged, or --dtype float16 too narrow for it",
+                f"{self.request.strategy.spec} finds {len(self.hypotheses)} different sequences here, not {count}",
+                hint="ask for fewer, or rule out fewer tokens",
             )
-        scores = logprobs
-        history = [[*self.request.prompt_ids, *beam.ids] for beam in self.beams]
-        for apply in self.filters:
-            scores = apply(scores, history)
+        return self.hypotheses[:count]
+
+    def _best_possible(self) -> float:
+        """The score that the best beam under way is taken to end with at best."""
+        is_optimistic = self.early_stopping == "never" and self.length_penalty > 0.0
+        length = self.request.max_new_tokens if is_optimistic else len(self.beams[0].ids)
+        return self._penalised(self.beams[0].score, length)
+
+    def _candidates(self, logits: Tensor) -> list[Beam]:
+        """The `width` likeliest continuations of all beams together, likeliest first."""
+        require_numbers(logits.logsumexp(-1), len(self.beams[0].ids))
+        logprobs = logits.log_softmax(-1)
+        scores = self._filtered(logprobs)
         scores = scores + torch.tensor([beam.score for beam in self.beams], device=logits.device)[:, None]
-        vocab = scores.shape[-1]
         best = scores.flatten().topk(min(self.width, scores.numel()))
         own = logprobs.flatten()[best.indices]
+        ranked = zip(best.indices.tolist(), best.values.tolist(), own.tolist(), strict=True)
+        vocab = scores.shape[-1]
         return [
-            self._candidate(at // vocab, at % vocab, score, logprob)
-            for at, score, logprob in zip(best.indices.tolist(), best.values.tolist(), own.tolist(), strict=True)
+            self._grown(at // vocab, at % vocab, score, logprob) for at, score, logprob in ranked if score > -torch.inf
         ]
 
-    def _candidate(self, parent: int, token: int, score: float, logprob: float) -> Candidate:
+    def _filtered(self, scores: Tensor) -> Tensor:
+        if self.filters:
+            history = [[*self.request.prompt_ids, *beam.ids] for beam in self.beams]
+            for apply in self.filters:
+                scores = apply(scores, history)
+        return scores
+
+    def _grown(self, parent: int, token: int, score: float, logprob: float) -> Beam:
         beam = self.beams[parent]
-        ids = (*beam.ids, token)
-        return Candidate(Beam(ids, score, beam.logprob + logprob), parent, self._reason(ids))
+        ids, text = (*beam.ids, token), beam.text.fork()
+        reason = self._reason(ids, text)
+        return Beam(ids, text, score, beam.logprob + logprob, parent, reason)
 
-    def _reason(self, ids: tuple[int, ...]) -> FinishReason | None:
-        if ids[-1] in self.request.eos_ids:
-            return "eos"
-        if self.request.stop and _text(ids, self.request)[1]:
-            return "stop"
-        return "length" if len(ids) == self.request.max_new_tokens else None
+    def _reason(self, ids: tuple[int, ...], text: TextStream) -> FinishReason | None:
+        """Add the last token's text; whether and why the sequence ends there."""
+        is_end = ids[-1] in self.request.eos_ids
+        reason: FinishReason | None = "eos" if is_end else None
+        if not is_end:
+            text.push(ids[-1])
+            reason = "length" if len(ids) == self.request.max_new_tokens else None
+        if reason:
+            text.finish()
+        return "stop" if text.stopped else reason
 
-    def _keep_ended(self, candidates: list[Candidate]) -> None:
-        """Keep the `num_beams` best hypotheses; only the best `num_beams` candidates may become one."""
-        full = len(self.hypotheses) == self.num_beams
-        if (full and self.early_stopping is True) or not self.can_improve:
-            return
-        ended = [
-            Hypothesis(c.beam.ids, self._penalised(c.beam), c.beam.logprob, c.reason)
-            for c in candidates[: self.num_beams]
-            if c.reason
-        ]
-        merged = sorted(self.hypotheses + ended, key=lambda hypothesis: hypothesis.score, reverse=True)
-        self.hypotheses = merged[: self.num_beams]
+    def _hypothesis(self, beam: Beam, reason: FinishReason) -> Hypothesis:
+        return Hypothesis(beam, reason, self._penalised(beam.score, len(beam.ids)))
 
-    def _penalised(self, beam: Beam) -> float:
-        score: float = beam.score / len(beam.ids) ** self.length_penalty
-        return score
+    def _penalised(self, score: float, length: int) -> float:
+        return score / float(length**self.length_penalty)
 
 
-def _completion(index: int, hypothesis: Hypothesis, request: Request) -> Completion:
-    text, stopped = _text(hypothesis.ids, request)
-    reason = "stop" if stopped else hypothesis.reason
-    return Completion(index, text, hypothesis.ids, reason, hypothesis.logprob)
+def _require_memory(network: Network, request: Request, num_beams: int) -> None:
+    needed = num_beams * network.row_bytes(len(request.prompt_ids) + request.max_new_tokens)
+    free = free_bytes(network.device)
+    if needed > free:
+        raise ModelError(
+            f"num_beams={num_beams} needs about {_gigabytes(needed)}, and {_gigabytes(free)} are free",
+            hint="fewer beams or fewer new tokens take less",
+        )
 
 
-def _text(ids: tuple[int, ...], request: Request) -> tuple[str, bool]:
-    """The text of the new tokens, cut before a stop text, and whether one was found."""
-    stream = TextStream(request.decode, request.prompt_ids, request.stop)
-    pieces = []
-    for token in ids:
-        if token in request.eos_ids or stream.stopped:
-            break
-        pieces.append(stream.push(token))
-    pieces.append(stream.finish())
-    return "".join(pieces), stream.stopped
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"
+
+
+def _tell(index: int, hypothesis: Hypothesis) -> Iterator[Piece | Completion]:
+    beam = hypothesis.beam
+    if beam.text.text:
+        yield Piece(index, beam.text.text)
+    yield Completion(index, beam.text.text, beam.ids, hypothesis.reason, beam.logprob)

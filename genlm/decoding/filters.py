@@ -7,7 +7,6 @@ The order is transformers': repetition penalty, no-repeat n-gram, temperature, t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -28,9 +27,9 @@ def make_filters(strategy: Strategy) -> list[Filter]:
     fields = cast(dict[str, Any], strategy.fields)
     filters: list[Filter] = []
     if fields["repetition_penalty"] != 1.0:
-        filters.append(partial(penalise_repetition, penalty=fields["repetition_penalty"]))
+        filters.append(lambda logits, history: penalise_repetition(logits, history, fields["repetition_penalty"]))
     if fields["no_repeat_ngram_size"] > 0:
-        filters.append(partial(ban_repeated_ngrams, size=fields["no_repeat_ngram_size"]))
+        filters.append(lambda logits, history: ban_repeated_ngrams(logits, history, fields["no_repeat_ngram_size"]))
     if fields.get("temperature", 1.0) != 1.0:
         filters.append(lambda logits, _: scale_temperature(logits, fields["temperature"]))
     if fields.get("top_k", 0) > 0:
@@ -42,9 +41,10 @@ def make_filters(strategy: Strategy) -> list[Filter]:
 
 def penalise_repetition(logits: Tensor, history: History, penalty: float) -> Tensor:
     """Divide the positive logits of tokens already seen by `penalty`, multiply the negative ones (CTRL, 1909.05858)."""
+    penalty = _within_float32(penalty)
     logits = logits.clone()
     for row, ids in enumerate(history):
-        seen = torch.tensor(sorted(set(ids)), device=logits.device)
+        seen = torch.tensor(list(set(ids)), device=logits.device)
         values = logits[row, seen]
         logits[row, seen] = torch.where(values < 0, values * penalty, values / penalty)
     return logits
@@ -70,7 +70,13 @@ def _completions_of_seen_ngrams(ids: Sequence[int], size: int) -> list[int]:
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Divide by the temperature; from the largest down, so that no temperature overflows."""
-    return (logits - logits.amax(-1, keepdim=True)) / temperature
+    return (logits - logits.amax(-1, keepdim=True)) / _within_float32(temperature)
+
+
+def _within_float32(divisor: float) -> float:
+    """The divisor, or the nearest that float32 takes for neither zero nor infinite."""
+    limits = torch.finfo(torch.float32)
+    return min(max(divisor, limits.tiny), limits.max)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -80,18 +86,25 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest tokens, from the likeliest down, that hold a probability of `p` together; at least one."""
+    """Keep the fewest tokens, from the likeliest down, that hold a probability of `p` together; at least one.
+
+    Of equally likely tokens those with the lower ids come first.
+    """
     probabilities = logits.softmax(-1)
-    values, ids, kept = _nucleus(probabilities, min(SHORTLIST, logits.shape[-1]), p)
-    if values.shape[-1] < logits.shape[-1] and bool(kept[:, -1].any()):
-        values, ids, kept = _nucleus(probabilities, logits.shape[-1], p)
-    outside = torch.ones_like(logits, dtype=torch.bool).scatter_(-1, ids, ~kept)
+    values, kept = _nucleus(probabilities, min(SHORTLIST, logits.shape[-1]), p)
+    if kept.shape[-1] < logits.shape[-1] and bool(kept[:, -1].any()):
+        values, kept = _nucleus(probabilities, logits.shape[-1], p)
+    smallest = values.gather(-1, kept.sum(-1, keepdim=True) - 1)
+    outside = probabilities < smallest
+    ties, places = probabilities == smallest, (kept & (values == smallest)).sum(-1, keepdim=True)
+    if bool((ties.sum(-1, keepdim=True) > places).any()):
+        outside |= ties & (ties.cumsum(-1, dtype=torch.int32) > places)
     return logits.masked_fill(outside, -torch.inf)
 
 
-def _nucleus(probabilities: Tensor, count: int, p: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` likeliest tokens: probabilities, ids, and whether the ones before each hold less than `p`."""
-    values, ids = probabilities.topk(count)
+def _nucleus(probabilities: Tensor, count: int, p: float) -> tuple[Tensor, Tensor]:
+    """The `count` largest probabilities, falling, and whether those before each hold less than `p`."""
+    values = probabilities.topk(count).values
     kept = values.cumsum(-1) - values < p
     kept[:, 0] = True
-    return values, ids, kept
+    return values, kept

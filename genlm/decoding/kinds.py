@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -29,10 +30,13 @@ class Number:
 
     def admits(self, value: object) -> bool:
         """Whether `value` is of the type, finite and within the range."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
-        if self.type is int and not isinstance(value, int):
-            return False
+        if self.type is int:
+            return isinstance(value, int) and self._in_range(value)
+        return -sys.float_info.max <= value <= sys.float_info.max and self._in_range(value)
+
+    def _in_range(self, value: int | float) -> bool:
         return (value > self.low if self.low_open else value >= self.low) and value <= self.high
 
     def normal(self, value: Value) -> Value:
@@ -119,7 +123,8 @@ KINDS: dict[str, Kind] = {
             "Lowerre 1976; length penalty: Wu et al. 2016, arXiv:1609.08144",
             {
                 "num_beams": Number(int, 4, low=2),
-                "length_penalty": Number(float, 1.0),
+                # Beyond 50 a long text's length to that power is beyond every float.
+                "length_penalty": Number(float, 1.0, low=-50, high=50),
                 "early_stopping": Choice({"false": False, "true": True, "never": "never"}, False),
                 **PENALTIES,
             },

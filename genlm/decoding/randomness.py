@@ -6,13 +6,15 @@ generator is Python's Mersenne Twister seeded by SHA-512 of a text, which gives 
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
-def stream(seed: int, prompt_ids: Sequence[int], index: int) -> random.Random:
-    """The stream of sample `index` of a prompt."""
-    return random.Random(f"{seed}/{index}/{','.join(map(str, prompt_ids))}")
+def streams(seed: int, prompt_ids: Sequence[int]) -> Callable[[int], random.Random]:
+    """The streams of a prompt's samples: call with a sample's index for its own, from the start."""
+    prompt = hashlib.sha256(",".join(map(str, prompt_ids)).encode()).hexdigest()
+    return lambda index: random.Random(f"{seed}/{index}/{prompt}")
 
 
 def draw_seed() -> int:

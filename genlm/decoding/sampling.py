@@ -9,24 +9,26 @@ from random import Random
 import torch
 from torch import Tensor
 
+from genlm.decoding.checks import require_choice, require_numbers
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
 from genlm.decoding.filters import Filter, make_filters
-from genlm.decoding.randomness import stream
+from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
 from genlm.decoding.text import TextStream
-from genlm.errors import ModelError
 from genlm.model.memory import rows_that_fit
 from genlm.model.network import Cache, Network
+
+# Rows are dropped from a cache once no more than this part of them goes on, for each time it is copied.
+SPARSE = 0.75
 
 
 @dataclass
 class Row:
-    """One sequence under way."""
+    """One sequence under way; `ids` begin with the prompt's."""
 
     index: int
     ids: list[int]
     text: TextStream
-    pieces: list[str]
     random: Random
     logprob: float = 0.0
 
@@ -38,22 +40,54 @@ def sample(network: Network, request: Request) -> Iterator[Event]:
     """
     logits, prompt = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
-    length = len(request.prompt_ids) + request.max_new_tokens
-    size = rows_that_fit(network, length)
+    stream = streams(request.seed, request.prompt_ids)
+    size = rows_that_fit(network, len(request.prompt_ids) + request.max_new_tokens)
     for first in range(0, request.count, size):
         indices = range(first, min(first + size, request.count))
-        copies = torch.zeros(len(indices), dtype=torch.long, device=logits.device)
-        yield from _decode(request, indices, logits[copies], prompt.take(copies))
+        rows = [_start(request, index, stream(index)) for index in indices]
+        batch = Batch(prompt, len(rows), request.least_rows, logits.device)
+        yield from _decode(request, rows, batch, logits.expand(len(rows), -1))
 
 
-def _decode(request: Request, indices: Sequence[int], logits: Tensor, cache: Cache) -> Iterator[Event]:
+class Batch:
+    """Sequences in the rows of a cache. Those that have ended stay until they are many, or a copy would not pay."""
+
+    def __init__(self, prompt: Cache, count: int, least_rows: int, device: torch.device) -> None:
+        self.cache = prompt
+        self.least_rows = least_rows
+        self.device = device
+        # Which row of the cache each sequence has.
+        self.places: list[int] = []
+        self.size = 0
+        self._take([0] * count)
+
+    def keep(self, sequences: Sequence[int]) -> None:
+        """Go on with these of the sequences, named by their place among those under way."""
+        self.places = [self.places[at] for at in sequences]
+        if len(self.places) <= SPARSE * self.size:
+            self._take(self.places)
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Add a token to each sequence. Returns the next token's logits: (sequences, vocab)."""
+        ids = torch.zeros(self.size, dtype=torch.long)
+        ids[self.places] = torch.tensor(tokens)
+        logits = self.cache.step(ids.to(self.device))
+        return logits if len(self.places) == self.size else logits[self.places]
+
+    def _take(self, rows: list[int]) -> None:
+        self.places = list(range(len(rows)))
+        self.size = max(len(rows), self.least_rows)
+        filled = rows + rows[:1] * (self.size - len(rows))
+        self.cache = self.cache.take(torch.tensor(filled, device=self.device))
+
+
+def _decode(request: Request, rows: list[Row], batch: Batch, logits: Tensor) -> Iterator[Event]:
     filters = make_filters(request.strategy)
-    rows = [_start(request, index) for index in indices]
-    for left in range(request.max_new_tokens, 0, -1):
-        chosen = _choose(logits, rows, filters, request)
+    for step in range(request.max_new_tokens):
+        tokens = _choose(logits, rows, filters, request, step)
         alive = []
-        for at, (row, token) in enumerate(zip(rows, chosen, strict=True)):
-            reason = yield from _grow(row, token, request, is_last=left == 1)
+        for at, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            reason = yield from _grow(row, token, request, is_last=step + 1 == request.max_new_tokens)
             if reason is None:
                 alive.append(at)
             else:
@@ -61,35 +95,25 @@ def _decode(request: Request, indices: Sequence[int], logits: Tensor, cache: Cac
         if not alive:
             return
         if len(alive) < len(rows):
-            rows = [rows[at] for at in alive]
-            chosen = [chosen[at] for at in alive]
-            cache = cache.take(torch.tensor(alive, device=logits.device))
-        logits = cache.step(torch.tensor(chosen, device=logits.device))
+            rows, tokens = [rows[at] for at in alive], [tokens[at] for at in alive]
+            batch.keep(alive)
+        logits = batch.step(tokens)
 
 
-def _start(request: Request, index: int) -> Row:
-    return Row(
-        index,
-        list(request.prompt_ids),
-        TextStream(request.decode, request.prompt_ids, request.stop),
-        [],
-        stream(request.seed, request.prompt_ids, index),
-    )
+def _start(request: Request, index: int, random: Random) -> Row:
+    text = TextStream(request.decode, request.prompt_ids, request.stop)
+    return Row(index, list(request.prompt_ids), text, random)
 
 
-def _choose(logits: Tensor, rows: list[Row], filters: list[Filter], request: Request) -> list[int]:
+def _choose(logits: Tensor, rows: list[Row], filters: list[Filter], request: Request, step: int) -> list[int]:
     """The next token of each row; its log-probability is added to the row's."""
     total = logits.logsumexp(-1)
-    if not bool(total.isfinite().all()):
-        made = len(rows[0].ids) - len(request.prompt_ids)
-        raise ModelError(
-            f"the model's logits are not numbers (NaN or infinite) at new token {made + 1}",
-            hint="its weights may be damaged, or --dtype float16 too narrow for it",
-        )
-    history = [row.ids for row in rows]
+    require_numbers(total, step)
     filtered = logits
     for apply in filters:
-        filtered = apply(filtered, history)
+        filtered = apply(filtered, [row.ids for row in rows])
+    if filters:
+        require_choice(filtered, request.strategy, step)
     if request.strategy.samples:
         chosen = draw(filtered, [row.random.random() for row in rows])
     else:
@@ -118,24 +142,15 @@ def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:
 def _grow(row: Row, token: int, request: Request, *, is_last: bool) -> Generator[Piece, None, FinishReason | None]:
     """Add a token to a row, yield the text that it makes certain, return why the row ends, if it does."""
     row.ids.append(token)
-    if token in request.eos_ids:
-        yield from _say(row, row.text.finish())
-        return "stop" if row.text.stopped else "eos"
-    yield from _say(row, row.text.push(token))
-    if row.text.stopped:
-        return "stop"
-    if not is_last:
-        return None
-    yield from _say(row, row.text.finish())
-    return "stop" if row.text.stopped else "length"
-
-
-def _say(row: Row, text: str) -> Iterator[Piece]:
+    reason: FinishReason | None = "eos" if token in request.eos_ids else "length" if is_last else None
+    text = "" if reason == "eos" else row.text.push(token)
+    if reason is not None:
+        text += row.text.finish()
     if text:
-        row.pieces.append(text)
         yield Piece(row.index, text)
+    return "stop" if row.text.stopped else reason
 
 
 def _completion(row: Row, request: Request, reason: FinishReason) -> Completion:
     ids = tuple(row.ids[len(request.prompt_ids) :])
-    return Completion(row.index, "".join(row.pieces), ids, reason, row.logprob)
+    return Completion(row.index, row.text.text, ids, reason, row.logprob)

@@ -18,12 +18,10 @@ class Word:
 
 @dataclass(frozen=True)
 class Assignment:
-    """`field=value` in a spec, at `spec[start:end]`."""
+    """`field=value` in a spec."""
 
-    field: str
-    value: str
-    start: int
-    end: int
+    field: Word
+    value: Word
 
 
 def read_spec(spec: str) -> tuple[Word, list[Assignment]]:
@@ -38,20 +36,21 @@ def read_spec(spec: str) -> tuple[Word, list[Assignment]]:
     at = len(head) + 1
     for part in tail.split(","):
         assignment = _read_assignment(spec, part, at)
-        if any(assignment.field == earlier.field for earlier in assignments):
-            message = f"field {assignment.field!r} is given twice"
-            raise SpecError(message, spec=spec, start=assignment.start, end=assignment.end)
+        field = assignment.field
+        if any(field.text == earlier.field.text for earlier in assignments):
+            raise SpecError(f"field {field.text!r} is given twice", spec=spec, start=field.start, end=field.end)
         assignments.append(assignment)
         at += len(part) + 1
     return kind, assignments
 
 
 def _read_assignment(spec: str, part: str, at: int) -> Assignment:
-    whole = _trimmed(part, at)
-    name, equals, value = whole.text.partition("=")
-    if not (name.strip() and equals and value.strip()):
+    name, equals, rest = part.partition("=")
+    field, value = _trimmed(name, at), _trimmed(rest, at + len(name) + 1)
+    if not (field.text and equals and value.text):
+        whole = _trimmed(part, at)
         raise SpecError("expected FIELD=VALUE", spec=spec, start=whole.start, end=whole.end)
-    return Assignment(name.strip(), value.strip(), whole.start, whole.end)
+    return Assignment(field, value)
 
 
 def _trimmed(text: str, at: int) -> Word:

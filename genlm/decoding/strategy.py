@@ -5,23 +5,24 @@ Flags, spec strings and presets all go through `Strategy.of`, and `Strategy.pars
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-from genlm.decoding.kinds import ALL_FIELDS, KINDS, Kind, Value
-from genlm.decoding.spec import Assignment, read_spec
+from genlm.decoding.kinds import ALL_FIELDS, KINDS, Field, Kind, Value
+from genlm.decoding.spec import Assignment, Word, read_spec
 from genlm.errors import SpecError, UsageError
 
 DEFAULT_KIND = "top-p"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Strategy:
     """A decoding strategy: its kind and the value of every field that applies to it."""
 
     kind: str
     values: tuple[tuple[str, Value], ...]
-    name: str = field(default="", compare=False)
+    name: str = dataclasses.field(default="", compare=False)
 
     @classmethod
     def of(cls, kind: str, fields: Mapping[str, Value] | None = None, *, name: str = "") -> Strategy:
@@ -40,8 +41,8 @@ class Strategy:
             row = KINDS["greedy"]
             fields = {key: value for key, value in fields.items() if key in row.fields}
         values = tuple((key, spec.normal(fields.get(key, spec.default))) for key, spec in row.fields.items())
-        made = cls(row.name, values)
-        return cls(row.name, values, name or made.spec)
+        made = cls(row.name, values, name)
+        return made if name else dataclasses.replace(made, name=made.spec)
 
     @classmethod
     def parse(cls, spec: str, *, name: str = "") -> Strategy:
@@ -81,14 +82,9 @@ class Strategy:
 def read_fields(spec: str) -> tuple[str, dict[str, Value]]:
     """The kind of a spec and the fields that it gives. Raises SpecError as `Strategy.parse` does."""
     kind, assignments = read_spec(spec)
-    fields: dict[str, Value] = {}
-    with _blaming(spec, kind.start, kind.end):
+    with _blaming(spec, kind):
         row = _kind(kind.text)
-    for assignment in assignments:
-        with _blaming(spec, assignment.start, assignment.end):
-            fields[assignment.field] = _read(row, assignment)
-            _check(row, assignment.field, fields[assignment.field])
-    return row.name, fields
+    return row.name, {each.field.text: _read(spec, row, each) for each in assignments}
 
 
 def kind_from_fields(fields: Mapping[str, Value]) -> str:
@@ -109,27 +105,34 @@ def _kind(name: str) -> Kind:
 
 
 def _check(kind: Kind, field_name: str, value: object) -> None:
-    if field_name not in kind.fields:
-        raise UsageError(_misplaced(kind, field_name), hint=f"{kind.name} takes " + ", ".join(kind.fields))
-    spec = kind.fields[field_name]
-    if spec.admits(value) or _is_temperature_zero(kind, {field_name: value}):
-        return
-    raise UsageError(f"{field_name} must be {spec.range}, not {value!r}")
+    spec = _field(kind, field_name)
+    if not spec.admits(value) and not _is_temperature_zero(kind, {field_name: value}):
+        raise _out_of_range(field_name, spec, value)
 
 
-def _misplaced(kind: Kind, field_name: str) -> str:
+def _field(kind: Kind, field_name: str) -> Field:
+    if field_name in kind.fields:
+        return kind.fields[field_name]
+    hint = f"{kind.name} takes " + ", ".join(kind.fields)
     if field_name not in ALL_FIELDS:
-        return f"no field {field_name!r} in any strategy"
-    return f"field {field_name!r} does not apply to kind {kind.name!r}"
+        raise UsageError(f"no field {field_name!r} in any strategy", hint=hint)
+    raise UsageError(f"field {field_name!r} does not apply to kind {kind.name!r}", hint=hint)
 
 
-def _read(kind: Kind, assignment: Assignment) -> Value:
-    spec = kind.fields.get(assignment.field)
-    if spec is None:
-        raise UsageError(_misplaced(kind, assignment.field), hint=f"{kind.name} takes " + ", ".join(kind.fields))
-    value = spec.read(assignment.value)
-    if value is None:
-        raise UsageError(f"{assignment.field} must be {spec.range}, not {assignment.value!r}")
+def _out_of_range(field_name: str, spec: Field, value: object) -> UsageError:
+    return UsageError(f"{field_name} must be {spec.range}, not {value!r}")
+
+
+def _read(spec: str, kind: Kind, assignment: Assignment) -> Value:
+    """The value of `field=value`, checked; an error points at the field or at the value."""
+    name, text = assignment.field.text, assignment.value.text
+    with _blaming(spec, assignment.field):
+        field = _field(kind, name)
+    with _blaming(spec, assignment.value):
+        value = field.read(text)
+        if value is None:
+            raise _out_of_range(name, field, text)
+        _check(kind, name, value)
     return value
 
 
@@ -144,16 +147,10 @@ def _format(value: Value) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-class _blaming:
-    """Turns a usage error raised inside into one that points at `spec[start:end]`."""
-
-    def __init__(self, spec: str, start: int, end: int) -> None:
-        self.place = (spec, start, end)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, UsageError) and not isinstance(error, SpecError):
-            spec, start, end = self.place
-            raise SpecError(str(error), spec=spec, start=start, end=end, hint=error.hint) from None
+@contextmanager
+def _blaming(spec: str, place: Word) -> Iterator[None]:
+    """Turn a usage error raised inside into one that points at `place`."""
+    try:
+        yield
+    except UsageError as error:
+        raise SpecError(str(error), spec=spec, start=place.start, end=place.end, hint=error.hint) from None

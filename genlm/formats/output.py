@@ -2,79 +2,117 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from genlm.errors import OutputError
 
+# /dev/stdout opened as a file would be emptied first, and `>>` means to keep it.
+STANDARD_OUTPUT = ("-", "/dev/stdout")
 
-@contextmanager
-def open_output(path: Path | None) -> Iterator[TextIO]:
-    """A text stream to write the result to, UTF-8; standard output without a path or for `-`.
+
+def is_standard_output(path: Path | None) -> bool:
+    """Whether a result for `path` goes to standard output."""
+    return path is None or str(path) in STANDARD_OUTPUT
+
+
+def open_output(path: Path | None) -> AbstractContextManager[TextIO]:
+    """A text stream to write the result to, UTF-8; standard output without a path.
 
     A file is written beside its place and moved there at the end, or on Ctrl-C, which keeps what was made. On any
     error the file that was there before stays.
 
     Raises:
-        OutputError: at once, where the file cannot be written.
+        OutputError: on entering, where the file cannot be written; later, where a write fails.
     """
-    if path is None or str(path) == "-":
-        yield sys.stdout
-        return
-    if path.exists() and not path.is_file():
+    if path is None or is_standard_output(path):
+        return _standard_output()
+    if os.path.exists(path) and not os.path.isfile(path):
         # A device or a named pipe has no place beside it.
-        with _opened(path) as stream:
-            yield stream
-        return
-    with _replacing(path) as stream:
+        return _in_place(path)
+    return _replacing(path)
+
+
+@contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    with _explaining_writes("standard output"):
+        yield sys.stdout
+        sys.stdout.flush()
+
+
+@contextmanager
+def _in_place(path: Path) -> Iterator[TextIO]:
+    with _explaining(path):
+        stream = path.open("w", encoding="utf-8", newline="\n")
+    with _explaining_writes(path), stream:
         yield stream
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
-    target = path.resolve()
-    if target.exists() and not os.access(target, os.W_OK):
-        raise OutputError(f"cannot write {path}: Permission denied")
-    try:
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    target = Path(os.path.realpath(path))
+    with _explaining(path):
+        mode = _mode(target)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".genlm-")
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-            interrupted = None
-            try:
+        try:
+            with _explaining_writes(path), os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
                 yield stream
-            except KeyboardInterrupt as error:
-                interrupted = error
-        temporary.chmod(_mode(target))
-        temporary.replace(target)
-        if interrupted is not None:
-            raise interrupted
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        except KeyboardInterrupt:
+            if temporary.stat().st_size > 0:
+                _move(temporary, target, mode)
+            raise
+        with _explaining(path):
+            _move(temporary, target, mode)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _move(temporary: Path, target: Path, mode: int) -> None:
+    temporary.chmod(mode)
+    temporary.replace(target)
+
+
 def _mode(target: Path) -> int:
-    """The permissions that the file has, or that a new one would be given."""
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
+    """The permissions that the file has, or that a new one would be given; OSError where it may not be written."""
+    try:
+        mode = target.stat().st_mode & 0o777
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return mode
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def _explaining(path: Path) -> Iterator[None]:
     try:
-        with path.open("w", encoding="utf-8", newline="\n") as stream:
-            yield stream
+        yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def _explaining_writes(name: Path | str) -> Iterator[None]:
+    """For code that does other things too: a write that fails names no file, as every other failure does."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise _cannot_write(name, error) from error
+
+
+def _cannot_write(name: Path | str, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {name}: {error.strerror or error}")

@@ -27,7 +27,7 @@ def read_prompt(argument: str | None) -> str:
                 "a prompt as argument and one on standard input: which is it?",
                 hint="take one away; </dev/null gives an empty standard input",
             )
-        return _checked(argument)
+        return check_utf8(argument, "the prompt")
     if argument is None and _is_terminal():
         raise UsageError("no prompt", hint='genlm generate "Once upon a time", or pipe one in')
     return _without_last_break(_decode(_stdin().read()))
@@ -66,13 +66,17 @@ def _decode(data: bytes) -> str:
         raise InputError(f"standard input is not valid UTF-8 at byte {error.start}") from error
 
 
-def _checked(argument: str) -> str:
-    """Python keeps an argument's invalid bytes as lone surrogates, which no tokenizer takes."""
+def check_utf8(argument: str, what: str) -> str:
+    """An argument's text: Python keeps its invalid bytes as lone surrogates, which no tokenizer takes.
+
+    Raises:
+        InputError: text that is not UTF-8, with the byte.
+    """
     try:
         return os.fsencode(argument).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"the prompt is not valid UTF-8 at byte {error.start}") from error
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise InputError(f"{what} is not valid UTF-8 at byte {error.start}") from error
 
 
 def _without_last_break(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r")
+    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlm.errors import ModelError
-from genlm.model.network import QueryKey
+from genlm.model.network import QueryKey, check_room
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -37,6 +36,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 # What GPT2Config takes for a config without an eos_token_id.
 END_OF_TEXT_ID = 50256
+
+HEAD = "lm_head.weight"
 
 # The names that transformers also takes for fields of a GPT2Config.
 ALIASES = {
@@ -66,12 +67,14 @@ class Config:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Config:
-        """From the contents of a `config.json`. Raises ModelError where the head count does not divide."""
+        """From the contents of a `config.json`. Raises ValueError, with the field, where they make no sense."""
         config = {ALIASES.get(name, name): value for name, value in config.items()}
-        known = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
-        made = cls(**known)
+        given = {field.name: config[field.name] for field in fields(cls) if field.name in config}
+        made = cls(**given)
+        for field in fields(cls):
+            _check(field.name, getattr(made, field.name), field.default)
         if made.n_embd % made.n_head:
-            raise ModelError(f"config.json: n_embd={made.n_embd} cannot be divided among n_head={made.n_head} heads")
+            raise ValueError(f"n_embd={made.n_embd} cannot be divided among n_head={made.n_head} heads")
         return made
 
     @property
@@ -80,19 +83,36 @@ class Config:
         return self.n_inner if self.n_inner is not None else 4 * self.n_embd
 
 
+def _check(name: str, value: object, default: object) -> None:
+    """Raise ValueError where a field's value is not of the kind that its default is of."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if default is None:
+        fits, wanted = value is None or is_count, "a whole number above 0, or null"
+    elif isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        fits, wanted = is_count, "a whole number above 0"
+    elif isinstance(default, float):
+        fits, wanted = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+    else:
+        fits, wanted = value in ACTIVATIONS, "an activation function"
+    if not fits:
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
 def supports(config: Mapping[str, Any]) -> bool:
     """Whether this forward pass covers the model that a `config.json` describes."""
     return (
         config.get("model_type") == "gpt2"
         and config.get("architectures") in (None, ["GPT2LMHeadModel"])
-        and config.get("activation_function", "gelu_new") in ACTIVATIONS
+        and str(config.get("activation_function", "gelu_new")) in ACTIVATIONS
         and not config.get("add_cross_attention")
         and not config.get("quantization_config")
     )
 
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every weight, without the prefix `transformer.`."""
+    """The name and shape of every weight, without the prefix `transformer.`; HEAD may be lacking where it is tied."""
     width, inner = config.n_embd, config.inner
     shapes: dict[str, tuple[int, ...]] = {
         "wte.weight": (config.vocab_size, width),
@@ -114,10 +134,7 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
             "mlp.c_proj.bias": (width,),
         }
         shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
-    shapes |= {"ln_f.weight": (width,), "ln_f.bias": (width,)}
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, width)
-    return shapes
+    return shapes | {"ln_f.weight": (width,), "ln_f.bias": (width,), HEAD: (config.vocab_size, width)}
 
 
 class Linear:
@@ -216,14 +233,20 @@ class GPT2:
         self.positions = weights["wpe.weight"]
         self.blocks = [Block(weights, config, layer) for layer in range(config.n_layer)]
         self.norm = Norm(weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon)
-        self.head = self.tokens if config.tie_word_embeddings else weights["lm_head.weight"]
+        self.head = weights.get(HEAD, self.tokens)
+
+    @property
+    def device(self) -> torch.device:
+        """See Network."""
+        return self.tokens.device
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, GPT2Cache]:
         """See Network. Shorter prompts are padded on the right, where causal attention never looks."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.tokens.device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         longest = max(len(prompt) for prompt in prompts)
-        padded = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=self.tokens.device)
+        check_room(longest + room, self.context)
+        padded = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=self.device)
         cache = GPT2Cache.empty(self, len(prompts), longest + room)
         hidden = self.hidden(padded, torch.arange(longest, device=padded.device), cache.write_prompts)
         cache.lengths, cache.longest, cache.ragged = lengths, longest, len(set(map(len, prompts))) > 1
@@ -238,7 +261,8 @@ class GPT2:
     def logits_of(self, rows: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
         """See Network. Shorter rows are padded on the right, where causal attention never looks."""
         longest = max(len(row) for row in rows)
-        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.tokens.device)
+        check_room(longest, self.context)
+        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
         positions = torch.arange(longest, device=padded.device)
         lengths = torch.tensor([len(row) for row in rows], device=padded.device)
         first = torch.tensor(list(skips), device=padded.device)
@@ -271,7 +295,8 @@ class GPT2:
         return seen
 
     def _run_one(self, ids: Sequence[int], attend: Attend) -> Tensor:
-        row = torch.tensor([list(ids)], device=self.tokens.device)
+        check_room(len(ids), self.context)
+        row = torch.tensor([list(ids)], device=self.device)
         return self.hidden(row, torch.arange(len(ids), device=row.device), attend)
 
     def row_bytes(self, length: int) -> int:
@@ -313,6 +338,7 @@ class GPT2Cache:
     @torch.inference_mode()
     def step(self, ids: Tensor) -> Tensor:
         """See Cache."""
+        check_room(self.longest + 1, self.keys.shape[3])
         attend = self._write_ragged if self.ragged else self._write_even
         positions = self.lengths[:, None] if self.ragged else self.lengths[:1]
         self._mask = self._seen() if self.ragged else None

@@ -14,12 +14,16 @@ from typing import TypeVar
 
 from genlm.errors import GenlmError, HubUnreachable, ModelError
 from genlm.model.source import ModelFolder, Notify
-from genlm.model.weights import INDEX, PICKLED, PICKLED_INDEX, SINGLE, weight_files
+from genlm.model.thirdparty import first_line
+from genlm.model.tokenizer import names_hold_tokenizer
+from genlm.model.weights import INDEX, PICKLED, PICKLED_INDEX, SINGLE, shard_names, weight_files
 
 # The Hub answers its first question within this, or it counts as unreachable. In seconds.
 FIRST_ANSWER_S = 6.0
-CONFIGS = ("config.json", "generation_config.json")
-TOKENIZERS = (
+CONFIG = "config.json"
+# What is downloaded besides the configuration and the weights, of files at the top of the repository.
+SMALL_FILES = (
+    "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -29,8 +33,6 @@ TOKENIZERS = (
     "merges.txt",
     "*.model",
 )
-SAFE_WEIGHTS = (SINGLE, INDEX, "model-*-of-*.safetensors")
-PICKLED_WEIGHTS = (PICKLED, PICKLED_INDEX, "pytorch_model-*-of-*.bin")
 
 T = TypeVar("T")
 
@@ -40,43 +42,53 @@ def fetch(name: str, revision: str | None, allow_pickle: bool, notify: Notify) -
 
     Raises:
         HubUnreachable: not in the cache, and the Hub does not answer within seconds or is switched off.
-        ModelError: no such model or revision, no access to it, or no weights that may be loaded.
+        ModelError: no such model or revision, no access to it, no weights that may be loaded, or no room for them.
     """
-    cached = _cached(name, revision, allow_pickle)
-    path = cached or _download(name, revision, allow_pickle, notify)
+    path = _cached(name, revision, allow_pickle) or _download(name, revision, allow_pickle, notify)
     return ModelFolder(name, "hub", path, revision=path.name)
 
 
 def _cached(name: str, revision: str | None, allow_pickle: bool) -> Path | None:
     """The folder of a model that lies whole in the cache. No request is made."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-        weight_files(folder, allow_pickle=allow_pickle)
+        config = try_to_load_from_cache(name, CONFIG, revision=revision)
     except HFValidationError as error:
         raise ModelError(
             f"no model is called {name!r}", hint="a model is fable, a local folder, or a Hub id such as gpt2"
         ) from error
-    except (LocalEntryNotFoundError, ModelError):
+    if not isinstance(config, str):
         return None
-    has_tokenizer = any(path.name in TOKENIZERS or path.suffix == ".model" for path in folder.iterdir())
-    return folder if (folder / "config.json").is_file() and has_tokenizer else None
+    folder = Path(config).parent
+    try:
+        weight_files(folder, allow_pickle=allow_pickle)
+    except ModelError:
+        return None
+    return folder if names_hold_tokenizer(path.name for path in folder.iterdir()) else None
 
 
 def _download(name: str, revision: str | None, allow_pickle: bool, notify: Notify) -> Path:
     from huggingface_hub import hf_hub_download, logging
 
     logging.set_verbosity_error()
-    chosen = _choose(name, _ask(name, revision), allow_pickle)
+    small, weights = _choose(name, _ask(name, revision), allow_pickle)
     notify(f"downloading {name} from the Hub")
     try:
-        # The weights come last, so a folder that has them is whole.
-        paths = [Path(hf_hub_download(name, file, revision=revision)) for file in chosen]
+        folder = Path(hf_hub_download(name, CONFIG, revision=revision)).parent
+        # All other files are of the same commit, though the branch may move on meanwhile.
+        commit = folder.name
+        for file in [*small, weights]:
+            hf_hub_download(name, file, revision=commit)
+        if weights in (INDEX, PICKLED_INDEX):
+            for file in shard_names(folder / weights):
+                hf_hub_download(name, file, revision=commit)
+    except GenlmError:
+        raise
     except Exception as error:
         raise _explain(error, name, revision, "the download broke off") from error
-    return paths[0].parent
+    return folder
 
 
 def _ask(name: str, revision: str | None) -> list[str]:
@@ -114,28 +126,38 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     return results[0]
 
 
-def _choose(name: str, files: list[str], allow_pickle: bool) -> list[str]:
-    """The files to download: configuration and tokenizer first, then weights, safetensors where there are any."""
+def _choose(name: str, files: list[str], allow_pickle: bool) -> tuple[list[str], str]:
+    """The small files to download, and the one of the weights or of their index, safetensors where there are any.
 
-    def matching(patterns: tuple[str, ...]) -> list[str]:
-        return [file for file in files if any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)]
-
-    weights = [SINGLE] if SINGLE in files else matching(SAFE_WEIGHTS)
-    pickled = [PICKLED] if PICKLED in files else matching(PICKLED_WEIGHTS)
-    if not weights and pickled and not allow_pickle:
+    Raises:
+        ModelError: something is not there that genlm needs, or only as a pickled file.
+    """
+    safe = next((file for file in (SINGLE, INDEX) if file in files), None)
+    pickled = next((file for file in (PICKLED, PICKLED_INDEX) if file in files), None)
+    if safe is None and pickled is not None and not allow_pickle:
         raise ModelError(
-            f"{name} on the Hub has only pickled weights ({PICKLED}), which can run code when they are loaded",
+            f"{name} on the Hub has only pickled weights ({pickled}), which can run code when they are loaded",
             hint="--allow-pickle loads them all the same, if you trust where they come from",
         )
-    if "config.json" not in files or not (weights or pickled):
-        raise ModelError(f"{name} on the Hub is not a model that genlm can run: it lacks config.json or weights")
-    return matching(CONFIGS) + matching(TOKENIZERS) + (weights or pickled)
+    weights = safe or pickled
+    lacks = [
+        *([] if CONFIG in files else [CONFIG]),
+        *([] if names_hold_tokenizer(files) else ["a tokenizer"]),
+    ]
+    if weights is None or lacks:
+        lacks += [] if weights else [SINGLE]
+        raise ModelError(f"{name} on the Hub is not a model that genlm can run: it lacks {' and '.join(lacks)}")
+    small = [file for file in files if "/" not in file and any(fnmatch.fnmatchcase(file, p) for p in SMALL_FILES)]
+    return small, weights
 
 
 def _explain(error: Exception, name: str, revision: str | None, otherwise: str) -> GenlmError:
     """The error to show for one of the client's."""
     from huggingface_hub import errors
 
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        # The client's word for a request that failed on the way: the failure itself says more.
+        error = error.__cause__
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubUnreachable(name, "HF_HUB_OFFLINE is set")
     if isinstance(error, errors.GatedRepoError):
@@ -147,16 +169,13 @@ def _explain(error: Exception, name: str, revision: str | None, otherwise: str) 
             f"no model {name!r} on the Hub, or no access to it",
             hint="check the name; for a private model set HF_TOKEN; a local folder needs its path",
         )
-    if isinstance(error, errors.HfHubHTTPError) and error.response is not None and error.response.status_code < 500:
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500:
         hint = "check HF_TOKEN" if error.response.status_code in (401, 403) else None
         return ModelError(f"the Hub answered {error.response.status_code} for {name}", hint=hint)
-    if isinstance(error, PermissionError) or getattr(error, "errno", None) in (errno.EROFS, errno.ENOSPC):
-        where = getattr(error, "filename", None) or "the cache"
-        reason = getattr(error, "strerror", None) or error
-        return ModelError(f"cannot write {where}: {reason}", hint="set HF_HOME to a folder that can be written")
-    return HubUnreachable(name, f"{otherwise} ({_brief(error)})")
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:100] if lines else type(error).__name__
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+        where = error.filename or "the cache"
+        return ModelError(
+            f"cannot keep {name} in the cache: {where}: {error.strerror}",
+            hint="set HF_HOME to a folder that can be written; -m fable runs the bundled model",
+        )
+    return HubUnreachable(name, f"{otherwise} ({first_line(error)[:100]})")

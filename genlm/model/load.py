@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from genlm.errors import ModelError
+from genlm.model.files import read_json
 from genlm.model.info import ModelInfo
 from genlm.model.network import Network
 from genlm.model.source import ModelFolder
@@ -67,22 +66,6 @@ def load_model(
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A configuration file's contents. Raises ModelError where it is missing or not a JSON object."""
-    try:
-        contents = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        hint = f"a model folder holds {path.name}, the weights and the tokenizer"
-        raise ModelError(f"{path.parent} holds no {path.name}", hint=hint) from error
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ModelError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(contents, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return contents
-
-
 def choose_device(device: DeviceChoice) -> str:
     """The device that runs: the one named, or the best there is. Raises ModelError where it is not there."""
     import torch
@@ -119,11 +102,14 @@ def _load_lean(
 
     try:
         settings = gpt2.Config.of(config)
-        shapes = gpt2.expected_shapes(settings)
-    except TypeError as error:
-        raise ModelError(f"{path / 'config.json'}: a value of the wrong type: {error}") from error
-    weights = read_weights(files, shapes, dtype, device)
-    return gpt2.GPT2(settings, weights), sum(prod(shape) for shape in shapes.values())
+    except ValueError as error:
+        raise ModelError(f"{path / 'config.json'}: {error}") from error
+    optional = {gpt2.HEAD} if settings.tie_word_embeddings else set()
+    weights = read_weights(files, gpt2.expected_shapes(settings), optional, dtype, device)
+    # Old checkpoints hold a tied head twice. One that differs is a head of its own, whatever the config says.
+    if optional & weights.keys() and weights[gpt2.HEAD].equal(weights["wte.weight"]):
+        del weights[gpt2.HEAD]
+    return gpt2.GPT2(settings, weights), sum(weight.numel() for weight in weights.values())
 
 
 def _load_any(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from genlm.model.network import Network
 
 # Beyond this many rows a step is no cheaper per row.
@@ -14,20 +16,48 @@ MOST_ROWS = 256
 SHARE = 0.25
 # Where the machine does not tell what is free.
 ASSUMED_BYTES = 2**31
+MEMINFO = Path("/proc/meminfo")
+# What a container may use, which /proc/meminfo knows nothing of (Linux control groups, version 2).
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def rows_that_fit(network: Network, length: int) -> int:
     """How many rows of `length` tokens to decode at once on this machine, at least one."""
-    return max(1, min(MOST_ROWS, int(SHARE * free_bytes() / network.row_bytes(length))))
+    return max(1, min(MOST_ROWS, int(SHARE * free_bytes(network.device) / network.row_bytes(length))))
 
 
-def free_bytes() -> int:
-    """The memory that is free now: the GPU's where torch has one, else the machine's."""
-    import torch
+def free_bytes(device: torch.device) -> int:
+    """The memory of a device that is free now."""
+    if device.type == "cuda":
+        import torch
 
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = [free for free in (_free_in_machine(), _free_in_container()) if free is not None]
+    return min(known, default=ASSUMED_BYTES)
+
+
+def _free_in_machine() -> int | None:
+    kibibytes = _read_numbers(MEMINFO).get("MemAvailable")
+    return None if kibibytes is None else kibibytes * 1024
+
+
+def _free_in_container() -> int | None:
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return ASSUMED_BYTES
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    # Pages of files, as of the weights just read, are given back when memory is short.
+    statistics = _read_numbers(CGROUP / "memory.stat")
+    reclaimable = statistics.get("active_file", 0) + statistics.get("inactive_file", 0)
+    return max(0, limit - used + reclaimable)
+
+
+def _read_numbers(path: Path) -> dict[str, int]:
+    """The lines `name number` or `name: number kB` of a file of statistics."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    words = (line.replace(":", " ").split() for line in lines)
+    return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdigit()}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -13,7 +14,10 @@ class Cache(Protocol):
     """Sequences under way, one a row, with the keys and values of their tokens so far."""
 
     def step(self, ids: Tensor) -> Tensor:
-        """Add one token to each row. `ids`: (rows,). Returns the next token's logits, (rows, vocab), float32."""
+        """Add one token to each row. `ids`: (rows,). Returns the next token's logits, (rows, vocab), float32.
+
+        Raises ValueError where there is no room left.
+        """
         ...
 
     def take(self, rows: Tensor) -> Cache:
@@ -40,10 +44,15 @@ class Network(Protocol):
     vocab_size: int
     context: int | None
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        ...
+
     def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Cache]:
         """Encode prompts of any lengths, one a row, with room for `room` more tokens each.
 
-        Returns the next token's logits, (rows, vocab), float32, and the cache.
+        Returns the next token's logits, (rows, vocab), float32, and the cache. Raises ValueError beyond the context.
         """
         ...
 
@@ -77,3 +86,9 @@ class Network(Protocol):
     def row_bytes(self, length: int) -> int:
         """The memory that one row of `length` tokens takes while it is decoded, in bytes."""
         ...
+
+
+def check_room(length: int, most: int | None) -> None:
+    """Raise ValueError where `length` tokens are more than there is room for; what lies beyond would be noise."""
+    if most is not None and length > most:
+        raise ValueError(f"{length} tokens are more than there is room for: {most}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ def find_model(
         return _find_default(revision, allow_pickle, notify)
     if name == BUNDLED:
         return _bundled(revision)
+    if not name.strip():
+        raise ModelError("the model's name is empty", hint="without -m the model is gpt2, or the bundled fable")
     if _means_folder(name):
         return _local(name, revision)
     from genlm.model.hub import fetch
@@ -72,7 +75,7 @@ def _means_folder(name: str) -> bool:
 
 
 def _local(name: str, revision: str | None) -> ModelFolder:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.is_dir():
         kind = "a file, not a folder" if path.exists() else "no such folder"
         raise ModelError(f"model {name}: {kind}", hint="a local model is a folder in Hugging Face format")

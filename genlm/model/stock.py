@@ -12,33 +12,37 @@ import torch
 from torch import Tensor
 
 from genlm.errors import ModelError
-from genlm.model.network import QueryKey
+from genlm.model.network import QueryKey, check_room
 from genlm.model.stock_attention import attention_weights, queries_and_keys
+from genlm.model.thirdparty import first_line, silence_transformers
 
 
 def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
     """A transformers model from a folder, in evaluation mode. Never runs code from the folder."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    silence_transformers()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
             use_safetensors=None if allow_pickle else True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
-    # transformers raises any of these for a folder that it cannot make a causal language model of.
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
-        raise ModelError(f"transformers cannot load {path}: {_first_line(error)}") from error
+    # transformers raises whatever it stumbles over in a folder.
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(f"{path}: the model needs code of its own, which genlm never runs") from error
+        raise ModelError(f"transformers cannot load {path}: {first_line(error)}") from error
+    model, report = loaded
+    # transformers would make them up at random.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{path}: the weights lack {missing[0]}{more}, which config.json asks for")
     return model.eval().to(torch.device(device))
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class StockModel:
@@ -53,7 +57,7 @@ class StockModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's input goes."""
+        """See Network."""
         device: torch.device = self.model.device
         return device
 
@@ -61,9 +65,10 @@ class StockModel:
     def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, StockCache]:
         """See Network. Shorter prompts are padded on the left and masked."""
         longest = max(len(prompt) for prompt in prompts)
+        check_room(longest + room, self.context)
         ids = torch.tensor([[*[0] * (longest - len(p)), *p] for p in prompts], device=self.device)
         mask = torch.tensor([[*[0] * (longest - len(p)), *[1] * len(p)] for p in prompts], device=self.device)
-        return StockCache(self, None, mask[:, :0]).feed(ids, mask)
+        return StockCache(self, None, mask[:, :0], longest + room).feed(ids, mask)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """See Network."""
@@ -73,6 +78,7 @@ class StockModel:
     def logits_of(self, rows: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
         """See Network. Shorter rows are padded on the right and masked."""
         longest = max(len(row) for row in rows)
+        check_room(longest, self.context)
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
         mask = torch.tensor([[*[1] * len(row), *[0] * (longest - len(row))] for row in rows], device=self.device)
         logits: Tensor = self.model(ids, attention_mask=mask, use_cache=False).logits
@@ -82,11 +88,13 @@ class StockModel:
     @torch.inference_mode()
     def attention(self, ids: Sequence[int]) -> list[Tensor]:
         """See Network."""
+        check_room(len(ids), self.context)
         return attention_weights(self.model, torch.tensor([list(ids)], device=self.device))
 
     @torch.inference_mode()
     def queries_and_keys(self, ids: Sequence[int]) -> list[QueryKey]:
         """See Network."""
+        check_room(len(ids), self.context)
         return queries_and_keys(self.model, torch.tensor([list(ids)], device=self.device))
 
     def row_bytes(self, length: int) -> int:
@@ -99,14 +107,16 @@ class StockModel:
 class StockCache:
     """A transformers cache, and which of its positions are tokens and not padding."""
 
-    def __init__(self, owner: StockModel, past: Any, mask: Tensor) -> None:
+    def __init__(self, owner: StockModel, past: Any, mask: Tensor, capacity: int) -> None:
         self.owner = owner
         self.past = past
         self.mask = mask
+        self.capacity = capacity
 
     @torch.inference_mode()
     def step(self, ids: Tensor) -> Tensor:
         """See Cache."""
+        check_room(self.mask.shape[1] + 1, self.capacity)
         logits, grown = self.feed(ids[:, None], torch.ones_like(ids[:, None]))
         self.past, self.mask = grown.past, grown.mask
         return logits
@@ -114,13 +124,11 @@ class StockCache:
     @torch.inference_mode()
     def take(self, rows: Tensor) -> StockCache:
         """See Cache."""
-        if not hasattr(self.past, "reorder_cache") or not hasattr(self.past, "layers"):
-            raise ModelError(f"{type(self.owner.model).__name__} keeps a cache whose rows cannot be taken")
         past = copy.copy(self.past)
         # reorder_cache gives each layer new tensors, so a shallow copy leaves the old cache as it was.
         past.layers = [copy.copy(layer) for layer in self.past.layers]
         past.reorder_cache(rows)
-        return StockCache(self.owner, past, self.mask[rows])
+        return StockCache(self.owner, past, self.mask[rows], self.capacity)
 
     def feed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, StockCache]:
         """Run new tokens, (rows, n), whose padding is 0 in `mask`, after those of the cache."""
@@ -134,4 +142,14 @@ class StockCache:
             use_cache=True,
             **{name: value for name, value in optional.items() if name in self.owner.takes},
         )
-        return output.logits[:, -1].float(), StockCache(self.owner, output.past_key_values, mask)
+        past = output.get("past_key_values")
+        if not _has_rows(past):
+            raise ModelError(f"{type(self.owner.model).__name__} keeps no cache of keys and values, which genlm needs")
+        return output.logits[:, -1].float(), StockCache(self.owner, past, mask, self.capacity)
+
+
+def _has_rows(past: Any) -> bool:
+    """Whether a cache's rows can be taken: other kinds than keys and values may be shared among copies."""
+    from transformers.cache_utils import DynamicLayer
+
+    return all(isinstance(layer, DynamicLayer) for layer in getattr(past, "layers", [None]))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import fnmatch
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from genlm.errors import ModelError
+from genlm.model.files import read_json
+from genlm.model.thirdparty import first_line, silence_transformers
 
 END_OF_TEXT = "<|endoftext|>"
+# The files that a tokenizer's vocabulary lies in, by the names of transformers.
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 
 
 class Backend(Protocol):
@@ -42,38 +46,35 @@ class Tokenizer:
         return next((token_id for token_id in ids if token_id is not None), None)
 
 
+def names_hold_tokenizer(names: Iterable[str]) -> bool:
+    """Whether a folder with files of these names may hold a tokenizer."""
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in VOCABULARIES if "/" not in name)
+
+
 def load_tokenizer(folder: Path, model_type: str | None) -> Tokenizer:
     """The tokenizer of a Hugging Face folder.
 
     Raises:
         ModelError: a folder without tokenizer files, or with damaged ones.
     """
-    settings = _read_settings(folder)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
     specials = [_token(settings[key]) for key in ("bos_token", "eos_token") if settings.get(key)]
     try:
         if (folder / "tokenizer.json").is_file():
             return Tokenizer(_from_json(folder / "tokenizer.json"), specials)
-        if model_type == "gpt2" and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        if model_type == "gpt2" and (folder / "vocab.json").is_file():
             return Tokenizer(_from_gpt2_files(folder, settings), specials)
+    except ModelError:
+        raise
     # `tokenizers` raises plain Exception for what it cannot read.
     except Exception as error:
-        raise ModelError(f"{folder}: the tokenizer files are damaged: {error}") from error
+        raise ModelError(f"{folder}: the tokenizer files are damaged: {first_line(error)}") from error
     return Tokenizer(_from_transformers(folder), specials)
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    try:
-        settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ModelError(f"{path}: not a JSON object")
-    return settings
-
-
 def _token(setting: Any) -> str:
-    return str(setting["content"]) if isinstance(setting, dict) else str(setting)
+    return str(setting.get("content")) if isinstance(setting, dict) else str(setting)
 
 
 def _from_json(path: Path) -> Backend:
@@ -89,6 +90,8 @@ def _from_gpt2_files(folder: Path, settings: dict[str, Any]) -> Backend:
     """GPT-2's first file format, as on the Hub before `tokenizer.json`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+    if not (folder / "merges.txt").is_file():
+        raise ModelError(f"{folder} holds vocab.json, and no merges.txt")
     backend = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space")))
     backend.decoder = decoders.ByteLevel()
@@ -98,29 +101,21 @@ def _from_gpt2_files(folder: Path, settings: dict[str, Any]) -> Backend:
     return backend
 
 
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-    "tokenizer_config.json",
-)
-
-
 def _from_transformers(folder: Path) -> Backend:
     """The fast tokenizer that transformers builds from other files, as SentencePiece's."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not names_hold_tokenizer(path.name for path in folder.iterdir()):
         raise ModelError(
             f"{folder} holds no tokenizer",
             hint="it needs tokenizer.json, or vocab.json with merges.txt, beside the weights",
         )
     from transformers import AutoTokenizer
 
+    silence_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        raise ModelError(f"transformers cannot load the tokenizer of {folder}: {error}") from error
+    # transformers raises whatever it stumbles over.
+    except Exception as error:
+        raise ModelError(f"transformers cannot load the tokenizer of {folder}: {first_line(error)}") from error
     backend: Backend | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"{folder}: its tokenizer ({type(tokenizer).__name__}) has no fast form")

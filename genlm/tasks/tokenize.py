@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from genlm.errors import InputError
 from genlm.formats.texts import Text
-from genlm.model.load import read_json
+from genlm.model.files import read_json
 from genlm.model.pieces import Pieces
 from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import Tokenizer, load_tokenizer

@@ -241,6 +241,9 @@ def save_folder(model: Any, tokenizer: Tokenizer, out: Path) -> None:
     """Write a Hugging Face model folder: config, weights in float16, fast tokenizer."""
     import torch
     from transformers import PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TextIO
 
 from genlm.decoding.completion import Completion, Piece
 from genlm.records import Generation
-from genlm.views.terminal import escaped, visible
+from genlm.views.terminal import Writer, escaped
 
 # Between samples where no terminal shows headings.
 SEPARATOR = "---"
@@ -18,70 +18,79 @@ class TextView:
     """Writes pieces to a stream as they come. Of several samples one is shown live, the others wait their turn."""
 
     def __init__(self, stream: TextIO, prompt: str, count: int, *, echo: bool) -> None:
-        self.stream = stream
-        self.prompt = prompt if echo else ""
-        self.count = count
-        self.is_terminal = stream.isatty()
-        self.shown = -1
-        self.waiting: dict[int, list[str]] = {}
-        self.ended: set[int] = set()
-        self._console = _console(stream) if self.is_terminal else None
-        self._open(0)
+        self._writer = Writer(stream)
+        self._prompt = prompt if echo else ""
+        self._count = count
+        self._shown = 0
+        self._is_open = False
+        self._waiting: dict[int, list[str]] = {}
+        self._ended: set[int] = set()
 
     def show(self, event: Piece | Completion) -> None:
         """Show an event now, or keep it until the samples before it have ended."""
         if isinstance(event, Completion):
-            self.ended.add(event.index)
-        elif event.index == self.shown:
-            self._write(event.text)
+            self._ended.add(event.index)
         else:
-            self.waiting.setdefault(event.index, []).append(event.text)
-        while self.shown in self.ended:
-            self._close()
-            if self.shown + 1 == self.count:
-                self.shown += 1
+            self._waiting.setdefault(event.index, []).append(event.text)
+        while self._shown < self._count:
+            self._catch_up()
+            if self._shown not in self._ended:
                 return
-            self._open(self.shown + 1)
+            self._close()
+            self._shown += 1
 
     def interrupt(self) -> None:
-        """End the line where Ctrl-C cut it."""
-        if self.shown < self.count:
-            self._write("\n")
+        """End the line where Ctrl-C cut it; on a terminal that is for whoever ends the program."""
+        if self._is_open and not self._writer.is_terminal:
+            self._close()
 
-    def _open(self, index: int) -> None:
-        self.shown = index
-        if self.count > 1:
-            self._head(index)
-        if self.prompt:
-            self._write(self.prompt, style="bold")
-        for text in self.waiting.pop(index, []):
-            self._write(text)
+    def finish(self, generation: Generation) -> None:
+        """Nothing: it was all shown."""
 
-    def _head(self, index: int) -> None:
-        if self._console is not None:
-            self._console.rule(f"{index + 1} of {self.count}", align="left", style="dim")
-        elif index:
-            self._write(SEPARATOR + "\n")
+    def _catch_up(self) -> None:
+        """Write what there is of the sample whose turn it is, its beginning first."""
+        if not self._is_open:
+            self._open()
+        for text in self._waiting.pop(self._shown, []):
+            self._writer.write(text)
+
+    def _open(self) -> None:
+        self._is_open = True
+        if self._count > 1:
+            self._head()
+        if self._prompt:
+            self._writer.write(self._prompt, style="bold")
+
+    def _head(self) -> None:
+        if self._writer.console is not None:
+            self._writer.console.rule(f"{self._shown + 1} of {self._count}", align="left", style="dim")
+        elif self._shown > 0:
+            self._writer.write(SEPARATOR + "\n")
 
     def _close(self) -> None:
-        self._write("\n")
-
-    def _write(self, text: str, style: str | None = None) -> None:
-        if self._console is not None:
-            self._console.out(visible(text), style=style, highlight=False, end="")
-        else:
-            self.stream.write(text)
-        self.stream.flush()
+        self._writer.write("\n")
+        self._is_open = False
 
 
-def _console(stream: TextIO) -> Any:
-    from rich.console import Console
+class JsonView:
+    """Writes the one object that `--format json` prints, once all is there."""
 
-    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, event: Piece | Completion) -> None:
+        """Nothing: the events are in the generation too."""
+
+    def interrupt(self) -> None:
+        """Nothing: half an object is none."""
+
+    def finish(self, generation: Generation) -> None:
+        """Write the object."""
+        self._stream.write(as_json(generation))
 
 
 def as_json(generation: Generation) -> str:
-    """The one object that `--format json` prints, with a line break at its end."""
+    """A generation as one JSON object, with a line break at its end."""
     strategy = generation.strategy
     record = {
         "model": asdict(generation.model),
@@ -110,6 +119,6 @@ def summary(generation: Generation) -> str:
         f"{model.name} ({model.dtype}, {model.device})",
         generation.strategy.spec,
         *([f"seed {generation.seed}"] if generation.strategy.samples else []),
-        f"{tokens} tokens in {seconds:.2f} s ({timing.tokens_per_s:.0f}/s)",
+        f"{tokens} token{'' if tokens == 1 else 's'} in {seconds:.2f} s ({timing.tokens_per_s:.0f}/s)",
     ]
     return "  ".join(parts)

@@ -2,32 +2,88 @@
 
 from __future__ import annotations
 
-import unicodedata
+import contextlib
+import re
+import sys
+from typing import TYPE_CHECKING, TextIO
 
-# Format characters that turn the order of what is read around, or hide: LRM to RLM and the embeddings, overrides
-# and isolates of Unicode's bidirectional algorithm.
-REORDERING = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-KEPT = frozenset("\n\t")
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What a terminal may act on: control characters but line break and tab, Unicode's line and paragraph separators,
+# the marks, embeddings, overrides and isolates of its bidirectional algorithm, and lone surrogates.
+ACTING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """The text with every control character made visible: ESC as ␛, others by their code."""
-    return "".join(_visible(character) for character in text)
+    """The text with every character that a terminal may act on made visible: ESC as ␛, others by their code."""
+    return ACTING.sub(_picture, text)
 
 
 def escaped(json_text: str) -> str:
     """JSON that a terminal only shows: what `json` leaves as it is and a terminal may act on becomes an escape."""
-    return "".join(c if _visible(c) == c else f"\\u{ord(c):04x}" for c in json_text)
+    return ACTING.sub(lambda match: f"\\u{ord(match[0]):04x}", json_text)
 
 
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character in KEPT:
-        return character
+def one_line(text: str) -> str:
+    """The text made visible, on one line: a line break in it, as a file name may have, begins none of its own."""
+    return " ".join(visible(text).split())
+
+
+def underlined(text: str, start: int, end: int) -> str:
+    """The text on one line, and on the next `^^^^` under `text[start:end]`, as far as it takes columns."""
+    from rich.cells import cell_len
+
+    before, place, after = (
+        visible(part).replace("\n", "␊").replace("\t", " ") for part in (text[:start], text[start:end], text[end:])
+    )
+    return f"{before}{place}{after}\n{' ' * cell_len(before)}{'^' * max(1, cell_len(place))}"
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if code < 0x20:
         return chr(0x2400 + code)
-    if code == 0x7F:
-        return "\u2421"
-    if character in REORDERING or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
-        return f"<U+{code:04X}>"
-    return character
+    return "\u2421" if code == 0x7F else f"<U+{code:04X}>"
+
+
+class Writer:
+    """Writes text to a stream, at once: visible and in a style on a terminal, unaltered elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.console = make_console(stream) if stream.isatty() else None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether someone may be looking."""
+        return self.console is not None
+
+    def write(self, text: str, style: str | None = None) -> None:
+        """Write `text` as data: nothing in it is markup."""
+        if self.console is not None:
+            self.console.out(visible(text), style=style, highlight=False, end="")
+        else:
+            self.stream.write(text)
+        self.stream.flush()
+
+
+def make_console(stream: TextIO) -> Console:
+    """A Rich console that takes nothing in a text for markup."""
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def notice(line: str) -> None:
+    """One line on stderr, dim on a terminal."""
+    say(("dim", line))
+
+
+def say(*parts: tuple[str | None, str]) -> None:
+    """One line of (style, text) on stderr. A stderr that is closed or full loses it: that ends no run."""
+    with contextlib.suppress(OSError):
+        writer = Writer(sys.stderr)
+        for style, text in parts:
+            writer.write(visible(text), style)
+        writer.write("\n")

@@ -1,0 +1,48 @@
+# One word for each task. `make demo` and `make test` are all that a newcomer needs: each makes .venv itself.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint format docs fable clean
+
+help:  ## Show these tasks
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/genlm  ## Install genlm into .venv and continue "Once upon a time"
+	$(BIN)/genlm generate "Once upon a time" --model fable
+
+test: $(VENV)/genlm-dev  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/genlm-dev  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/genlm-dev  ## Put the code into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/genlm-dev  ## Write docs/commands.md anew from --help
+	$(BIN)/python docs/write_commands.py
+
+CORPUS ?= corpus
+fable: $(VENV)/genlm-dev  ## Train the bundled model anew from CORPUS/train and CORPUS/valid
+	$(BIN)/python training/fable.py $(CORPUS)/train $(CORPUS)/valid genlm/model/bundled/fable
+
+clean:  ## Remove .venv and caches
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Stamps: what is installed is installed again only when pyproject.toml changes.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/genlm: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing genlm into $(VENV): some minutes the first time, for PyTorch is large."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/genlm-dev: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing genlm and its test tools into $(VENV): some minutes the first time, for PyTorch is large."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/genlm

@@ -1,0 +1,20 @@
+"""The choice of the loop that decodes a strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from genlm.decoding.completion import Event
+from genlm.decoding.request import Request
+from genlm.model.network import Network
+
+
+def decode(network: Network, request: Request) -> Iterator[Event]:
+    """A mark once the prompt is encoded, pieces of text on the way, and each completion as it ends, in any order."""
+    if request.strategy.kind == "beam":
+        from genlm.decoding.beam import beam_search
+
+        return beam_search(network, request)
+    from genlm.decoding.sampling import sample
+
+    return sample(network, request)

@@ -1,0 +1,51 @@
+"""A sign of life on stderr while there is nothing to read yet."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from genlm.views.terminal import make_console, one_line
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+# Each picture takes time from the model.
+PICTURES_PER_SECOND = 8
+
+
+class Spinner:
+    """Says on stderr what is going on, in a line that leaves no trace; without a terminal it says nothing.
+
+    It must be stopped before anything else is written to the terminal, or one would overwrite the other.
+    """
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self._console = make_console(sys.stderr) if enabled and sys.stderr.isatty() else None
+        self._status: Status | None = None
+
+    def __enter__(self) -> Spinner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def say(self, text: str) -> None:
+        """Show `text`, in the place of what was shown before."""
+        if self._console is None:
+            return
+        shown = one_line(text)
+        if self._status is None:
+            self._status = self._console.status(shown, refresh_per_second=PICTURES_PER_SECOND)
+            self._status.start()
+        else:
+            self._status.update(shown)
+
+    def stop(self) -> None:
+        """Take the line away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

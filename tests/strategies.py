@@ -1,0 +1,30 @@
+"""Hypothesis strategies that make genlm strategies: any kind, any fields within their ranges."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import strategies as st
+
+from genlm.decoding.kinds import KINDS, Choice, Field
+from genlm.decoding.strategy import Strategy
+
+
+def values(field: Field) -> st.SearchStrategy[Any]:
+    """Any value that the field admits."""
+    if isinstance(field, Choice):
+        return st.sampled_from(list(field.choices.values()))
+    low = None if field.low == -math.inf else field.low
+    high = None if field.high == math.inf else field.high
+    if field.type is int:
+        return st.integers(low, high)
+    return st.floats(low, high, exclude_min=field.low_open, allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def genlm_strategies(draw: st.DrawFn) -> Strategy:
+    """Any strategy."""
+    kind = draw(st.sampled_from(list(KINDS.values())))
+    optional = {name: values(field) for name, field in kind.fields.items()}
+    return Strategy.of(kind.name, draw(st.fixed_dictionaries({}, optional=optional)))

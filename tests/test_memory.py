@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+
+from genlm.model import memory
+from genlm.model.network import Network
+
+CPU = torch.device("cpu")
+GIB = 2**30
+
+
+class Sized:
+    """As much of a network as its memory depends on."""
+
+    def __init__(self, row_bytes: int) -> None:
+        self.device = CPU
+        self.bytes = row_bytes
+
+    def row_bytes(self, length: int) -> int:
+        return self.bytes * length
+
+
+def rows(row_bytes: int, length: int) -> int:
+    return memory.rows_that_fit(cast(Network, Sized(row_bytes)), length)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with 8 GiB free, and no container."""
+    (tmp_path / "meminfo").write_text(f"MemTotal: {16 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {8 * 2**20} kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    return tmp_path
+
+
+def contain(machine: Path, limit: str, used: int, files: int) -> None:
+    (machine / "memory.max").write_text(f"{limit}\n")
+    (machine / "memory.current").write_text(f"{used}\n")
+    (machine / "memory.stat").write_text(f"anon 5\nactive_file {files // 2}\ninactive_file {files - files // 2}\n")
+
+
+def test_what_the_machine_has_free(machine: Path) -> None:
+    assert memory.free_bytes(CPU) == 8 * GIB
+
+
+def test_a_container_may_have_less(machine: Path) -> None:
+    contain(machine, str(4 * GIB), used=3 * GIB, files=GIB)
+    assert memory.free_bytes(CPU) == 2 * GIB
+
+
+def test_a_container_without_a_limit(machine: Path) -> None:
+    contain(machine, "max", used=3 * GIB, files=0)
+    assert memory.free_bytes(CPU) == 8 * GIB
+
+
+def test_a_machine_that_does_not_tell(machine: Path) -> None:
+    (machine / "meminfo").unlink()
+    assert memory.free_bytes(CPU) == memory.ASSUMED_BYTES
+
+
+def test_a_gpu_tells_itself(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * GIB, 80 * GIB))
+    assert memory.free_bytes(torch.device("cuda")) == 5 * GIB
+
+
+def test_a_quarter_of_the_free_memory_is_for_rows(machine: Path) -> None:
+    assert rows(row_bytes=2**20, length=32) == 2 * GIB // (32 * 2**20)
+
+
+def test_one_row_is_run_however_little_there_is(machine: Path) -> None:
+    contain(machine, str(GIB), used=2 * GIB, files=0)
+    assert rows(row_bytes=2**20, length=32) == 1
+
+
+def test_there_are_never_more_rows_than_pay(machine: Path) -> None:
+    assert rows(row_bytes=1, length=1) == memory.MOST_ROWS

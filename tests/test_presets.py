@@ -1,0 +1,64 @@
+"""Named strategies in a TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from genlm.decoding.presets import read_presets
+from genlm.decoding.strategy import Strategy
+from genlm.errors import InputError
+
+
+def write(folder: Path, contents: str | bytes) -> Path:
+    path = folder / "presets.toml"
+    path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+    return path
+
+
+def test_a_preset_is_the_strategy_of_its_kind_and_fields(tmp_path: Path) -> None:
+    path = write(tmp_path, '["dry run"]\nkind = "beam"\nnum_beams = 3\nearly_stopping = true\n\n[p]\nkind = "greedy"\n')
+    presets = read_presets(path)
+    assert presets == {
+        "dry run": Strategy.parse("beam:num_beams=3,early_stopping=true"),
+        "p": Strategy.parse("greedy"),
+    }
+    assert presets["dry run"].name == "dry run"
+
+
+def test_a_whole_number_does_for_a_number(tmp_path: Path) -> None:
+    presets = read_presets(write(tmp_path, '[warm]\nkind = "sample"\ntemperature = 2\n'))
+    assert presets["warm"] == Strategy.parse("sample:temperature=2.0")
+
+
+def test_an_empty_file_has_no_presets(tmp_path: Path) -> None:
+    assert read_presets(write(tmp_path, "")) == {}
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ('[a]\nkind = "top-k"\nnum_beams = 4\n', "preset 'a': field 'num_beams' does not apply to kind 'top-k'"),
+        ('[a]\nkind = "top-k"\ntop_k = "4"\n', "preset 'a': top_k must be a whole number at least 1, not '4'"),
+        ('[a]\nkind = "top-k"\ntop_k = inf\n', "preset 'a': top_k must be a whole number at least 1, not inf"),
+        ('[a]\nkind = "nucleus"\n', "preset 'a': no strategy kind 'nucleus'"),
+        ("[a]\ntop_k = 4\n", "preset 'a' needs a table with a kind"),
+        ("[a]\nkind = 4\n", "preset 'a' needs a table with a kind"),
+        ('kind = "greedy"\n', "preset 'kind' needs a table with a kind"),
+        ("[a\n", "not a TOML file"),
+        (b"[caf\xe9]\n", "not a TOML file"),
+    ],
+)
+def test_a_wrong_file_is_refused_naming_file_and_preset(tmp_path: Path, contents: str | bytes, message: str) -> None:
+    path = write(tmp_path, contents)
+    with pytest.raises(InputError) as caught:
+        read_presets(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read presets .*: No such file or directory"):
+        read_presets(tmp_path / "absent.toml")
+    with pytest.raises(InputError, match="cannot read presets .*: Is a directory"):
+        read_presets(tmp_path)
