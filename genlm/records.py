@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
-from genlm.model.info import ModelInfo
-from genlm.model.pieces import Token
+from genlm.model.info import ModelInfo as ModelInfo
+from genlm.model.pieces import Token as Token
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def score_tokens(logits: Tensor, tokens: Tensor) -> Scores:
 
 def entropy(logits: Tensor) -> Tensor:
     """The entropy of each row's distribution, (n, vocab) to (n,); -inf is a token that is out."""
-    return torch.special.entr(logits.softmax(-1)).sum(-1)
+    surprise: Tensor = torch.special.entr(logits.softmax(-1))
+    return surprise.sum(-1)
 
 
 def check_logits(logits: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def read_texts(argument: str | None, files: Sequence[Path], per: Per | None) -> 
     if not files and per == "line" and argument in (None, "-"):
         files = [STDIN]
     if not files:
-        whole = read_prompt(argument, noun="text")
+        whole = read_prompt(argument, "text")
         return (Text(line) for line in whole.split("\n")) if per == "line" else iter([Text(whole)])
     if len(files) - len(set(files)) and files.count(STDIN) > 1:
         raise UsageError("standard input can be read only once")

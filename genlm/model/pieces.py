@@ -44,9 +44,12 @@ class Pieces:
     """The bytes and the text of token ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.backend: Any = tokenizer.backend
+        backend: Any = tokenizer.backend
+        self.backend = backend
         self.is_byte_level = b'"ByteLevel"' in _state(self.backend.decoder)
-        self._added = {id: token.content for id, token in self.backend.get_added_tokens_decoder().items()}
+        self._added: dict[int, str] = {
+            id: token.content for id, token in self.backend.get_added_tokens_decoder().items()
+        }
         self._known: dict[int, tuple[bytes, str]] = {}
 
     def bytes_of(self, id: int) -> bytes:
@@ -100,7 +103,7 @@ class Pieces:
 
     def _spell(self, id: int) -> bytes:
         if id in self._added:
-            return str(self._added[id]).encode("utf-8")
+            return self._added[id].encode("utf-8")
         piece = self.backend.id_to_token(id)
         if piece is None:
             return b""

@@ -14,7 +14,6 @@ from genlm.views.terminal import make_console
 from genlm.views.tokens import label, shortened
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
     from rich.tree import Tree as RichTree
 
