@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,9 @@ def _ask(name: str, revision: str | None) -> list[str]:
 
     try:
         return _within(FIRST_ANSWER_S, ask)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        # The page of a proxy or a hotel, say.
+        raise HubUnreachable(name, "what answers in its place is not a Hub") from error
     except Exception as error:
         raise _explain(error, name, revision, "the Hub cannot be reached") from error
 
