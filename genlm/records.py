@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
@@ -100,6 +101,14 @@ class Tally:
     def bits_per_byte(self) -> float | None:
         """Bits of surprise over the bytes that were scored; None where there are none."""
         return -self.logprob / math.log(2) / self.num_scored_bytes if self.num_scored_bytes else None
+
+
+class ScoreSettings(TypedDict):
+    """What a score depends on beside the model: a start token or none, the window and its stride in tokens."""
+
+    bos: bool
+    window: int
+    stride: int
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,20 @@ def read_texts(argument: str | None, files: Sequence[Path], per: Per | None) -> 
     return (text for path in files for text in _read(path, per or "line"))
 
 
+def read_prompt_or_file(argument: str | None, file: Path | None) -> str:
+    """A prompt as `read_prompt` finds it, or a file's contents without its last line break.
+
+    Raises:
+        UsageError: both at once, or neither.
+        InputError: a file that cannot be read, or text that is not UTF-8, with the byte.
+    """
+    if file is None:
+        return read_prompt(argument)
+    if argument is not None:
+        raise UsageError("a prompt as argument and --file at once: which is it?")
+    return _without_break("".join(text.text for text in _read(file, "file")))
+
+
 def check_utf8(path: Path) -> None:
     """Raise InputError where a file cannot be read, or is not UTF-8, with the first byte that is wrong."""
     if path.exists() and not path.is_file() and not path.is_dir():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from genlm.errors import InputError
 from genlm.formats.texts import Text
 from genlm.model.pieces import Pieces
-from genlm.records import RANK_BOUNDS, ScoredText, Tally, TokenScore
+from genlm.records import RANK_BOUNDS, ScoredText, ScoreSettings, Tally, TokenScore
 from genlm.tasks.windows import Sliding, Window, score_windows, tokens_at_once
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ class Scoring:
         self.total = Tally()
         self._texts = texts
         self._pieces = Pieces(model.tokenizer)
+
+    @property
+    def settings(self) -> ScoreSettings:
+        """What the numbers depend on beside the model."""
+        return {"bos": self.bos, "window": self.sliding.size, "stride": self.sliding.stride}
 
     def __iter__(self) -> Iterator[ScoredText]:
         for shelf in self._shelves():
@@ -141,9 +146,7 @@ class _Job:
         num_bytes = len(self.text.text.encode("utf-8"))
         unscored = sum(len(self.pieces.bytes_of(token.id)) for token in self._first())
         scored_bytes = max(0, num_bytes - unscored)
-        return Tally(
-            1, self.num_tokens, num_bytes, self.num_scored, scored_bytes, self.logprob, tuple(self.ranks)
-        )
+        return Tally(1, self.num_tokens, num_bytes, self.num_scored, scored_bytes, self.logprob, tuple(self.ranks))
 
     def _first(self) -> list[TokenScore]:
         """The first token where nothing stands before it, so that it has no score."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from genlm.records import AttentionCheck, AttentionMaps, Head, Token
+from genlm.records import AttentionCheck, AttentionMaps, Token
 from genlm.views.terminal import make_console
-from genlm.views.tokens import label, shortened
 from genlm.views.tokenize import token_record
+from genlm.views.tokens import label, shortened
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -21,44 +21,72 @@ LABEL_WIDTH = 16
 WIDEST_CELL = 4
 
 
-def show_attention(stream: TextIO, maps: AttentionMaps, head: Head) -> None:
-    """One head as a heat map: a row a token, a column for each token that it attends to."""
+@dataclass(frozen=True)
+class _Grid:
+    """How a square of `size` weights fits a terminal: cells `width` wide, each of `pooled` x `pooled` weights."""
+
+    size: int
+    pooled: int
+    width: int
+
+    @classmethod
+    def fitting(cls, size: int, columns: int) -> _Grid:
+        available = columns - len(str(size)) - LABEL_WIDTH - 2
+        pooled = -(-size // available)
+        return cls(size, pooled, min(WIDEST_CELL, available // -(-size // pooled)))
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether there is room for numbers in the cells."""
+        return self.width == WIDEST_CELL
+
+
+def show_attention(stream: TextIO, maps: AttentionMaps) -> None:
+    """The first head as a heat map: a row a token, a column for each token that it attends to."""
+    from rich.text import Text
+
     console = make_console(stream)
+    head = maps.heads[0]
     console.print(
-        f"layer {head.layer} of 0-{maps.num_layers - 1}, head {head.head} of 0-{maps.num_heads - 1}: "
-        "what each token (row) attends to",
+        f"layer {head.layer} (of 0-{maps.num_layers - 1}), head {head.head} (of 0-{maps.num_heads - 1}): "
+        "what each token, a row, attends to",
         style="bold",
         soft_wrap=False,
     )
-    size = len(head.weights)
-    labels = [shortened(label(token.text, None if token.whole else token.bytes), LABEL_WIDTH) for token in maps.tokens]
-    digits = len(str(size - 1))
-    available = console.width - digits - max(LABEL_WIDTH, 1) - 3
-    pooled = -(-size // available)
-    width = max(1, min(WIDEST_CELL, available // -(-size // pooled)))
-    if width >= digits + 1:
-        console.print(_columns(size, width, digits + LABEL_WIDTH + 2), style="dim")
-    for start in range(0, size, pooled):
-        console.print(_row(head.weights, labels, start, pooled, width, digits))
+    grid = _Grid.fitting(len(head.weights), console.width)
+    if grid.has_numbers:
+        console.print(Text(" " * _margin(grid) + _numbers(grid), style="dim"))
+    for start in range(0, grid.size, grid.pooled):
+        console.print(_label(maps.tokens[start], start, grid) + _cells(head.weights, start, grid))
     console.print()
-    for line in _remarks(pooled, width, maps.check):
+    for line in _remarks(grid, maps.check):
         console.print(line, soft_wrap=False)
 
 
-def _columns(size: int, width: int, indent: int) -> str:
-    return " " * indent + "".join(f"{column:>{width}}" for column in range(size))
+def _margin(grid: _Grid) -> int:
+    return len(str(grid.size)) + LABEL_WIDTH + 2
 
 
-def _row(weights: Sequence[Sequence[float]], labels: Sequence[str], start: int, pooled: int, width: int, digits: int) -> Text:
+def _numbers(grid: _Grid) -> str:
+    return "".join(f"{column:>{grid.width - 1}} " for column in range(grid.size))
+
+
+def _label(token: Token, number: int, grid: _Grid) -> Text:
     from rich.cells import set_cell_size
     from rich.text import Text
 
-    row = Text(f"{start:>{digits}} {set_cell_size(labels[start], LABEL_WIDTH)} ")
-    for column in range(0, start + pooled, pooled):
-        if column >= len(weights):
-            break
-        weight = _pool(weights, start, column, pooled)
-        row.append(_cell(weight, width), style=_style(weight))
+    name = shortened(label(token.text, None if token.whole else token.bytes), LABEL_WIDTH)
+    digits = len(str(grid.size))
+    return Text.assemble((f"{number:>{digits}} ", "dim"), set_cell_size(name, LABEL_WIDTH), " ")
+
+
+def _cells(weights: Sequence[Sequence[float]], start: int, grid: _Grid) -> Text:
+    from rich.text import Text
+
+    row = Text()
+    for column in range(0, min(grid.size, start + grid.pooled), grid.pooled):
+        weight = _pool(weights, start, column, grid.pooled)
+        row.append(_cell(weight, grid.width), style=_style(weight))
     return row
 
 
@@ -71,7 +99,7 @@ def _cell(weight: float, width: int) -> str:
     """The weight in hundredths where there is room for a number, else a shade of grey."""
     if width >= WIDEST_CELL:
         return f"{round(100 * weight):>{width - 1}} "
-    return SHADES[min(len(SHADES) - 1, int(weight * len(SHADES)) if weight >= 0.01 else 0)] * width
+    return SHADES[min(len(SHADES) - 1, int(weight**0.5 * len(SHADES)))] * width
 
 
 def _style(weight: float) -> str:
@@ -82,10 +110,10 @@ def _style(weight: float) -> str:
     return f"{ink} on #{red:02x}{green:02x}{blue:02x}"
 
 
-def _remarks(pooled: int, width: int, check: AttentionCheck | None) -> list[str]:
-    cell = "Weights in hundredths" if width >= WIDEST_CELL else "The brighter, the more"
-    if pooled > 1:
-        cell += f"; each cell is the largest of {pooled} x {pooled} weights"
+def _remarks(grid: _Grid, check: AttentionCheck | None) -> list[str]:
+    cell = "Weights in hundredths" if grid.has_numbers else "The brighter, the more"
+    if grid.pooled > 1:
+        cell += f"; each cell is the largest of {grid.pooled} x {grid.pooled} weights"
     lines = [f"{cell}; a row sums to one."]
     if check is not None:
         lines.append(describe_check(check))

@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
+
+LEAST_WIDTH = 6
 EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+class Bar:
+    """A bar of `part` of the room that a table gives it."""
+
+    def __init__(self, part: float, style: str) -> None:
+        self.part = part
+        self.style = style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        yield Text(bar(self.part, options.max_width), style=self.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
+        return Measurement(LEAST_WIDTH, options.max_width)
 
 
 def bar(part: float, width: int) -> str:

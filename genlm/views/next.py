@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from genlm.decoding.strategy import Strategy
 from genlm.records import Branch, Candidate, Comparison, Filtered, NextToken, Tree
 from genlm.views.as_json import finite, split_bytes
-from genlm.views.bars import bar, percent
+from genlm.views.bars import Bar, percent
 from genlm.views.terminal import make_console
 from genlm.views.tokens import label, shortened
 
@@ -18,16 +18,32 @@ if TYPE_CHECKING:
     from rich.tree import Tree as RichTree
 
 TOKEN_WIDTH = 20
-LEAST_BAR = 6
+PROMPT_WIDTH = 40
 
 
-def show_next(stream: TextIO, found: NextToken) -> None:
+def show_next(stream: TextIO, found: NextToken | Comparison | Tree) -> None:
+    """For people: a table with bars, or a tree."""
+    if isinstance(found, Comparison):
+        _show_comparison(stream, found)
+    elif isinstance(found, Tree):
+        _show_tree(stream, found)
+    else:
+        _show_distribution(stream, found)
+
+
+def next_record(found: NextToken | Comparison | Tree) -> dict[str, Any]:
+    """What `genlm next --format json` says."""
+    if isinstance(found, Comparison):
+        return _comparison_record(found)
+    return _tree_record(found) if isinstance(found, Tree) else _distribution_record(found)
+
+
+def _show_distribution(stream: TextIO, found: NextToken) -> None:
     """The distribution as a table with bars, and what it amounts to."""
     from rich.text import Text
 
     console = make_console(stream)
     table = _table("rank", "token", "id", "probability", *(["after"] if found.filtered else []), "log-prob", "")
-    width = max(LEAST_BAR, console.width - _width_before_bar(found))
     highest = max(_shown_probability(candidate) for candidate in found.candidates)
     for candidate in found.candidates:
         is_cut = candidate.filtered == 0
@@ -39,7 +55,7 @@ def show_next(stream: TextIO, found: NextToken) -> None:
             percent(candidate.probability),
             *after,
             f"{candidate.logprob:.3f}",
-            Text(bar(_shown_probability(candidate) / highest if highest else 0, width), style="cyan"),
+            Bar(_shown_probability(candidate) / highest if highest else 0.0, "cyan"),
             style="dim" if is_cut else None,
         )
     console.print(table)
@@ -52,16 +68,6 @@ def _shown_probability(candidate: Candidate) -> float:
     return candidate.probability if candidate.filtered is None else candidate.filtered
 
 
-def _width_before_bar(found: NextToken) -> int:
-    """The cells that the columns before the bars take, with two between each."""
-    from rich.cells import cell_len
-
-    token = max([len("token"), *(cell_len(_token(candidate)) for candidate in found.candidates)])
-    rank = max(len("rank"), len(str(len(found.candidates))))
-    id = max(len(str(candidate.id)) for candidate in found.candidates)
-    return rank + token + id + len("probability") + len("log-prob") + (10 if found.filtered else 0) + 11
-
-
 def _token(candidate: Candidate) -> str:
     return shortened(label(candidate.text, candidate.bytes), TOKEN_WIDTH)
 
@@ -69,8 +75,8 @@ def _token(candidate: Candidate) -> str:
 def _findings(found: NextToken) -> list[str]:
     shown = sum(candidate.probability for candidate in found.candidates)
     lines = [
-        f"entropy {_entropy(found.entropy)}, of {found.vocab_size:,} tokens; the {len(found.candidates):,} shown hold "
-        f"{percent(shown)}"
+        f"entropy {_entropy(found.entropy)} (of {found.vocab_size:,})",
+        f"the {len(found.candidates):,} shown hold {percent(shown)} of the probability",
     ]
     if found.filtered is not None:
         lines += _filter_findings(found.filtered)
@@ -78,31 +84,31 @@ def _findings(found: NextToken) -> list[str]:
 
 
 def _filter_findings(filtered: Filtered) -> list[str]:
-    kept = f"{filtered.strategy.spec} keeps {filtered.kept:,} ({percent(1 - filtered.cut_probability)}"
-    lines = [f"{kept} of the probability), entropy {_entropy(filtered.entropy)}"]
+    lines = [
+        "",
+        f"{filtered.strategy} keeps {filtered.kept:,} tokens with {percent(1 - filtered.cut_probability)} of the "
+        f"probability",
+        f"entropy {_entropy(filtered.entropy)}",
+    ]
     if filtered.cut:
-        names = ", ".join(
-            f"{_token(candidate)} (rank {candidate.rank:,}, {percent(candidate.probability)})"
-            for candidate in filtered.likeliest_cut
-        )
-        lines.append(f"and cuts {filtered.cut:,} ({percent(filtered.cut_probability)}), the likeliest: {names}")
+        names = ", ".join(f"{_token(candidate)} (rank {candidate.rank:,})" for candidate in filtered.likeliest_cut)
+        lines.append(f"it cuts {filtered.cut:,} with {percent(filtered.cut_probability)}, the likeliest: {names}")
     if not filtered.strategy.samples:
         lines.append(f"{filtered.strategy.kind} draws nothing: it takes the likeliest")
     return lines
 
 
 def _entropy(nats: float) -> str:
-    return f"{nats:.3f} nats, as of {math.exp(nats):,.1f} equally likely choices"
+    return f"{nats:.3f} nats: as open as {math.exp(nats):,.1f} equally likely tokens"
 
 
-def show_comparison(stream: TextIO, found: Comparison) -> None:
+def _show_comparison(stream: TextIO, found: Comparison) -> None:
     """Given continuations, the likeliest first."""
     from rich.text import Text
 
     console = make_console(stream)
     has_strategy = found.strategy is not None
     table = _table("rank", "continuation", "tokens", "log-prob", *(["after"] if has_strategy else []), "share", "")
-    used = 4 + 30 + 6 + 9 + (9 if has_strategy else 0) + 8 + 12
     for continuation in found.continuations:
         after = [] if continuation.filtered is None else [_nats(continuation.filtered)]
         table.add_row(
@@ -112,7 +118,7 @@ def show_comparison(stream: TextIO, found: Comparison) -> None:
             _nats(continuation.logprob),
             *after,
             percent(continuation.share),
-            Text(bar(continuation.share, max(LEAST_BAR, console.width - used)), style="cyan"),
+            Bar(continuation.share, "cyan"),
         )
     console.print(table)
     console.print()
@@ -128,13 +134,13 @@ def _nats(logprob: float) -> str:
     return f"{logprob:.3f}"
 
 
-def show_tree(stream: TextIO, found: Tree) -> None:
+def _show_tree(stream: TextIO, found: Tree) -> None:
     """The likeliest ways on."""
     from rich.text import Text
     from rich.tree import Tree as RichTree
 
     console = make_console(stream)
-    root = RichTree(Text(shortened(label(found.prompt), console.width), style="bold"), guide_style="dim")
+    root = RichTree(Text(_end_of(found.prompt), style="bold"), guide_style="dim")
     _hang(root, found.branches)
     console.print(root)
     console.print()
@@ -144,6 +150,11 @@ def show_tree(stream: TextIO, found: Tree) -> None:
         f"stands before, and of the whole way{under}.",
         soft_wrap=False,
     )
+
+
+def _end_of(prompt: str) -> str:
+    shown = label(prompt)
+    return shown if len(shown) <= PROMPT_WIDTH else "…" + shown[-PROMPT_WIDTH:]
 
 
 def _hang(tree: RichTree, branches: tuple[Branch, ...]) -> None:
@@ -168,15 +179,14 @@ def _count(branches: tuple[Branch, ...]) -> int:
 def _table(*columns: str) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=True, header_style="dim")
     for name in columns:
         is_text = name in ("token", "continuation", "")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True, ratio=None if name else 1)
     return table
 
 
-def next_record(found: NextToken) -> dict[str, Any]:
-    """What `genlm next --format json` says."""
+def _distribution_record(found: NextToken) -> dict[str, Any]:
     record = {
         "model": asdict(found.model),
         "prompt": found.prompt,
@@ -188,7 +198,7 @@ def next_record(found: NextToken) -> dict[str, Any]:
     }
     if found.filtered is not None:
         filtered = found.filtered
-        record["strategy"] = strategy_record(filtered.strategy)
+        record["strategy"] = _strategy_record(filtered.strategy)
         record["filtered"] = {
             "entropy": filtered.entropy,
             "effective_choices": math.exp(filtered.entropy),
@@ -200,8 +210,7 @@ def next_record(found: NextToken) -> dict[str, Any]:
     return record
 
 
-def comparison_record(found: Comparison) -> dict[str, Any]:
-    """What `genlm next --candidates ... --format json` says."""
+def _comparison_record(found: Comparison) -> dict[str, Any]:
     record = {
         "model": asdict(found.model),
         "prompt": found.prompt,
@@ -231,12 +240,11 @@ def comparison_record(found: Comparison) -> dict[str, Any]:
         ],
     }
     if found.strategy is not None:
-        record["strategy"] = strategy_record(found.strategy)
+        record["strategy"] = _strategy_record(found.strategy)
     return record
 
 
-def tree_record(found: Tree) -> dict[str, Any]:
-    """What `genlm next --steps ... --format json` says."""
+def _tree_record(found: Tree) -> dict[str, Any]:
     record = {
         "model": asdict(found.model),
         "prompt": found.prompt,
@@ -247,11 +255,11 @@ def tree_record(found: Tree) -> dict[str, Any]:
         "candidates": _branch_records(found.branches),
     }
     if found.strategy is not None:
-        record["strategy"] = strategy_record(found.strategy)
+        record["strategy"] = _strategy_record(found.strategy)
     return record
 
 
-def strategy_record(strategy: Strategy) -> dict[str, Any]:
+def _strategy_record(strategy: Strategy) -> dict[str, Any]:
     """A strategy with every resolved field."""
     return {"name": strategy.name, "kind": strategy.kind, "spec": strategy.spec, "fields": strategy.fields}
 

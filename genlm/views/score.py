@@ -144,6 +144,12 @@ def _style(token: TokenScore) -> str:
     return UNSCORED if token.rank is None else STYLES[bucket(token.rank)]
 
 
+def score_summary(model: ModelInfo, *, bos: bool, window: int, stride: int) -> str:
+    """What ran, in one line."""
+    first = "a start token before each text" if bos else "no start token: the first token of a text is not scored"
+    return f"{model.name} ({model.dtype}, {model.device})  {first}  windows of {window:,}, stride {stride:,}"
+
+
 def _sum(total: Tally) -> str:
     texts = f"{total.num_texts:,} texts, " if total.num_texts != 1 else ""
     counts = f"{texts}{total.num_tokens:,} token{'' if total.num_tokens == 1 else 's'}, {total.num_bytes:,} bytes: "
@@ -162,12 +168,13 @@ def _number(value: float | None, places: int) -> str:
 class ScoreJsonLines:
     """An object a text."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, tokens: bool) -> None:
         self._stream = stream
+        self._tokens = tokens
 
     def show(self, scored: ScoredText) -> None:
         """See ScoreView."""
-        self._stream.write(as_line(item_record(scored)) + "\n")
+        self._stream.write(as_line(item_record(scored, tokens=self._tokens)) + "\n")
         self._stream.flush()
 
     def finish(self, total: Tally) -> None:
@@ -177,15 +184,16 @@ class ScoreJsonLines:
 class ScoreJson:
     """One object, written as it grows: no more than one text is held."""
 
-    def __init__(self, stream: TextIO, model: ModelInfo, *, bos: bool, stride: int, window: int) -> None:
+    def __init__(self, stream: TextIO, model: ModelInfo, *, tokens: bool, bos: bool, window: int, stride: int) -> None:
         self._stream = stream
+        self._tokens = tokens
         self._shown = 0
         stream.write('{\n  "model": ' + as_line(asdict(model)) + ",\n")
         stream.write(f'  "bos": {as_line(bos)},\n  "window": {window},\n  "stride": {stride},\n  "items": [')
 
     def show(self, scored: ScoredText) -> None:
         """See ScoreView."""
-        self._stream.write(("," if self._shown else "") + "\n    " + as_line(item_record(scored)))
+        self._stream.write(("," if self._shown else "") + "\n    " + as_line(item_record(scored, tokens=self._tokens)))
         self._shown += 1
 
     def finish(self, total: Tally) -> None:
@@ -195,12 +203,12 @@ class ScoreJson:
         self._stream.write('  "total": ' + as_line(record) + "\n}\n")
 
 
-def item_record(scored: ScoredText) -> dict[str, Any]:
-    """A text as `genlm score` says it in JSON; without tokens where they were not kept."""
+def item_record(scored: ScoredText, *, tokens: bool) -> dict[str, Any]:
+    """A text as `genlm score` says it in JSON, with its tokens or without."""
     place = {"source": scored.source} if scored.source is not None else {}
     line = {"line": scored.line} if scored.line is not None else {}
-    tokens = {} if scored.tokens is None else {"tokens": [_token_record(token) for token in scored.tokens]}
-    return {"text": scored.text, **place, **line, **tokens, **tally_record(scored.tally)}
+    kept = {"tokens": [_token_record(token) for token in scored.tokens or ()]} if tokens else {}
+    return {"text": scored.text, **place, **line, **kept, **tally_record(scored.tally)}
 
 
 def tally_record(tally: Tally) -> dict[str, Any]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from genlm.records import Token, TokenizedText
 from genlm.views.as_json import as_line, split_bytes
 from genlm.views.terminal import Writer, make_console, visible
 from genlm.views.tokens import label, shortened
 
+
+class TokensView(Protocol):
+    """Shows the tokens of texts as they come."""
+
+    def show(self, found: TokenizedText) -> None:
+        """Show a text."""
+        ...
+
+    def finish(self) -> None:
+        """Say what there is to say of all texts."""
+        ...
 
 
 class TokensText:

@@ -129,9 +129,11 @@ function drawLabels(context, left, side) {
 
 function outline(context, left, side, [row, column]) {
   const cell = side / size;
-  context.strokeStyle = getComputedStyle(document.body).getPropertyValue("--accent");
-  context.lineWidth = 2;
-  context.strokeRect(left + column * cell, 1 + row * cell, cell, cell);
+  [["#000", 4], ["#fff", 2]].forEach(([ink, width]) => {
+    context.strokeStyle = ink;
+    context.lineWidth = width;
+    context.strokeRect(left + column * cell, 1 + row * cell, cell, cell);
+  });
 }
 
 function point(event) {
@@ -155,7 +157,9 @@ large.addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft") turn(-1);
   if (event.key === "ArrowRight") turn(1);
 });
-window.addEventListener("resize", () => { if (large.open) draw(); });
+function redraw() { if (large.open) draw(); }
+window.addEventListener("resize", redraw);
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
 function drawScale() {
   const canvas = document.getElementById("scale");
@@ -177,6 +181,7 @@ function start() {
   data.heads.forEach(([layer], head) => {
     if (head === 0 || data.heads[head - 1][0] !== layer) {
       grid = element("div", "heads");
+      grid.style.setProperty("--count", data.heads.filter((other) => other[0] === layer).length);
       layers.append(element("h2", "", `Layer ${layer}`), grid);
     }
     grid.append(makeThumbnail(head));

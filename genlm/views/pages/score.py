@@ -31,7 +31,7 @@ class ScorePage:
             shown = [_token(text, token) for text, token in pieces]
             self._items.append({"place": _place(scored), "tokens": shown})
 
-    def page(self, model: ModelInfo, total: Tally, *, bos: bool, stride: int, window: int) -> str:
+    def page(self, model: ModelInfo, total: Tally, *, bos: bool, window: int, stride: int) -> str:
         """The page."""
         first = "a start token stands before each text" if bos else "the first token of a text is not scored"
         data = {
