@@ -33,7 +33,7 @@ def save_other(folder: Path, family: str, **changes: Any) -> Path:
     import transformers
 
     tokenizer = byte_tokenizer()
-    names = {"llama": "LlamaConfig", "opt": "OPTConfig", "gpt_neox": "GPTNeoXConfig"}
+    names = {"llama": "LlamaConfig", "opt": "OPTConfig", "gpt_neox": "GPTNeoXConfig", "mistral": "MistralConfig"}
     settings: dict[str, Any] = {
         "vocab_size": tokenizer.get_vocab_size(),
         "hidden_size": 32,
@@ -47,6 +47,8 @@ def save_other(folder: Path, family: str, **changes: Any) -> Path:
         settings |= {"ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 1}
     else:
         settings |= {"intermediate_size": 64}
+    if family == "mistral":
+        settings |= {"sliding_window": 4, "num_key_value_heads": 2}
     torch.manual_seed(1)
     config = getattr(transformers, names[family])(**(settings | changes))
     model = transformers.AutoModelForCausalLM.from_config(config).eval()

@@ -20,7 +20,7 @@ PROMPTS = ([5, 9, 200, 31, 7, 77], [42], [8, 8, 250, 3])
 NEW = ([11, 12, 13], [101, 3, 60], [9, 9, 9])
 
 
-@pytest.fixture(scope="module", params=["lean", "stock", "llama", "opt", "gpt_neox"])
+@pytest.fixture(scope="module", params=["lean", "stock", "llama", "opt", "gpt_neox", "mistral"])
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Network:
     folder: Path = tmp_path_factory.mktemp("networks") / request.param
     if request.param == "lean":

@@ -95,8 +95,8 @@ def no_type(folder: Path) -> None:
     ("damage", "message"),
     [
         (more_layers, r"the weights lack model\.layers\.2\."),
-        (wider, "transformers cannot load"),
-        (wrong_type, "transformers cannot load"),
+        (wider, r"mlp\.down_proj\.weight has shape \(32, 64\), where config.json asks for \(32, 65\)"),
+        (wrong_type, r"transformers cannot load .*hidden_size"),
         (truncate, "transformers cannot load"),
         (unknown_type, "transformers cannot load .*gpt-of-tomorrow"),
         (no_type, "transformers cannot load"),
@@ -153,6 +153,15 @@ def test_code_in_the_folder_never_runs(damaged: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the model needs code of its own, which genlm never runs"):
         load(damaged)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("change", [{"attn_implementation": "someone/kernel"}, {"return_dict": False}])
+def test_how_a_model_is_run_is_not_for_its_folder_to_say(change: dict[str, Any], llama: Path, damaged: Path) -> None:
+    edit_json(damaged / "config.json", **change)
+    network = load(damaged).network
+    assert isinstance(network, StockModel)
+    assert network.model.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(network.prefill([IDS], 0)[0][0], load(llama).network.logits(IDS)[-1])
 
 
 def test_code_of_a_tokenizer_never_runs(tmp_path: Path, damaged: Path) -> None:

@@ -85,11 +85,18 @@ class _Search:
 
     def extend(self, logits: Tensor) -> None:
         """Grow every beam by one token, keep the best of those that ended and go on with the best others."""
-        candidates = self._candidates(logits)
-        # The candidates after the first num_beams are there to go on with, not to end.
-        ended = [self._hypothesis(beam, beam.reason) for beam in candidates[: self.num_beams] if beam.reason]
+        going_on: list[Beam] = []
+        ended: list[Hypothesis] = []
+        for rank, beam in enumerate(self._candidates(logits)):
+            if beam.reason is None:
+                going_on.append(beam)
+            # The candidates after the first num_beams are there to go on with, not to end.
+            elif rank < self.num_beams:
+                ended.append(self._hypothesis(beam, beam.reason))
+            if len(going_on) == self.num_beams:
+                break
+        self.beams = going_on
         self.hypotheses = sorted(self.hypotheses + ended, key=lambda each: each.score, reverse=True)[: self.num_beams]
-        self.beams = [beam for beam in candidates if not beam.reason][: self.num_beams]
 
     def is_over(self) -> bool:
         """Whether no further step can matter, by transformers' rules."""
@@ -115,7 +122,7 @@ class _Search:
         length = self.request.max_new_tokens if is_optimistic else len(self.beams[0].ids)
         return self._penalised(self.beams[0].score, length)
 
-    def _candidates(self, logits: Tensor) -> list[Beam]:
+    def _candidates(self, logits: Tensor) -> Iterator[Beam]:
         """The `width` likeliest continuations of all beams together, likeliest first."""
         require_numbers(logits.logsumexp(-1), len(self.beams[0].ids))
         logprobs = logits.log_softmax(-1)
@@ -123,11 +130,10 @@ class _Search:
         scores = scores + torch.tensor([beam.score for beam in self.beams], device=logits.device)[:, None]
         best = scores.flatten().topk(min(self.width, scores.numel()))
         own = logprobs.flatten()[best.indices]
-        ranked = zip(best.indices.tolist(), best.values.tolist(), own.tolist(), strict=True)
         vocab = scores.shape[-1]
-        return [
-            self._grown(at // vocab, at % vocab, score, logprob) for at, score, logprob in ranked if score > -torch.inf
-        ]
+        for at, score, logprob in zip(best.indices.tolist(), best.values.tolist(), own.tolist(), strict=True):
+            if score > -torch.inf:
+                yield self._grown(at // vocab, at % vocab, score, logprob)
 
     def _filtered(self, scores: Tensor) -> Tensor:
         if self.filters:

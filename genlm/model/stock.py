@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,23 @@ from genlm.model.thirdparty import first_line, silence_transformers
 
 def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
     """A transformers model from a folder, in evaluation mode. Never runs code from the folder."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     silence_transformers()
     try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        # A folder might name a kernel here, which is code from the Hub; None is the best that torch has.
+        config._attn_implementation = None
+        config.return_dict = True
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
+            config=config,
             dtype=dtype,
             use_safetensors=None if allow_pickle else True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     # transformers raises whatever it stumbles over in a folder.
     except Exception as error:
@@ -37,12 +43,18 @@ def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: boo
             raise ModelError(f"{path}: the model needs code of its own, which genlm never runs") from error
         raise ModelError(f"transformers cannot load {path}: {first_line(error)}") from error
     model, report = loaded
-    # transformers would make them up at random.
+    _check_complete(path, report)
+    return model.eval().to(torch.device(device))
+
+
+def _check_complete(path: Path, report: Mapping[str, Any]) -> None:
+    """Raise ModelError where transformers made weights up at random, for those in the file do not do."""
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise ModelError(f"{path}: {name} has shape {tuple(found)}, where config.json asks for {tuple(wanted)}")
     missing = sorted(report["missing_keys"])
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{path}: the weights lack {missing[0]}{more}, which config.json asks for")
-    return model.eval().to(torch.device(device))
 
 
 class StockModel:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, or its name where it says nothing."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    """What an error says first, with its name where that alone says little."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines or isinstance(error, KeyError):
+        return " ".join([type(error).__name__, *lines[:1]])
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def silence_transformers() -> None:

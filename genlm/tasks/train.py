@@ -252,7 +252,9 @@ def save_folder(model: Any, tokenizer: Tokenizer, out: Path) -> None:
         model_max_length=model.config.n_positions,
     )
     fast.save_pretrained(out)
-    half = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
+    # The head is tied to the embedding, and would be written a second time.
+    own = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    half = {name: value.to(torch.float16) for name, value in own.items()}
     activation, model.config.activation_function = model.config.activation_function, "gelu_new"
     model.save_pretrained(out, state_dict=half)
     model.config.activation_function = activation
