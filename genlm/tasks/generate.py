@@ -153,7 +153,7 @@ def _fit(ids: Sequence[int], context: int | None, new: int, overflow: Overflow) 
     if new >= context:
         raise InputError(
             f"{new} new tokens leave no room for a prompt in the model's context of {context}",
-            hint=f"--max-new-tokens {context - 1} at most",
+            hint=f"{context - 1} at most",
         )
     if overflow == "truncate-left":
         return ids[len(ids) - (context - new) :]
