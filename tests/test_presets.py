@@ -58,7 +58,7 @@ def test_a_wrong_file_is_refused_naming_file_and_preset(tmp_path: Path, contents
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot read presets .*: No such file or directory"):
+    with pytest.raises(InputError, match=r"cannot read presets .*: No such file or directory"):
         read_presets(tmp_path / "absent.toml")
-    with pytest.raises(InputError, match="cannot read presets .*: Is a directory"):
+    with pytest.raises(InputError, match=r"cannot read presets .*: Is a directory"):
         read_presets(tmp_path)

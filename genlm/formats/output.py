@@ -15,6 +15,7 @@ from genlm.errors import OutputError
 
 # /dev/stdout opened as a file would be emptied first, and `>>` means to keep it.
 STANDARD_OUTPUT = ("-", "/dev/stdout")
+WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
 def is_standard_output(path: Path | None) -> bool:
@@ -103,13 +104,11 @@ def _explaining(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _explaining_writes(name: Path | str) -> Iterator[None]:
-    """For code that does other things too: a write that fails names no file, as every other failure does."""
+    """For code that reads files too: only a write fails like this."""
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        if error.filename is not None:
+        if error.errno not in WRITE_FAILURES:
             raise
         raise _cannot_write(name, error) from error
 

@@ -37,7 +37,10 @@ class Spinner:
         """Show `text`, in the place of what was shown before."""
         if self._console is None:
             return
-        shown = one_line(text)
+        from rich.text import Text
+
+        # In a plain string the spinner would read markup.
+        shown = Text(one_line(text))
         if self._status is None:
             self._status = self._console.status(shown, refresh_per_second=PICTURES_PER_SECOND)
             self._status.start()

@@ -1,0 +1,108 @@
+"""The Python side: `import genlm` and what it offers."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import genlm
+from genlm.api import LanguageModel
+from genlm.errors import InputError, ModelError, SpecError, UsageError
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def lm(tiny: Path) -> LanguageModel:
+    return genlm.load(str(tiny), device="cpu")
+
+
+def test_import_is_light() -> None:
+    code = "import sys, genlm; print([name for name in sys.modules if name.partition('.')[0] in ('genlm', 'torch')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "['genlm']"
+
+
+def test_every_public_name_is_there() -> None:
+    assert {name for name in genlm.__all__ if getattr(genlm, name).__name__ != name} == set()
+    assert set(genlm.__all__) <= set(dir(genlm))
+    with pytest.raises(AttributeError, match="module 'genlm' has no attribute 'generate'"):
+        genlm.generate  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_example_of_the_docstring(lm: LanguageModel) -> None:
+    made = lm.generate("Once upon a time", strategy="top-k:top_k=40", max_new_tokens=40, seed=7)
+    assert made.strategy.fields["top_k"] == 40
+    assert len(made.completions[0].token_ids) <= 40
+    assert isinstance(made, genlm.Generation)
+
+
+def test_a_strategy_is_a_spec_or_a_strategy(lm: LanguageModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 5, "seed": 1}
+    spec = lm.generate(PROMPT, strategy="top-k:top_k=4", **options)
+    strategy = lm.generate(PROMPT, strategy=genlm.Strategy.of("top-k", {"top_k": 4}), **options)
+    assert spec.completions == strategy.completions
+
+
+def test_the_default_strategy_is_top_p(lm: LanguageModel) -> None:
+    assert str(lm.generate(PROMPT, max_new_tokens=1).strategy) == "top-p:top_p=0.9"
+
+
+def test_stop_is_one_text_or_several(lm: LanguageModel) -> None:
+    options: dict[str, Any] = {"strategy": "greedy", "max_new_tokens": 20}
+    text = lm.generate(PROMPT, **options).completions[0].text
+    stop = text[3]
+    one = lm.generate(PROMPT, stop=stop, **options).completions
+    assert one[0].text == text[: text.index(stop)]
+    assert one[0].finish_reason == "stop"
+    assert lm.generate(PROMPT, stop=[stop, "never said"], **options).completions == one
+    assert lm.generate(PROMPT, stop=("never said", stop), **options).completions == one
+
+
+def test_stream_gives_what_generate_gives(lm: LanguageModel) -> None:
+    options: dict[str, Any] = {"num_return_sequences": 2, "max_new_tokens": 8, "seed": 1}
+    events = list(lm.stream(PROMPT, **options))
+    completions = [event for event in events if isinstance(event, genlm.Completion)]
+    pieces = [event for event in events if isinstance(event, genlm.Piece)]
+    assert len(pieces) + len(completions) == len(events)
+    ordered = sorted(completions, key=lambda completion: completion.index)
+    assert tuple(ordered) == lm.generate(PROMPT, **options).completions
+
+
+def test_stream_can_be_left_half_way(lm: LanguageModel) -> None:
+    events = lm.stream(PROMPT, strategy="greedy", max_new_tokens=40)
+    assert isinstance(next(events), genlm.Piece)
+    del events
+    assert lm.generate(PROMPT, strategy="greedy", max_new_tokens=3).completions
+
+
+def test_mistakes_are_raised_when_the_call_is_made(lm: LanguageModel) -> None:
+    with pytest.raises(SpecError, match="'num_beams' does not apply to kind 'top-k'"):
+        lm.stream(PROMPT, strategy="top-k:num_beams=2")
+    with pytest.raises(UsageError, match="greedy has one completion, not 2"):
+        lm.stream(PROMPT, strategy="greedy", num_return_sequences=2)
+    with pytest.raises(UsageError, match="max_new_tokens must be at least 1"):
+        lm.generate(PROMPT, max_new_tokens=0)
+    with pytest.raises(InputError, match="beyond the model's context of 64"):
+        lm.stream("fox " * 80)
+    assert issubclass(SpecError, genlm.GenlmError)
+
+
+def test_results_are_plain_data(lm: LanguageModel) -> None:
+    made = lm.generate(PROMPT, max_new_tokens=3, seed=1)
+    assert dataclasses.asdict(made)["completions"][0]["index"] == 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.seed = 2  # type: ignore[misc]
+
+
+def test_a_model_is_named_as_on_the_command_line(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENLM_MODEL", str(tiny))
+    assert genlm.load(device="cpu").info.name == str(tiny)
+    with pytest.raises(ModelError, match="no such folder"):
+        genlm.load("./absent")
+    assert genlm.load("fable", device="cpu").info.source == "bundled"

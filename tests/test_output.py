@@ -1,0 +1,154 @@
+"""Where a result goes: whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from genlm.errors import OutputError
+from genlm.formats.output import is_standard_output, open_output
+
+
+class Interruption(BaseException):
+    """What a signal to end raises: no Exception."""
+
+
+def write_and_fail(path: Path, text: str, error: type[BaseException]) -> None:
+    with open_output(path) as stream:
+        stream.write(text)
+        raise error
+
+
+def in_folder(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("path", [None, Path("-"), Path("/dev/stdout")])
+def test_without_a_file_the_result_goes_to_standard_output(path: Path | None, capsys: pytest.CaptureFixture) -> None:
+    with open_output(path) as stream:
+        stream.write("text\n")
+    assert capsys.readouterr().out == "text\n"
+    assert is_standard_output(path)
+
+
+def test_a_file_appears_once_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    with open_output(path) as stream:
+        stream.write("né狐\n")
+        stream.flush()
+        assert not path.exists()
+    assert path.read_bytes() == "né狐\n".encode()
+    assert in_folder(path) == ["out.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, Interruption])
+def test_what_was_there_stays_when_anything_goes_wrong(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("before")
+    with pytest.raises(error):
+        write_and_fail(path, "half", error)
+    assert path.read_text() == "before"
+    assert in_folder(path) == ["out.txt"]
+
+
+def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("before")
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail(path, "half", KeyboardInterrupt)
+    assert path.read_text() == "half"
+
+
+def test_ctrl_c_before_anything_was_made_keeps_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("before")
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail(path, "", KeyboardInterrupt)
+    assert path.read_text() == "before"
+    assert in_folder(path) == ["out.txt"]
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.txt", tmp_path / "link.txt"
+    link.symlink_to(target)
+    for text in ("new", "replaced"):
+        with open_output(link) as stream:
+            stream.write(text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+
+
+def test_permissions_stay_and_a_new_file_has_the_usual_ones(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.txt", tmp_path / "new.txt"
+    old.touch()
+    old.chmod(0o604)
+    before = os.umask(0o027)
+    try:
+        for path in (old, new):
+            with open_output(path) as stream:
+                stream.write("text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(old.stat().st_mode) == 0o604
+    assert stat.S_IMODE(new.stat().st_mode) == 0o640
+
+
+def test_a_device_and_a_named_pipe_are_written_in_place(tmp_path: Path) -> None:
+    with open_output(Path(os.devnull)) as stream:
+        stream.write("text")
+    assert not Path(os.devnull).is_file()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with open_output(pipe) as stream:
+        stream.write("text")
+    assert os.read(reading, 10) == b"text"
+    os.close(reading)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    reasons = {
+        tmp_path: "Is a directory",
+        tmp_path / "missing" / "out.txt": "No such file or directory",
+        tmp_path / "file" / "out.txt": "Not a directory",
+        tmp_path / "loop" / "out.txt": "Too many levels of symbolic links",
+        tmp_path / ("n" * 300): "File name too long",
+    }
+    for path, reason in reasons.items():
+        with pytest.raises(OutputError, match=f"cannot write {path}: {reason}"), open_output(path):
+            pytest.fail("opened")
+
+
+def test_a_file_that_is_write_protected_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("before")
+    # The superuser may write everything, so a mode alone would not show it.
+    monkeypatch.setattr(os, "access", lambda file, mode: False)
+    with pytest.raises(OutputError, match="Permission denied"), open_output(path):
+        pytest.fail("opened")
+    assert path.read_text() == "before"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OutputError, match="cannot write /dev/full: No space"), open_output(Path("/dev/full")) as stream:
+        stream.write("text")
+    full = open("/dev/full", "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", full)
+    with pytest.raises(OutputError, match="cannot write standard output: No space"), open_output(None) as stream:
+        stream.write("text")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+    full.close()
+
+
+def test_a_failure_about_another_file_is_not_laid_to_the_output(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), open_output(tmp_path / "out.txt"):
+        (tmp_path / "model").read_bytes()
+    with pytest.raises(FileNotFoundError), open_output(None):
+        (tmp_path / "model").read_bytes()
