@@ -14,9 +14,16 @@ from typing import Any
 
 EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --remote-debugging-pipe"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-pipe",
+)
 # In the protocol a command goes to file descriptor 3 and what it says comes from 4.
 TO_BROWSER, FROM_BROWSER = 3, 4
 
@@ -43,7 +50,9 @@ class Page:
     def middle(self, script: str) -> tuple[float, float]:
         """The middle of an element that an expression gives, after it was brought into view."""
         self.run(f"{script}.scrollIntoView({{block: 'center'}})")
-        box = self.run(f"(() => {{ const b = {script}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()")
+        box = self.run(
+            f"(() => {{ const b = {script}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()"
+        )
         return box[0] + box[2] / 2, box[1] + box[3] / 2
 
     def move(self, x: float, y: float) -> None:

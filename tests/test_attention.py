@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import TEXT, VARIANTS
 from models import load, save_other
-from reference import stock
 
 from genlm.errors import InputError, ModelError, UsageError
 from genlm.model.attention import softmax_of
@@ -60,9 +59,7 @@ def test_other_families_keep_weights_that_their_fast_kernel_does_not(family: str
     maps = look_at_attention(loaded, PROMPT, check=True)
     expected = eager(folder, loaded.tokenizer.encode(PROMPT))
     for head in maps.heads:
-        torch.testing.assert_close(
-            torch.tensor(head.weights), expected[head.layer][head.head], atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(torch.tensor(head.weights), expected[head.layer][head.head], atol=1e-5, rtol=0)
     assert maps.check is not None
     assert maps.check.largest_difference < 1e-5
     assert loaded.network.model.config._attn_implementation == usual != "eager"
@@ -85,7 +82,9 @@ def test_a_layer_and_a_head_can_be_chosen(model: Model) -> None:
     assert look_at_attention(model, PROMPT, layer=1, head=2).heads == (everything.heads[6],)
 
 
-@pytest.mark.parametrize(("name", "value", "most"), [("layer", 2, 1), ("layer", -1, 1), ("head", 4, 3), ("head", -1, 3)])
+@pytest.mark.parametrize(
+    ("name", "value", "most"), [("layer", 2, 1), ("layer", -1, 1), ("head", 4, 3), ("head", -1, 3)]
+)
 def test_a_layer_or_head_that_is_not_there_is_refused(model: Model, name: str, value: int, most: int) -> None:
     with pytest.raises(UsageError, match=f"the model has no {name} {value}") as caught:
         look_at_attention(model, PROMPT, **{name: value})  # type: ignore[arg-type]

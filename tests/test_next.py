@@ -211,7 +211,7 @@ def test_a_tree_with_a_strategy_has_only_what_its_filters_leave(model: Model) ->
 
 @pytest.mark.parametrize(("steps", "branches"), [(0, 1), (1, 0), (101, 1)])
 def test_a_tree_of_no_size_or_too_deep_is_refused(model: Model, steps: int, branches: int) -> None:
-    with pytest.raises(UsageError, match="steps|branches"):
+    with pytest.raises(UsageError, match=r"steps|branches"):
         grow_tree(model, PROMPT, steps, branches)
 
 

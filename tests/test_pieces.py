@@ -94,12 +94,17 @@ def test_marks_for_spaces_and_bytes_are_read() -> None:
     assert [pieces.bytes_of(id) for id in ids] == [b" fox", b" ", b"\xc3", b"\xa9"]
     assert pieces.join(ids) == "fox é"
     tokens = pieces.tokens("fox é")
-    assert [(token.start, token.end) for token in tokens][0] == (0, 3)
+    assert (tokens[0].start, tokens[0].end) == (0, 3)
     assert [token.whole for token in tokens] == [True, True, False, False]
 
 
 def test_an_id_without_a_token_has_no_text() -> None:
-    assert (BYTES.bytes_of(10**6), BYTES.text_of(10**6), BYTES.knows(10**6), BYTES.knows(10**12)) == (b"", "", False, False)
+    assert (BYTES.bytes_of(10**6), BYTES.text_of(10**6), BYTES.knows(10**6), BYTES.knows(10**12)) == (
+        b"",
+        "",
+        False,
+        False,
+    )
 
 
 def test_ids_make_the_text_again(tiny: Path) -> None:
@@ -125,7 +130,12 @@ def test_half_a_character_is_decoded_to_its_stand_in(tiny: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("5 x", "not a token id: 'x'"), ("-1", "not a token id: '-1'"), ("1.5", "not a token id"), ("9999", "no token 9999")],
+    [
+        ("5 x", "not a token id: 'x'"),
+        ("-1", "not a token id: '-1'"),
+        ("1.5", "not a token id"),
+        ("9999", "no token 9999"),
+    ],
 )
 def test_what_is_no_id_is_refused(tiny: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

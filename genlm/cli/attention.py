@@ -12,7 +12,7 @@ from genlm.cli.pages import open_page
 from genlm.formats.output import open_output
 from genlm.formats.texts import read_prompt_or_file
 from genlm.tasks.attention import look_at_attention
-from genlm.views.as_json import as_object
+from genlm.views.as_json import as_line
 from genlm.views.attention import attention_record, show_attention
 from genlm.views.pages.attention import attention_page
 from genlm.views.spinner import Spinner
@@ -87,6 +87,6 @@ def attention(
             page.write(attention_page(maps))
         spinner.stop()
         if format == "json":
-            stream.write(as_object(attention_record(maps)))
+            stream.write(as_line(attention_record(maps)) + "\n")
         else:
             show_attention(stream, maps)

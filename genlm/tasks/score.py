@@ -102,6 +102,12 @@ class Scoring:
             yield ids
 
 
+def score_text(model: Model, text: str, *, bos: bool | None = None, stride: int | None = None) -> ScoredText:
+    """The score of one text. Raises as `Scoring`."""
+    (scored,) = Scoring(model, [Text(text)], bos=bos, stride=stride)
+    return scored
+
+
 @dataclass
 class _Job:
     """A text under way."""

@@ -99,7 +99,7 @@ def _filter_findings(filtered: Filtered) -> list[str]:
 
 
 def _entropy(nats: float) -> str:
-    return f"{nats:.3f} nats: as open as {math.exp(nats):,.1f} equally likely tokens"
+    return f"{nats:.3f} nats: as uncertain as {math.exp(nats):,.1f} equally likely tokens"
 
 
 def _show_comparison(stream: TextIO, found: Comparison) -> None:

@@ -10,7 +10,7 @@ from genlm.records import RANK_BOUNDS, ModelInfo, ScoredText, Tally, TokenScore
 from genlm.views.as_json import as_line, split_bytes
 from genlm.views.bars import bar, percent
 from genlm.views.terminal import make_console, visible
-from genlm.views.tokens import label, shortened
+from genlm.views.tokens import counted, label, shortened
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -152,7 +152,7 @@ def score_summary(model: ModelInfo, *, bos: bool, window: int, stride: int) -> s
 
 def _sum(total: Tally) -> str:
     texts = f"{total.num_texts:,} texts, " if total.num_texts != 1 else ""
-    counts = f"{texts}{total.num_tokens:,} token{'' if total.num_tokens == 1 else 's'}, {total.num_bytes:,} bytes: "
+    counts = f"{texts}{counted(total.num_tokens, 'token')}, {counted(total.num_bytes, 'byte')}: "
     if not total.num_scored_tokens:
         return counts + "none could be scored"
     return (

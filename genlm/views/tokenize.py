@@ -7,7 +7,7 @@ from typing import Any, Protocol, TextIO
 from genlm.records import Token, TokenizedText
 from genlm.views.as_json import as_line, split_bytes
 from genlm.views.terminal import Writer, make_console, visible
-from genlm.views.tokens import label, shortened
+from genlm.views.tokens import counted, label, shortened
 
 
 class TokensView(Protocol):
@@ -73,11 +73,10 @@ def _remark(token: Token) -> str:
 
 
 def _counts(found: TokenizedText) -> str:
-    tokens, num_bytes = len(found.tokens), len(found.text.encode("utf-8", "replace"))
+    tokens, num_bytes = len(found.tokens), len(found.text.encode("utf-8"))
     per_token = f", {num_bytes / tokens:.2f} bytes a token" if tokens else ""
-    return (
-        f"{tokens:,} token{'' if tokens == 1 else 's'}, {len(found.text):,} characters, {num_bytes:,} bytes{per_token}"
-    )
+    counts = (counted(tokens, "token"), counted(len(found.text), "character"), counted(num_bytes, "byte"))
+    return ", ".join(counts) + per_token
 
 
 class TokenIds:
@@ -158,7 +157,7 @@ def tokens_record(found: TokenizedText) -> dict[str, Any]:
         "tokens": [token_record(token) for token in found.tokens],
         "num_tokens": len(found.tokens),
         "num_characters": len(found.text),
-        "num_bytes": len(found.text.encode("utf-8", "replace")),
+        "num_bytes": len(found.text.encode("utf-8")),
     }
 
 

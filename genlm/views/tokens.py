@@ -24,3 +24,8 @@ def shortened(text: str, width: int) -> str:
     from rich.cells import cell_len, set_cell_size
 
     return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 token, 2,000 tokens."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

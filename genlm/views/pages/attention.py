@@ -11,7 +11,7 @@ from genlm.records import AttentionMaps
 from genlm.views.attention import describe_check
 from genlm.views.pages import make_page
 from genlm.views.terminal import visible
-from genlm.views.tokens import label
+from genlm.views.tokens import counted, label
 
 STEPS = 65535
 # Beyond this many weights a page opens no more on most machines (two bytes each, and a third more as text).
@@ -34,7 +34,7 @@ def attention_page(maps: AttentionMaps) -> str:
     model = maps.model
     data = {
         "about": f"{model.name} ({model.parameters:,} parameters), {maps.num_layers} layers of {maps.num_heads} heads, "
-        f"{size} token{'' if size == 1 else 's'}",
+        f"{counted(size, 'token')}",
         "prompt": visible(maps.prompt),
         "tokens": [label(token.text, None if token.whole else token.bytes) for token in maps.tokens],
         "heads": [[head.layer, head.head] for head in maps.heads],
