@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +17,7 @@ from driving import call
 
 import genlm as package
 from genlm.cli.main import run
+from genlm.cli.signals import end_tidily_when_told, insistent_interrupts
 from genlm.errors import GenlmError
 
 PRESETS = Path(__file__).parent.parent / "prompts" / "strategies.toml"
@@ -170,6 +175,59 @@ class TestFailures:
         assert done.stderr == b"error: Bad file descriptor\n"
 
 
+class TestSignals:
+    @pytest.fixture(autouse=True)
+    def restored(self) -> Iterator[None]:
+        """What the test runner does with signals is as before."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        yield
+        assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    @pytest.mark.parametrize("consequence", [None, ImportError("half a module")])
+    def test_ctrl_c_that_an_import_swallows_or_fails_of_is_still_ctrl_c(self, consequence: Exception | None) -> None:
+        def import_something() -> None:
+            with insistent_interrupts():
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+                if consequence is not None:
+                    raise consequence
+
+        with pytest.raises(KeyboardInterrupt):
+            import_something()
+
+    def test_ctrl_c_in_a_callback_of_python_itself_prints_no_traceback(self, capsys: pytest.CaptureFixture) -> None:
+        class Finalised:
+            def __del__(self) -> None:
+                signal.raise_signal(signal.SIGINT)
+
+        def import_something() -> None:
+            with insistent_interrupts():
+                Finalised()
+
+        with pytest.raises(KeyboardInterrupt):
+            import_something()
+        assert capsys.readouterr().err == ""
+
+    def test_without_ctrl_c_nothing_is_changed(self) -> None:
+        with pytest.raises(ImportError), insistent_interrupts():
+            raise ImportError
+
+    def test_a_signal_to_end_unwinds_the_program(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        end_tidily_when_told()
+        with pytest.raises(SystemExit) as exit:
+            signal.raise_signal(signal.SIGTERM)
+        assert exit.value.code == 128 + signal.SIGTERM
+
+    def test_a_signal_that_is_ignored_stays_ignored(self) -> None:
+        """As by `nohup`."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        end_tidily_when_told()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
 class TestProgram:
     def test_alone_it_shows_its_help(self) -> None:
         alone = call()
@@ -222,10 +280,8 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genlm.cli.generate.load", fail)
 
 
-def shell(script: str) -> Any:
+def shell(script: str) -> subprocess.CompletedProcess[bytes]:
     """Run a shell script whose `"$@"` is the command."""
-    import subprocess
-
     return subprocess.run(
         ["sh", "-c", script, "sh", sys.executable, "-m", "genlm"],
         stdin=subprocess.DEVNULL,
@@ -235,8 +291,6 @@ def shell(script: str) -> Any:
 
 
 def test_main_exits_with_the_code_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    import signal
-
     from genlm.cli import main
 
     # The signals to end are the test runner's.

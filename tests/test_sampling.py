@@ -66,6 +66,8 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([0, 0, 1, 0, 1, 0], 0.5, 4),
         ([0, 0, 1, 0, 1, 0], BELOW_ONE, 4),
         ([1], 0.5, 0),
+        ([10**9, 1], 1 - 2e-9, 0),
+        ([10**9, 1], 1 - 5e-10, 1),
     ],
 )
 def test_a_uniform_number_picks_the_token_that_holds_its_place(weights: list[int], uniform: float, token: int) -> None:
@@ -91,7 +93,17 @@ def test_a_token_that_is_out_is_never_drawn(row: list[float], uniform: float) ->
 def test_a_large_vocabulary_of_equal_tokens_is_drawn_to_both_its_ends() -> None:
     logits = torch.zeros(1, 50_257)
     assert draw(logits, [0.0]).tolist() == [0]
+    assert draw(logits, [0.37]).tolist() == [int(0.37 * 50_257)]
     assert draw(logits, [BELOW_ONE]).tolist() == [50_256]
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 1, 1], [3, 1, 0]])
+def test_a_number_that_single_precision_rounds_to_one_picks_the_last(
+    weights: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "precision", lambda _: torch.float32)
+    last = max(token for token, weight in enumerate(weights) if weight)
+    assert draw(torch.tensor([weights]).float().log(), [BELOW_ONE]).tolist() == [last]
 
 
 # The distribution through the whole path, against the scores that stock `generate` samples from.

@@ -89,6 +89,13 @@ class TestWriter:
         Writer(stream).write(NASTY, style="bold")
         assert stream.getvalue() == NASTY
 
+    def test_every_piece_leaves_at_once(self) -> None:
+        pipe = io.BytesIO()
+        writer = Writer(io.TextIOWrapper(pipe, encoding="utf-8"))
+        for text in ("né", "狐"):
+            writer.write(text)
+            assert pipe.getvalue().decode().endswith(text)
+
     def test_a_terminal_gets_it_visible_with_markup_shown_literally(self) -> None:
         stream = FakeTerminal()
         Writer(stream).write(NASTY)

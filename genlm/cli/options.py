@@ -93,7 +93,7 @@ NoRepeatNgramSize: TypeAlias = Annotated[
 ]
 LengthPenalty: TypeAlias = Annotated[
     float | None,
-    typer.Option(metavar="X", help="Beam search: above 0 favours longer texts.", rich_help_panel=STRATEGY),
+    typer.Option(metavar="X", help="Beam search: above 0 favours longer texts; -50 to 50.", rich_help_panel=STRATEGY),
 ]
 Seed: TypeAlias = Annotated[
     int | None,

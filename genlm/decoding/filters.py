@@ -106,5 +106,6 @@ def _nucleus(probabilities: Tensor, count: int, p: float) -> tuple[Tensor, Tenso
     """The `count` largest probabilities, falling, and whether those before each hold less than `p`."""
     values = probabilities.topk(count).values
     kept = values.cumsum(-1) - values < p
+    # Also in a row of which other filters have left nothing, where no sum is a number.
     kept[:, 0] = True
     return values, kept

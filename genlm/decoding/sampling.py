@@ -130,13 +130,18 @@ def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:
 
     Logits: (rows, vocab), -inf for what is out; uniforms: one number from [0, 1) a row. Returns ids: (rows,).
     """
-    precise = torch.float32 if logits.device.type == "mps" else torch.float64
+    precise = precision(logits.device)
     cumulative = logits.softmax(-1, dtype=precise).cumsum(-1)
     total = cumulative[:, -1:]
     targets = torch.tensor(uniforms, dtype=precise, device=logits.device)[:, None] * total
-    # A target rounded up to the total would lie past the last token.
+    # A target that float32 has rounded up to the total would lie past the last token.
     targets = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """The finest type of numbers that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _grow(row: Row, token: int, request: Request, *, is_last: bool) -> Generator[Piece, None, FinishReason | None]:
