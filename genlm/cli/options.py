@@ -138,6 +138,9 @@ Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No notices, spinner or summary on stderr.", rich_help_panel=OUTPUT)
 ]
 
+PromptToRead: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="PROMPT", help="The text to look at; - or nothing reads standard input.")
+]
 PromptFile: TypeAlias = Annotated[
     Path | None, typer.Option("--file", metavar="FILE", help="Take the prompt from this file.", rich_help_panel=INPUT)
 ]
