@@ -267,8 +267,8 @@ class TestProgram:
 
         from genlm.cli.main import app
 
-        (generate,) = get_command(app).commands.values()  # type: ignore[attr-defined]
-        assert [parameter.name for parameter in generate.params if not getattr(parameter, "help", None)] == []
+        for command in get_command(app).commands.values():  # type: ignore[attr-defined]
+            assert [parameter.name for parameter in command.params if not getattr(parameter, "help", None)] == []
 
 
 def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from genlm import __version__
+from genlm.cli.bench import bench_command
 from genlm.cli.command import Command, Group
 from genlm.cli.generate import generate
 from genlm.cli.signals import end_tidily_when_told
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=Command)(generate)
+app.command("bench", cls=Command)(bench_command)
 
 
 def _print_version(wanted: bool) -> None:
