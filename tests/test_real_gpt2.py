@@ -1,4 +1,4 @@
-"""Against the real gpt2 from the Hub, on a machine that can reach it: GENLM_TEST_HUB=1 pytest tests/test_real_gpt2.py."""
+"""Against the real gpt2, on a machine that can reach the Hub: GENLM_TEST_HUB=1 pytest tests/test_real_gpt2.py."""
 
 from __future__ import annotations
 
