@@ -181,3 +181,24 @@ def test_a_filter_leaves_what_it_is_given_as_it_was() -> None:
     spec = "top-p:top_p=0.5,top_k=2,temperature=0.5,repetition_penalty=2,no_repeat_ngram_size=1"
     apply(Strategy.parse(spec), logits, [[1]])
     assert logits.tolist() == [[3.0, 2.0, 1.0, OUT]]
+
+
+@pytest.mark.parametrize("p", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("spread", [0.01, 0.5, 2.0])
+def test_a_wide_nucleus_is_that_of_a_full_sort(spread: float, p: float) -> None:
+    logits = torch.randn(3, 20_000, generator=torch.Generator().manual_seed(1)) * spread
+    # One row whose nucleus is small, beside those whose is not.
+    logits[1, 7] = 30.0
+    values, ids = logits.double().softmax(-1).sort(dim=-1, descending=True)
+    expected = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, ids, values.cumsum(-1) - values < p)
+    # A sum of thousands of float32 numbers may round the border by a token.
+    assert (filters.keep_top_p(logits, p).isfinite() != expected).sum() <= 1
+
+
+def test_a_nucleus_that_ends_among_more_equal_tokens_than_a_band_holds() -> None:
+    logits = torch.zeros(2, 5_000)
+    logits[1, :100] = 1.0
+    kept = filters.keep_top_p(logits, 0.5).isfinite()
+    assert kept[0].nonzero()[:, 0].tolist() == list(range(int(kept[0].sum())))
+    assert abs(int(kept[0].sum()) - 2500) <= 1
+    assert kept[1, :100].all()

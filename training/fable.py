@@ -34,7 +34,7 @@ a model to try decoding strategies on, not one to learn facts from.
 | weights | float16 safetensors, {megabytes:.1f} MB |
 | tokenizer | byte-level BPE of its own, {vocab_size:,} entries |
 | training data | {books} public-domain children's books and fairy tales from Project Gutenberg, {train_mb:.1f} MB |
-| training | {steps:,} steps of {step_tokens:,} tokens ({tokens:.1f} million), {minutes:.0f} minutes on two busy CPU cores |
+| training | {steps:,} steps of {step_tokens:,} tokens ({tokens:.1f} million), {minutes:.0f} minutes on two cores |
 | held-out loss | {loss:.3f} nats a token, on two books never trained on ({valid_mb:.2f} MB) |
 | held-out bits per byte | {bits:.3f}, sliding window with a stride of half the context |
 

@@ -13,6 +13,7 @@ import typer
 
 from genlm import __version__
 from genlm.cli.attention import attention
+from genlm.cli.bench import bench_command
 from genlm.cli.command import Command, Group
 from genlm.cli.generate import generate
 from genlm.cli.next import next_command
@@ -38,6 +39,7 @@ app.command("next", cls=Command)(next_command)
 app.command(cls=Command)(score)
 app.command(cls=Command)(tokenize)
 app.command(cls=Command)(attention)
+app.command("bench", cls=Command)(bench_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -34,7 +34,7 @@ Device: TypeAlias = Annotated[
     typer.Option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best there is.", rich_help_panel=MODEL),
 ]
 Dtype: TypeAlias = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
+    Literal["auto", "float32", "bfloat16", "float16", "int8"],
     typer.Option(
         metavar="DTYPE",
         help="float32, bfloat16, float16, or auto: float32 on the CPU, the checkpoint's own elsewhere.",

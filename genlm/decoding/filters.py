@@ -18,8 +18,13 @@ from genlm.decoding.strategy import Strategy
 History = Sequence[Sequence[int]]
 Filter = Callable[[Tensor, History], Tensor]
 
-# Top-p sorts this many of the likeliest tokens first, and all of them only where these do not hold enough.
-SHORTLIST = 1024
+SMALL_TEMPERATURE = 1e-3
+# Top-p sorts this many of the likeliest tokens first.
+SHORTLIST = 64
+# Where these do not hold enough, it halves the band in which the nucleus ends, until this many lie in it.
+BAND, HALVINGS, ROUNDS = 256, 12, 3
+# Keeps a bound true in spite of rounding.
+SAFELY = 0.99
 
 
 def make_filters(strategy: Strategy) -> list[Filter]:
@@ -69,8 +74,10 @@ def _completions_of_seen_ngrams(ids: Sequence[int], size: int) -> list[int]:
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Divide by the temperature; from the largest down, so that no temperature overflows."""
-    return (logits - logits.amax(-1, keepdim=True)) / _within_float32(temperature)
+    """Divide by the temperature; a very small one from the largest logit down, so that nothing overflows."""
+    if temperature < SMALL_TEMPERATURE:
+        logits = logits - logits.amax(-1, keepdim=True)
+    return logits / _within_float32(temperature)
 
 
 def _within_float32(divisor: float) -> float:
@@ -91,21 +98,60 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     Of equally likely tokens those with the lower ids come first.
     """
     probabilities = logits.softmax(-1)
-    values, kept = _nucleus(probabilities, min(SHORTLIST, logits.shape[-1]), p)
-    if kept.shape[-1] < logits.shape[-1] and bool(kept[:, -1].any()):
-        values, kept = _nucleus(probabilities, logits.shape[-1], p)
-    smallest = values.gather(-1, kept.sum(-1, keepdim=True) - 1)
+    smallest, places = _end_of_nucleus(probabilities, p)
     outside = probabilities < smallest
-    ties, places = probabilities == smallest, (kept & (values == smallest)).sum(-1, keepdim=True)
+    ties = probabilities == smallest
     if bool((ties.sum(-1, keepdim=True) > places).any()):
         outside |= ties & (ties.cumsum(-1, dtype=torch.int32) > places)
     return logits.masked_fill(outside, -torch.inf)
 
 
-def _nucleus(probabilities: Tensor, count: int, p: float) -> tuple[Tensor, Tensor]:
-    """The `count` largest probabilities, falling, and whether those before each hold less than `p`."""
-    values = probabilities.topk(count).values
-    kept = values.cumsum(-1) - values < p
+def _end_of_nucleus(probabilities: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """The smallest probability in the nucleus, and how many of the tokens that have it are in. Shapes: (rows, 1).
+
+    A nucleus is mostly small: the likeliest tokens are sorted, and more only in the rows where these do not hold `p`.
+    """
+    vocab = probabilities.shape[-1]
+    values = probabilities.topk(min(SHORTLIST, vocab)).values
+    smallest, places, ended = _cut(values, torch.zeros_like(values[:, :1]), p)
+    if vocab > SHORTLIST and not bool(ended.all()):
+        longer = (~ended[:, 0]).nonzero()[:, 0]
+        smallest[longer], places[longer] = _end_in_band(probabilities[longer], values[longer, -1:], p)
+    return smallest, places
+
+
+def _end_in_band(probabilities: Tensor, high: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """As `_end_of_nucleus`, for rows whose tokens above `high`, (rows, 1), hold less than `p`.
+
+    No sort of all: the end is closed in by halving a band of probabilities, until few enough lie in it to be sorted.
+    Always what lies above `low` holds `p`, for what lies below (1 - p) / vocab can not hold more than 1 - p.
+    """
+    vocab = probabilities.shape[-1]
+    low = torch.full_like(high, (1 - p) / vocab * SAFELY)
+    for _ in range(ROUNDS):
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            enough = _mass_above(probabilities, middle) >= p
+            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+        outside = (probabilities <= low) | (probabilities > high)
+        if int((~outside).sum(-1).max()) <= BAND:
+            band = probabilities.masked_fill(outside, 0.0).topk(min(BAND, vocab)).values
+            return _cut(band, _mass_above(probabilities, high), p)[:2]
+    # More equal tokens than a band holds.
+    return _cut(probabilities.topk(vocab).values, torch.zeros_like(high), p)[:2]
+
+
+def _mass_above(probabilities: Tensor, threshold: Tensor) -> Tensor:
+    return (probabilities * (probabilities > threshold)).sum(-1, keepdim=True)
+
+
+def _cut(values: Tensor, before: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Where falling `values`, with a mass of `before` above them, come to hold `p`: the last value that is needed,
+    how many equal to it are, and whether they do hold it. Shapes: (rows, 1).
+    """
+    kept = before + values.cumsum(-1) - values < p
     # Also in a row of which other filters have left nothing, where no sum is a number.
     kept[:, 0] = True
-    return values, kept
+    smallest = values.gather(-1, kept.sum(-1, keepdim=True) - 1)
+    places = (kept & (values == smallest)).sum(-1, keepdim=True)
+    return smallest, places, ~kept[:, -1:]

@@ -25,3 +25,4 @@ class Request:
     stop: tuple[str, ...]
     decode: Decode
     least_rows: int = 1
+    speculate: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from genlm.decoding.checks import require_choice, require_numbers
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
 from genlm.decoding.filters import Filter, make_filters
+from genlm.decoding.lookup import LookupCache, Rewindable
 from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
 from genlm.decoding.text import TextStream
@@ -46,7 +48,15 @@ def sample(network: Network, request: Request) -> Iterator[Event]:
         indices = range(first, min(first + size, request.count))
         rows = [_start(request, index, stream(index)) for index in indices]
         batch = Batch(prompt, len(rows), request.least_rows, logits.device)
+        if looks_up(batch.cache, request):
+            batch.cache = LookupCache(batch.cache, request.prompt_ids)
         yield from _decode(request, rows, batch, logits.expand(len(rows), -1))
+
+
+def looks_up(cache: Cache, request: Request) -> TypeGuard[Rewindable]:
+    """Whether drafts can pay: a text that is likely to repeat itself, alone in a cache that takes tokens back."""
+    is_alone = request.count == request.least_rows == 1
+    return request.speculate and is_alone and not request.strategy.samples and isinstance(cache, Rewindable)
 
 
 class Batch:

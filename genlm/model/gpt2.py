@@ -7,7 +7,7 @@ transformers' GPT2LMHeadModel up to float rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genlm.model.linear import FLOAT, Embedding, Linear, Norm, Precision
 from genlm.model.network import QueryKey, check_room
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -137,44 +138,21 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes | {"ln_f.weight": (width,), "ln_f.bias": (width,), HEAD: (config.vocab_size, width)}
 
 
-class Linear:
-    """A product with a weight that GPT-2 keeps as (in, out), and a bias."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight = weight
-        self.bias = bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """`x`: (..., in). Shape: (..., out)."""
-        rows = torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight)
-        return rows.view(*x.shape[:-1], rows.shape[-1])
-
-
-class Norm:
-    """Layer normalisation."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, epsilon: float) -> None:
-        self.weight = weight
-        self.bias = bias
-        self.epsilon = epsilon
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """`x`: (..., width), and so the result."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
-
-
 class Block:
     """Attention and feed-forward network, each on a normalised copy of the stream that it adds to."""
 
-    def __init__(self, weights: Mapping[str, Tensor], config: Config, layer: int) -> None:
+    def __init__(self, weights: MutableMapping[str, Tensor], config: Config, layer: int, precision: Precision) -> None:
         self.layer = layer
 
         def linear(name: str) -> Linear:
-            return Linear(weights[f"h.{layer}.{name}.weight"], weights[f"h.{layer}.{name}.bias"])
+            place = f"h.{layer}.{name}"
+            return precision.linear(weights.pop(f"{place}.weight"), weights.pop(f"{place}.bias"))
 
         def norm(name: str) -> Norm:
             place = f"h.{layer}.{name}"
-            return Norm(weights[f"{place}.weight"], weights[f"{place}.bias"], config.layer_norm_epsilon)
+            return precision.norm(
+                weights.pop(f"{place}.weight"), weights.pop(f"{place}.bias"), config.layer_norm_epsilon
+            )
 
         self.norm_1, self.norm_2 = norm("ln_1"), norm("ln_2")
         self.qkv, self.project = linear("attn.c_attn"), linear("attn.c_proj")
@@ -186,14 +164,20 @@ class Block:
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
 
-    def __call__(self, x: Tensor, attend: Attend) -> Tensor:
-        """`x`: (rows, tokens, width)."""
-        rows, tokens, width = x.shape
-        qkv = self.qkv(self.norm_1(x)).view(rows, tokens, 3, self.heads, width // self.heads)
+    def __call__(self, x: Tensor, rows: int, attend: Attend) -> Tensor:
+        """`x`: (rows * tokens, width), and so the result."""
+        qkv = self.qkv(self.norm_1(x)).view(rows, -1, 3, self.heads, x.shape[-1] // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = attend(query, key, value, self)
-        x = x + self.project(mixed.transpose(1, 2).reshape(rows, tokens, width))
+        x = x + self.project(mixed.transpose(1, 2).reshape(x.shape))
         return x + self.contract(self.activation(self.expand(self.norm_2(x))))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Its weights."""
+        for norm in (self.norm_1, self.norm_2):
+            yield from norm.tensors()
+        for linear in (self.qkv, self.project, self.expand, self.contract):
+            yield from linear.tensors()
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """softmax(QK^T * scale) V. Shapes: (rows, heads, tokens, head width)."""
@@ -223,22 +207,22 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, block: Block) -> 
 
 
 class GPT2:
-    """A GPT-2 ready to run, built on its weights without copying them."""
+    """A GPT-2 ready to run, built on its weights without copying them; they are taken out of `weights` one by one."""
 
-    def __init__(self, config: Config, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: Config, weights: MutableMapping[str, Tensor], precision: Precision = FLOAT) -> None:
         self.config = config
         self.vocab_size = config.vocab_size
         self.context: int | None = config.n_positions
-        self.tokens = weights["wte.weight"]
-        self.positions = weights["wpe.weight"]
-        self.blocks = [Block(weights, config, layer) for layer in range(config.n_layer)]
-        self.norm = Norm(weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon)
-        self.head = weights.get(HEAD, self.tokens)
+        self.positions = precision.plain(weights.pop("wpe.weight"))
+        self.blocks = [Block(weights, config, layer, precision) for layer in range(config.n_layer)]
+        self.norm = precision.norm(weights.pop("ln_f.weight"), weights.pop("ln_f.bias"), config.layer_norm_epsilon)
+        self.tokens = precision.embedding(weights.pop("wte.weight"))
+        self.head: Embedding = precision.embedding(weights.pop(HEAD)) if HEAD in weights else self.tokens
 
     @property
     def device(self) -> torch.device:
         """See Network."""
-        return self.tokens.device
+        return self.positions.device
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, GPT2Cache]:
@@ -250,8 +234,8 @@ class GPT2:
         cache = GPT2Cache.empty(self, len(prompts), longest + room)
         hidden = self.hidden(padded, torch.arange(longest, device=padded.device), cache.write_prompts)
         cache.lengths, cache.longest, cache.ragged = lengths, longest, len(set(map(len, prompts))) > 1
-        last = hidden[torch.arange(len(prompts), device=padded.device), lengths - 1]
-        return self.to_logits(last), cache
+        last = hidden[torch.arange(len(prompts), device=padded.device) * longest + lengths - 1]
+        return self.head(last), cache
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """See Network."""
@@ -267,7 +251,7 @@ class GPT2:
         lengths = torch.tensor([len(row) for row in rows], device=padded.device)
         first = torch.tensor(list(skips), device=padded.device)
         wanted = (positions >= first[:, None]) & (positions < lengths[:, None])
-        return self.to_logits(self.hidden(padded, positions, attend_causally)[wanted])
+        return self.head(self.hidden(padded, positions, attend_causally)[wanted.flatten()])
 
     @torch.inference_mode()
     def attention(self, ids: Sequence[int]) -> list[Tensor]:
@@ -301,19 +285,30 @@ class GPT2:
 
     def row_bytes(self, length: int) -> int:
         """See Network: the cache, and some copies of a row of logits in double precision."""
-        cache = 2 * self.config.n_layer * self.config.n_embd * length * self.tokens.element_size()
+        cache = 2 * self.config.n_layer * self.config.n_embd * length * self.positions.element_size()
         return 2 * cache + 4 * 8 * self.vocab_size
 
-    def hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """The stream after the last block, normalised. `ids`: (rows, tokens). Shape: (rows, tokens, width)."""
-        x = F.embedding(ids, self.tokens) + F.embedding(positions, self.positions)
-        for block in self.blocks:
-            x = block(x, attend)
-        return self.norm(x)
+    def step_bytes(self, rows: int, length: int) -> int:
+        """See Network."""
+        weights = sum(tensor.nbytes for tensor in self._tensors()) - self.positions.nbytes
+        return weights + 2 * rows * length * self.config.n_layer * self.config.n_embd * self.positions.element_size()
 
-    def to_logits(self, hidden: Tensor) -> Tensor:
-        """(n, width) to (n, vocab), float32."""
-        return F.linear(hidden, self.head).float()
+    def _tensors(self) -> Iterator[Tensor]:
+        """Every weight once."""
+        yield self.positions
+        yield from self.tokens.tensors()
+        if self.head is not self.tokens:
+            yield from self.head.tensors()
+        yield from self.norm.tensors()
+        for block in self.blocks:
+            yield from block.tensors()
+
+    def hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """The stream after the last block, normalised. `ids`: (rows, tokens). Shape: (rows * tokens, width)."""
+        x = (self.tokens.look_up(ids) + F.embedding(positions, self.positions)).flatten(0, 1)
+        for block in self.blocks:
+            x = block(x, len(ids), attend)
+        return self.norm(x)
 
 
 class GPT2Cache:
@@ -333,7 +328,12 @@ class GPT2Cache:
         config = model.config
         shape = (config.n_layer, rows, config.n_head, capacity, config.n_embd // config.n_head)
         # Zeros, for a masked position still counts as 0 times its value.
-        return cls(model, model.tokens.new_zeros(shape), model.tokens.new_zeros(shape))
+        return cls(model, model.positions.new_zeros(shape), model.positions.new_zeros(shape))
+
+    @property
+    def room(self) -> int:
+        """How many more tokens each row can take."""
+        return self.keys.shape[3] - self.longest
 
     @torch.inference_mode()
     def step(self, ids: Tensor) -> Tensor:
@@ -343,9 +343,23 @@ class GPT2Cache:
         positions = self.lengths[:, None] if self.ragged else self.lengths[:1]
         self._mask = self._seen() if self.ragged else None
         hidden = self.model.hidden(ids[:, None], positions, attend)
-        self.lengths = self.lengths + 1
-        self.longest += 1
-        return self.model.to_logits(hidden[:, 0])
+        self._lengthen(1)
+        return self.model.head(hidden)
+
+    @torch.inference_mode()
+    def extend(self, ids: Tensor) -> Tensor:
+        """See Rewindable, for rows of one length. `ids`: (rows, n). Shape: (rows * n, vocab)."""
+        new = ids.shape[1]
+        check_room(self.longest + new, self.keys.shape[3])
+        positions = torch.arange(self.longest, self.longest + new, device=ids.device)
+        self._mask = torch.arange(self.longest + new, device=ids.device) <= positions[:, None]
+        hidden = self.model.hidden(ids, positions, self._write_even)
+        self._lengthen(new)
+        return self.model.head(hidden)
+
+    def drop(self, tokens: int) -> None:
+        """See Rewindable; what lies beyond the length is written over."""
+        self._lengthen(-tokens)
 
     @torch.inference_mode()
     def take(self, rows: Tensor) -> GPT2Cache:
@@ -356,27 +370,28 @@ class GPT2Cache:
 
     def write_prompts(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
         """Keep the prompts' keys and values; attend among them."""
-        layer = block.layer
-        self.keys[layer, :, :, : key.shape[2]] = key
-        self.values[layer, :, :, : key.shape[2]] = value
+        self.keys[block.layer, :, :, : key.shape[2]] = key
+        self.values[block.layer, :, :, : key.shape[2]] = value
         return attend_causally(query, key, value, block)
 
+    def _lengthen(self, tokens: int) -> None:
+        self.lengths = self.lengths + tokens
+        self.longest += tokens
+
     def _write_even(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
-        layer = block.layer
-        self.keys[layer, :, :, self.longest] = key[:, :, 0]
-        self.values[layer, :, :, self.longest] = value[:, :, 0]
-        upto = self.longest + 1
-        past_keys, past_values = self.keys[layer, :, :, :upto], self.values[layer, :, :, :upto]
-        return block.attention(query, past_keys, past_values, None, causal=False)
+        upto = self.longest + key.shape[2]
+        keys, values = self.keys[block.layer], self.values[block.layer]
+        keys[:, :, self.longest : upto] = key
+        values[:, :, self.longest : upto] = value
+        return block.attention(query, keys[:, :, :upto], values[:, :, :upto], self._mask, causal=False)
 
     def _write_ragged(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
-        layer = block.layer
-        rows = torch.arange(len(self.lengths), device=key.device)
-        self.keys[layer, rows, :, self.lengths] = key[:, :, 0]
-        self.values[layer, rows, :, self.lengths] = value[:, :, 0]
         upto = self.longest + 1
-        past_keys, past_values = self.keys[layer, :, :, :upto], self.values[layer, :, :, :upto]
-        return block.attention(query, past_keys, past_values, self._mask, causal=False)
+        keys, values = self.keys[block.layer], self.values[block.layer]
+        rows = torch.arange(len(self.lengths), device=key.device)
+        keys[rows, :, self.lengths] = key[:, :, 0]
+        values[rows, :, self.lengths] = value[:, :, 0]
+        return block.attention(query, keys[:, :, :upto], values[:, :, :upto], self._mask, causal=False)
 
     def _seen(self) -> Tensor:
         """Which positions each row attends to: its own tokens, the new one included. Shape: (rows, 1, 1, tokens)."""

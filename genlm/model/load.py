@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
-DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,18 @@ def load_model(
     config = read_json(folder.path / "config.json")
     place = choose_device(device)
     precision = choose_dtype(dtype, place, config)
+    in_int8 = dtype == "int8"
     tokenizer = load_tokenizer(folder.path, config.get("model_type"))
     files = weight_files(folder.path, allow_pickle=allow_pickle)
+    if in_int8 and (place != "cpu" or not gpt2.supports(config)):
+        raise ModelError("int8 runs GPT-2 models on the CPU only", hint="--dtype auto takes what the model runs in")
     if gpt2.supports(config):
-        network, parameters = _load_lean(config, folder.path, files, precision, place)
+        network, parameters = _load_lean(config, folder.path, files, precision, place, in_int8=in_int8)
     else:
         network, parameters = _load_any(folder.path, precision, place, allow_pickle)
-    info = ModelInfo(folder.name, folder.source, folder.revision, parameters, _name(precision), place)
+    info = ModelInfo(
+        folder.name, folder.source, folder.revision, parameters, "int8" if in_int8 else _name(precision), place
+    )
     return Model(
         info,
         network,
@@ -87,8 +92,9 @@ def choose_dtype(dtype: DtypeChoice, device: str, config: Mapping[str, Any]) -> 
     import torch
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype != "auto":
+    if dtype in known:
         return known[dtype]
+    # Of int8 too: it is made from float32, and what is not a product stays so.
     if device == "cpu":
         return torch.float32
     own = config.get("dtype") or config.get("torch_dtype")
@@ -96,9 +102,9 @@ def choose_dtype(dtype: DtypeChoice, device: str, config: Mapping[str, Any]) -> 
 
 
 def _load_lean(
-    config: Mapping[str, Any], path: Path, files: list[Path], dtype: torch.dtype, device: str
+    config: Mapping[str, Any], path: Path, files: list[Path], dtype: torch.dtype, device: str, *, in_int8: bool
 ) -> tuple[Network, int]:
-    from genlm.model import gpt2
+    from genlm.model import gpt2, linear
 
     try:
         settings = gpt2.Config.of(config)
@@ -109,7 +115,8 @@ def _load_lean(
     # Old checkpoints hold a tied head twice. One that differs is a head of its own, whatever the config says.
     if optional & weights.keys() and weights[gpt2.HEAD].equal(weights["wte.weight"]):
         del weights[gpt2.HEAD]
-    return gpt2.GPT2(settings, weights), sum(weight.numel() for weight in weights.values())
+    parameters = sum(weight.numel() for weight in weights.values())
+    return gpt2.GPT2(settings, weights, linear.INT8 if in_int8 else linear.FLOAT), parameters
 
 
 def _load_any(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,3 +65,44 @@ def _read_numbers(path: Path) -> dict[str, int]:
         return {}
     words = (line.replace(":", " ").split() for line in lines)
     return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdigit()}
+
+
+# Large enough to lie outside every cache, in float32 numbers.
+READ_SIZE = 2**26
+
+
+def measure_bandwidth(device: torch.device) -> float:
+    """How many bytes a second the device is seen to read: the best of some sums over a large tensor."""
+    import torch
+
+    tensor = torch.ones(READ_SIZE, device=device)
+    best = math.inf
+    for _ in range(8):
+        started = time.perf_counter()
+        tensor.sum().item()
+        best = min(best, time.perf_counter() - started)
+    return tensor.nbytes / best
+
+
+def reset_peak(device: torch.device) -> None:
+    """Count the peak from now on, where the system allows it."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory taken since `reset_peak`: the GPU's where that runs, else the process's."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    kibibytes = _read_numbers(Path("/proc/self/status")).get("VmHWM")
+    if kibibytes is not None:
+        return kibibytes * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -87,6 +87,10 @@ class Network(Protocol):
         """The memory that one row of `length` tokens takes while it is decoded, in bytes."""
         ...
 
+    def step_bytes(self, rows: int, length: int) -> int:
+        """What a decode step of `rows` sequences of `length` tokens reads at least, in bytes: weights and cache."""
+        ...
+
 
 def check_room(length: int, most: int | None) -> None:
     """Raise ValueError where `length` tokens are more than there is room for; what lies beyond would be noise."""

@@ -115,6 +115,14 @@ class StockModel:
         cache = 2 * config.num_hidden_layers * config.hidden_size * length * self.model.dtype.itemsize
         return int(2 * cache + 4 * 8 * self.vocab_size)
 
+    def step_bytes(self, rows: int, length: int) -> int:
+        """See Network; the cache as in `row_bytes`."""
+        config = self.model.config.get_text_config()
+        weights = sum(parameter.nbytes for parameter in self.model.parameters())
+        return int(
+            weights + 2 * rows * length * config.num_hidden_layers * config.hidden_size * self.model.dtype.itemsize
+        )
+
 
 class StockCache:
     """A transformers cache, and which of its positions are tokens and not padding."""

@@ -22,6 +22,7 @@ Overflow: TypeAlias = Literal["error", "truncate-left"]
 DEFAULT_STRATEGY = Strategy.parse("top-p:top_p=0.9")
 DEFAULT_NEW_TOKENS = 50
 # In float32 the rounding of one row and of many differs too little to change a sample; in 16 bits it does not.
+HALVES = ("bfloat16", "float16")
 LEAST_ROWS_OF_HALVES = 4
 
 
@@ -102,7 +103,7 @@ class Generating:
             self.model.eos_ids,
             self.limits.stop,
             self.model.tokenizer.decode,
-            least_rows=1 if self.model.info.dtype == "float32" else LEAST_ROWS_OF_HALVES,
+            least_rows=LEAST_ROWS_OF_HALVES if self.model.info.dtype in HALVES else 1,
         )
 
     def _finish(self, started: float, prefilled: float, ended: float) -> Generation:

@@ -1,0 +1,86 @@
+"""`genlm bench`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genlm.cli import options
+from genlm.cli.loading import load
+from genlm.errors import UsageError
+from genlm.tasks.bench import Workload, bench
+from genlm.views.bench import BenchView
+from genlm.views.spinner import Spinner
+from genlm.views.terminal import notice
+
+if TYPE_CHECKING:
+    from genlm.model.load import DtypeChoice
+
+WORK = "Work"
+
+
+def bench_command(
+    model: options.ModelName = None,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help="Types to measure, as float32,int8; auto as in generate.", rich_help_panel=WORK
+        ),
+    ] = "auto",
+    batch: Annotated[
+        str, typer.Option(metavar="LIST", help="Numbers of rows to decode at once.", rich_help_panel=WORK)
+    ] = "1,16,64",
+    prompt_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Length of the prompts.", rich_help_panel=WORK)
+    ] = Workload.prompt_tokens,
+    new_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Decode steps to measure.", rich_help_panel=WORK)
+    ] = Workload.new_tokens,
+    allow_pickle: options.AllowPickle = False,
+    format: options.Format = "text",
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how fast a model runs on this machine.
+
+    genlm bench -m fable
+    genlm bench -m gpt2 --dtype float32,int8 --batch 1,4,16
+    """
+    workload = Workload(_numbers(batch), prompt_tokens, new_tokens)
+    dtypes = [_dtype(name) for name in dtype.split(",")]
+    notify = (lambda _: None) if quiet else notice
+    view = BenchView(format)
+    for name in dtypes:
+        with Spinner(enabled=not quiet) as spinner:
+            loaded = load(
+                model,
+                revision=revision,
+                device=device,
+                dtype=name,
+                allow_pickle=allow_pickle,
+                notify=notify,
+                spinner=spinner,
+            )
+        for row in bench(loaded, workload):
+            view.show(row)
+    view.finish(notify)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"--batch takes numbers with commas between them, as 1,16,64, not {text!r}") from None
+
+
+def _dtype(name: str) -> DtypeChoice:
+    from typing import get_args
+
+    from genlm.model.load import DtypeChoice
+
+    for choice in get_args(DtypeChoice):
+        if choice == name.strip():
+            return choice  # type: ignore[no-any-return]
+    raise UsageError(f"no dtype {name!r}", hint="there are " + ", ".join(get_args(DtypeChoice)))

@@ -1,0 +1,65 @@
+"""The rows of a benchmark: a table in text, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+from genlm.records import BenchRow
+
+HEADINGS = ("dtype", "rows", "prefill tok/s", "decode tok/s", "ms/step", "peak MB", "of roofline")
+
+
+class BenchView:
+    """Shows a row as soon as it is measured; as JSON all of them at the end."""
+
+    def __init__(self, format: str) -> None:
+        self._as_json = format == "json"
+        self._rows: list[BenchRow] = []
+
+    def show(self, row: BenchRow) -> None:
+        """Take in a row."""
+        self._rows.append(row)
+        if self._as_json:
+            return
+        if len(self._rows) == 1:
+            print(_line(HEADINGS))
+        print(_line(_cells(row)), flush=True)
+
+    def finish(self, notify: Callable[[str], None]) -> None:
+        """Say what the rows have in common, or print the object."""
+        first = self._rows[0]
+        if self._as_json:
+            record = {
+                "model": asdict(first.model) | {"dtype": None},
+                "bandwidth_bytes_per_s": first.bandwidth,
+                "rows": [_record(row) for row in self._rows],
+            }
+            print(json.dumps(record, indent=2))
+            return
+        notify(f"{first.model.name}; roofline: {first.bandwidth / 1e9:.1f} GB/s read on {first.model.device}")
+
+
+def _record(row: BenchRow) -> dict[str, object]:
+    record = asdict(row)
+    del record["model"], record["bandwidth"]
+    return {"dtype": row.model.dtype, **record}
+
+
+def _cells(row: BenchRow) -> tuple[str, ...]:
+    return (
+        row.model.dtype,
+        str(row.rows),
+        f"{row.prefill_tokens_per_s:,.0f}",
+        f"{row.decode_tokens_per_s:,.0f}",
+        f"{row.ms_per_step:.2f}",
+        f"{row.peak_bytes / 1e6:,.0f}",
+        f"{row.roofline_share:.0%}",
+    )
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return f"{cells[0]:<9}" + "".join(
+        f"{cell:>{max(len(head), 8) + 2}}" for cell, head in zip(cells[1:], HEADINGS[1:], strict=True)
+    )
