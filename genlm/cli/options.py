@@ -52,8 +52,8 @@ StrategySpec: TypeAlias = Annotated[
         "--strategy",
         "-s",
         metavar="SPEC",
-        help="KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset. Kinds: greedy, beam, sample, "
-        "top-k, top-p. Without it the flags below tell the kind; without those it is top-p:top_p=0.9.",
+        help="KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset; genlm strategies lists the kinds. "
+        "Without it the flags below tell the kind; without those it is top-p:top_p=0.9.",
         rich_help_panel=STRATEGY,
     ),
 ]
@@ -73,6 +73,36 @@ TopP: TypeAlias = Annotated[
     typer.Option(
         metavar="P",
         help="Draw from the fewest tokens that hold a probability of P together, above 0, at most 1.",
+        rich_help_panel=STRATEGY,
+    ),
+]
+MinP: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Draw from the tokens at least P times as likely as the likeliest, above 0, at most 1.",
+        rich_help_panel=STRATEGY,
+    ),
+]
+TypicalP: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Draw from the tokens of the most typical surprise, P in all, above 0, at most 1.",
+        rich_help_panel=STRATEGY,
+    ),
+]
+EpsilonCutoff: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P", help="Draw from the tokens of probability P or more, between 0 and 1.", rich_help_panel=STRATEGY
+    ),
+]
+EtaCutoff: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="As --epsilon-cutoff, but the less is cut the flatter the distribution, between 0 and 1.",
         rich_help_panel=STRATEGY,
     ),
 ]

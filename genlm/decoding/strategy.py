@@ -14,6 +14,15 @@ from genlm.decoding.spec import Assignment, Word, read_spec
 from genlm.errors import SpecError, UsageError
 
 DEFAULT_KIND = "top-p"
+# Where several are given the first is the kind, and the others are filters added to it.
+KINDS_OF_FLAGS = {
+    "min-p": "min_p",
+    "typical": "typical_p",
+    "epsilon": "epsilon_cutoff",
+    "eta": "eta_cutoff",
+    "top-p": "top_p",
+    "top-k": "top_k",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +100,7 @@ def kind_from_fields(fields: Mapping[str, Value]) -> str:
     """The kind that plain flags ask for: beams before filters, and the default where only modifiers are given."""
     if {"num_beams", "length_penalty", "early_stopping"} & fields.keys():
         return "beam"
-    if "top_p" in fields:
-        return "top-p"
-    if "top_k" in fields:
-        return "top-k"
-    return DEFAULT_KIND
+    return next((kind for kind, main in KINDS_OF_FLAGS.items() if main in fields), DEFAULT_KIND)
 
 
 def _kind(name: str) -> Kind:
