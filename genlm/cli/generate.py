@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from genlm.cli import options
+from genlm.cli.choosing import choose_strategy
 from genlm.cli.loading import load
-from genlm.cli.strategies import choose_strategy
 from genlm.decoding.completion import Completion
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import check_utf8, read_prompt

@@ -16,6 +16,7 @@ from genlm.cli.bench import bench_command
 from genlm.cli.command import Command, Group
 from genlm.cli.generate import generate
 from genlm.cli.signals import end_tidily_when_told
+from genlm.cli.strategies import strategies
 from genlm.errors import GenlmError, SpecError
 from genlm.views.terminal import one_line, say, underlined
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command(cls=Command)(generate)
 app.command("bench", cls=Command)(bench_command)
+app.add_typer(strategies, name="strategies")
 
 
 def _print_version(wanted: bool) -> None:

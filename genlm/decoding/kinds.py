@@ -239,4 +239,11 @@ KINDS: dict[str, Kind] = {
     ]
 }
 
+# The fields that many kinds share, in the order in which they apply within and between the groups.
+SHARED_FIELDS: dict[str, Mapping[str, Field]] = {
+    "penalties": PENALTIES,
+    "temperature": {"temperature": TEMPERATURE},
+    "filters": FILTERS_OFF,
+    "xtc": XTC,
+}
 ALL_FIELDS = frozenset(field for kind in KINDS.values() for field in kind.fields)

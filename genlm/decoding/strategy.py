@@ -42,7 +42,7 @@ class Strategy:
         Raises:
             UsageError: no such kind, a field that does not apply to it, or a value out of the field's range.
         """
-        row = _kind(kind)
+        row = find_kind(kind)
         fields = dict(fields or {})
         for field_name, value in fields.items():
             _check(row, field_name, value)
@@ -92,7 +92,7 @@ def read_fields(spec: str) -> tuple[str, dict[str, Value]]:
     """The kind of a spec and the fields that it gives. Raises SpecError as `Strategy.parse` does."""
     kind, assignments = read_spec(spec)
     with _blaming(spec, kind):
-        row = _kind(kind.text)
+        row = find_kind(kind.text)
     return row.name, {each.field.text: _read(spec, row, each) for each in assignments}
 
 
@@ -103,7 +103,8 @@ def kind_from_fields(fields: Mapping[str, Value]) -> str:
     return next((kind for kind, main in KINDS_OF_FLAGS.items() if main in fields), DEFAULT_KIND)
 
 
-def _kind(name: str) -> Kind:
+def find_kind(name: str) -> Kind:
+    """The row of a kind. Raises UsageError where there is none of that name."""
     if name not in KINDS:
         raise UsageError(f"no strategy kind {name!r}", hint="the kinds are " + ", ".join(KINDS))
     return KINDS[name]

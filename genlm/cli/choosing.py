@@ -1,0 +1,57 @@
+"""From the options to a strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from genlm.decoding.kinds import Value
+from genlm.decoding.presets import read_presets
+from genlm.decoding.strategy import Strategy, kind_from_fields, read_fields
+from genlm.errors import UsageError
+
+
+def choose_strategy(
+    spec: str | None, presets: Path | None, flags: Mapping[str, Value | None], notify: Callable[[str], None]
+) -> Strategy:
+    """The strategy that the options ask for; plain flags add fields to a spec or preset.
+
+    `notify` is told where a temperature of 0 makes it greedy.
+
+    Raises:
+        UsageError: a spec, preset or field that is wrong, or a field that is given twice.
+        InputError: a file of presets that cannot be read.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if spec is not None and spec.startswith("@"):
+        preset = _preset(spec[1:], presets)
+        if not given:
+            return preset
+        kind, fields = preset.kind, {**preset.fields, **given}
+    elif presets is not None:
+        raise UsageError("--presets is given, but no preset of it is asked for", hint="-s @NAME takes one")
+    elif spec is not None:
+        kind, fields = _read_spec(spec, given)
+    else:
+        kind, fields = kind_from_fields(given), given
+    strategy = Strategy.of(kind, fields)
+    if strategy.kind != kind:
+        notify("temperature=0 means greedy: the likeliest token at every step")
+    return strategy
+
+
+def _read_spec(spec: str, given: Mapping[str, Value]) -> tuple[str, dict[str, Value]]:
+    kind, fields = read_fields(spec)
+    twice = sorted(fields.keys() & given.keys())
+    if twice:
+        raise UsageError(f"{twice[0]} is given twice: in the spec {spec!r} and as a flag")
+    return kind, {**fields, **given}
+
+
+def _preset(name: str, path: Path | None) -> Strategy:
+    if path is None:
+        raise UsageError(f"-s @{name} needs a file of presets", hint="--presets FILE, as prompts/strategies.toml")
+    presets = read_presets(path)
+    if name not in presets:
+        raise UsageError(f"{path} has no preset {name!r}", hint="it has " + (", ".join(presets) or "none"))
+    return presets[name]
