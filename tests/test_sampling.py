@@ -185,6 +185,44 @@ def test_samples_have_stock_support_and_distribution(uneven: Path, spec: str) ->
     assert statistic < most_likely_statistic(freedom)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    ["top-n-sigma:top_n_sigma=1.5", "top-n-sigma:top_n_sigma=1.6,temperature=2,top_k=30", "top-k:top_n_sigma=1.8"],
+)
+def test_samples_of_top_n_sigma_have_the_distribution_of_its_definition(uneven: Path, spec: str) -> None:
+    strategy = Strategy.parse(spec)
+    fields: Any = strategy.fields
+    lm = genlm.load(str(uneven), device="cpu")
+    prompt_ids = lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids
+    logits = stock_probabilities(uneven, prompt_ids, Strategy.parse("sample")).log() / fields["temperature"]
+    near = logits.max() - logits <= fields["top_n_sigma"] * logits.std(unbiased=False)
+    logits = logits.masked_fill(~near, OUT)
+    if fields["top_k"]:
+        logits = logits.masked_fill(logits < logits.topk(fields["top_k"]).values[-1], OUT)
+    counts = drawn(lm, strategy)
+    probabilities = logits.softmax(-1)
+    assert all(probabilities[token] > 0 for token in counts)
+    statistic, freedom = chi_square(counts, probabilities)
+    assert freedom >= 4
+    assert statistic < most_likely_statistic(freedom)
+
+
+def test_presence_and_frequency_change_the_text_and_leave_the_first_token(lm: LanguageModel) -> None:
+    plain, penalised = (
+        samples(lm, 3, f"top-k:top_k=5,{penalty}=50", new=20) for penalty in ("min_new_tokens", "frequency_penalty")
+    )
+    assert [each.token_ids[0] for each in plain] == [each.token_ids[0] for each in penalised]
+    # A penalty so large lets no token come twice.
+    assert all(len(set(each.token_ids)) == len(each.token_ids) for each in penalised)
+    assert any(len(set(each.token_ids)) < len(each.token_ids) for each in plain)
+
+
+def test_no_text_ends_before_its_least_length(uneven: Path) -> None:
+    lm = genlm.load(str(uneven), device="cpu")
+    assert min(len(each.token_ids) for each in samples(lm, 20)) < 9
+    assert min(len(each.token_ids) for each in samples(lm, 20, "sample:min_new_tokens=9")) == 10
+
+
 def test_the_statistic_tells_a_wrong_temperature(uneven: Path) -> None:
     lm = genlm.load(str(uneven), device="cpu")
     prompt_ids = lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids

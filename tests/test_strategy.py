@@ -258,7 +258,8 @@ def test_strategies_come_without_torch() -> None:
 def test_every_preset_of_the_sample_file_is_a_strategy() -> None:
     from genlm.decoding.presets import read_presets
 
-    presets = read_presets(Path(__file__).parent.parent / "prompts" / "strategies.toml")
+    path = Path(__file__).parent.parent / "prompts" / "strategies.toml"
+    presets = {name: preset.strategy for name, preset in read_presets(path).items()}
     assert presets
     assert all(strategy.name == name for name, strategy in presets.items())
     assert {strategy.kind for strategy in presets.values()} <= KINDS.keys()

@@ -15,8 +15,8 @@ from genlm import __version__
 from genlm.cli.bench import bench_command
 from genlm.cli.command import Command, Group
 from genlm.cli.generate import generate
+from genlm.cli.list_strategies import strategies
 from genlm.cli.signals import end_tidily_when_told
-from genlm.cli.strategies import strategies
 from genlm.errors import GenlmError, SpecError
 from genlm.views.terminal import one_line, say, underlined
 

@@ -59,7 +59,11 @@ StrategySpec: TypeAlias = Annotated[
 ]
 Presets: TypeAlias = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="TOML file of named strategies.", rich_help_panel=STRATEGY),
+    typer.Option(
+        metavar="FILE",
+        help="TOML file of named strategies; your own are in strategies.toml in your configuration folder.",
+        rich_help_panel=STRATEGY,
+    ),
 ]
 NumBeams: TypeAlias = Annotated[
     int | None, typer.Option(metavar="N", help="Beam search with N beams, 2 or more.", rich_help_panel=STRATEGY)
@@ -163,6 +167,14 @@ Format: TypeAlias = Annotated[
 Output: TypeAlias = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Write here, not to stdout.", rich_help_panel=OUTPUT),
+]
+PrintPython: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--print-python",
+        help="Print a Python script that does the same with transformers alone, and generate nothing.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No notices, spinner or summary on stderr.", rich_help_panel=OUTPUT)

@@ -1,38 +1,75 @@
-"""`genlm strategies`."""
+"""From the options to a strategy."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import typer
 
-from genlm.cli import options
-from genlm.cli.command import Command, Group
-from genlm.decoding.strategy import find_kind
-from genlm.views.strategies import show_kind, show_kinds
-
-strategies = typer.Typer(cls=Group, invoke_without_command=True)
+from genlm.decoding.kinds import Value
+from genlm.decoding.presets import Preset, read_presets
+from genlm.decoding.strategy import Strategy, kind_from_fields, read_fields
+from genlm.errors import UsageError
 
 
-@strategies.callback()
-def list_strategies(context: typer.Context, format: options.Format = "text") -> None:
-    """List the decoding strategies: what each does, its fields with defaults and ranges, its paper.
+def choose_strategy(
+    spec: str | None, presets: Path | None, flags: Mapping[str, Value | None], notify: Callable[[str], None]
+) -> Strategy:
+    """The strategy that the options ask for; plain flags add fields to a spec or preset.
 
-    genlm strategies
-    genlm strategies show min-p
+    `notify` is told where a temperature of 0 makes it greedy.
+
+    Raises:
+        UsageError: a spec, preset or field that is wrong, or a field that is given twice.
+        InputError: a file of presets that cannot be read.
     """
-    if context.invoked_subcommand is None:
-        show_kinds(format)
-    context.default_map = {"show": {"format": format}}
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    name = ""
+    if spec is not None and spec.startswith("@"):
+        preset = _preset(spec[1:], presets)
+        name = "" if given else preset.name
+        kind, fields = preset.kind, {**preset.fields, **given}
+    elif presets is not None:
+        raise UsageError("--presets is given, but no preset of it is asked for", hint="-s @NAME takes one")
+    elif spec is not None:
+        kind, fields = _read_spec(spec, given)
+    else:
+        kind, fields = kind_from_fields(given), given
+    strategy = Strategy.of(kind, fields, name=name)
+    if strategy.kind != kind:
+        notify("temperature=0 means greedy: the likeliest token at every step")
+    return strategy
 
 
-@strategies.command(cls=Command)
-def show(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind that genlm strategies lists.")],
-    format: options.Format = "text",
-) -> None:
-    """Explain one strategy, with its formula.
+def _read_spec(spec: str, given: Mapping[str, Value]) -> tuple[str, dict[str, Value]]:
+    kind, fields = read_fields(spec)
+    twice = sorted(fields.keys() & given.keys())
+    if twice:
+        raise UsageError(f"{twice[0]} is given twice: in the spec {spec!r} and as a flag")
+    return kind, {**fields, **given}
 
-    genlm strategies show mirostat
-    """
-    show_kind(find_kind(kind), format)
+
+def _preset(name: str, path: Path | None) -> Preset:
+    """The preset of the given file, or else of the user's own."""
+    places = [path] if path is not None else []
+    if own_presets().exists():
+        places.append(own_presets())
+    if not places:
+        raise UsageError(
+            f"-s @{name} needs a file of presets",
+            hint=f"--presets FILE, as prompts/strategies.toml, or your own {own_presets()}",
+        )
+    known: list[str] = []
+    for place in places:
+        presets = read_presets(place)
+        if name in presets:
+            return presets[name]
+        known += presets
+    where = " and ".join(map(str, places))
+    raise UsageError(f"no preset {name!r} in {where}", hint="there are " + (", ".join(dict.fromkeys(known)) or "none"))
+
+
+def own_presets() -> Path:
+    """Where a user keeps presets."""
+    return Path(typer.get_app_dir("genlm")) / "strategies.toml"

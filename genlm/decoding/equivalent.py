@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-from genlm.decoding.kinds import KINDS, Value
+from genlm.decoding.kinds import KINDS
 from genlm.decoding.strategy import Strategy
 from genlm.errors import UsageError
 
-Setting: TypeAlias = Value | None
-
 # What `generate` calls as genlm does, with the value that does nothing.
-SHARED: dict[str, Setting] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0}
-SAMPLING: dict[str, Setting] = {
+SHARED: dict[str, object] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0}
+SAMPLING: dict[str, object] = {
     "temperature": 1.0,
     "top_h": None,
     "top_k": 0,
@@ -22,7 +18,7 @@ SAMPLING: dict[str, Setting] = {
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
 }
-BEAM: dict[str, Setting] = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
+BEAM: dict[str, object] = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
 # Those of genlm's kinds that transformers runs without code from the Hub.
 STOCK_KINDS = (
     "greedy",
@@ -39,7 +35,7 @@ STOCK_KINDS = (
 )
 
 
-def stock_settings(strategy: Strategy) -> dict[str, Setting]:
+def stock_settings(strategy: Strategy) -> dict[str, object]:
     """The keyword arguments with which `generate` runs a strategy, by name.
 
     Raises:
@@ -48,7 +44,7 @@ def stock_settings(strategy: Strategy) -> dict[str, Setting]:
     if strategy.kind not in STOCK_KINDS:
         raise UsageError(f"transformers has no strategy of the kind {strategy.kind}")
     is_beam = "num_beams" in strategy.fields
-    settings: dict[str, Setting] = {"do_sample": strategy.samples, "num_beams": 1}
+    settings: dict[str, object] = {"do_sample": strategy.samples, "num_beams": 1}
     settings |= BEAM if is_beam else {}
     settings |= SAMPLING if strategy.samples else {}
     settings |= SHARED
