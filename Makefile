@@ -23,8 +23,9 @@ format: $(VENV)/genlm-dev  ## Put the code into the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/genlm-dev  ## Write docs/commands.md anew from --help
+docs: $(VENV)/genlm-dev  ## Write docs/commands.md and docs/strategies.md anew from the code
 	$(BIN)/python docs/write_commands.py
+	$(BIN)/python docs/write_strategies.py
 
 CORPUS ?= corpus
 fable: $(VENV)/genlm-dev  ## Train the bundled model anew from CORPUS/train and CORPUS/valid

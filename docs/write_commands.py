@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 TARGET = Path(__file__).parent / "commands.md"
 WIDTH = 100
@@ -15,13 +16,22 @@ WIDTH = 100
 def reference() -> str:
     """The whole page: the help of genlm, then that of each of its commands."""
     head = ["# Commands", "", "What `--help` shows, written by `make docs`; a test holds this page to the code.", ""]
-    return "\n".join([*head, *_section([]), *(line for name in command_names() for line in _section([name]))])
+    return "\n".join([*head, *_section([]), *(line for words in commands() for line in _section(words))])
 
 
-def command_names() -> list[str]:
-    """The commands in the order of the help."""
+def commands() -> Iterator[list[str]]:
+    """The words of every command in the order of the help, those of a group after it."""
     from genlm.cli import app
 
+    for name in _names(app):
+        yield [name]
+    for group in app.registered_groups:
+        yield [group.name]
+        for name in _names(group.typer_instance):
+            yield [group.name, name]
+
+
+def _names(app: Any) -> list[str]:
     return [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
 
 

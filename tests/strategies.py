@@ -19,7 +19,14 @@ def values(field: Field) -> st.SearchStrategy[Any]:
     high = None if field.high == math.inf else field.high
     if field.type is int:
         return st.integers(low, high)
-    return st.floats(low, high, exclude_min=field.low_open, allow_nan=False, allow_infinity=False)
+    return st.floats(
+        low,
+        high,
+        exclude_min=field.low_open,
+        exclude_max=field.high_open,
+        allow_nan=False,
+        allow_infinity=False,
+    )
 
 
 @st.composite

@@ -70,7 +70,7 @@ class TestUsage:
             (["-s", "greedy", "--temperature", "0.9"], "field 'temperature' does not apply to kind 'greedy'"),
             (["-s", "top-p:top_p=0.5", "--top-p", "0.5"], "top_p is given twice: in the spec 'top-p:top_p=0.5' and"),
             (["-s", "@storyteller"], "-s @storyteller needs a file of presets"),
-            (["-s", "@other", "--presets", str(PRESETS)], "has no preset 'other'"),
+            (["-s", "@other", "--presets", str(PRESETS)], "no preset 'other' in"),
             (["--presets", str(PRESETS)], "--presets is given, but no preset of it is asked for"),
         ],
     )

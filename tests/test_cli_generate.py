@@ -15,6 +15,8 @@ from driving import Done, call, read_first, save_endless, start
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from genlm.decoding.strategy import Strategy
+
 PRESETS = Path(__file__).parent.parent / "prompts" / "strategies.toml"
 
 
@@ -89,13 +91,7 @@ class TestStrategy:
             "name": "top-p:top_p=0.9",
             "kind": "top-p",
             "spec": "top-p:top_p=0.9",
-            "fields": {
-                "top_p": 0.9,
-                "top_k": 0,
-                "temperature": 1.0,
-                "repetition_penalty": 1.0,
-                "no_repeat_ngram_size": 0,
-            },
+            "fields": Strategy.parse("top-p:top_p=0.9").fields,
         }
 
     @pytest.mark.parametrize(
@@ -104,6 +100,10 @@ class TestStrategy:
             (["--top-k", "5"], "top-k:top_k=5"),
             (["--top-p", "0.5"], "top-p:top_p=0.5"),
             (["--top-k", "5", "--top-p", "0.5"], "top-p:top_p=0.5,top_k=5"),
+            (["--min-p", "0.1", "--top-k", "40"], "min-p:min_p=0.1,top_k=40"),
+            (["--typical-p", "0.9"], "typical:typical_p=0.9"),
+            (["--epsilon-cutoff", "0.001"], "epsilon:epsilon_cutoff=0.001"),
+            (["--eta-cutoff", "0.001"], "eta:eta_cutoff=0.001"),
             (["--temperature", "0.7"], "top-p:top_p=0.9,temperature=0.7"),
             (["--num-beams", "3"], "beam:num_beams=3"),
             (["--length-penalty", "0.8"], "beam:num_beams=4,length_penalty=0.8"),

@@ -22,6 +22,11 @@ def test_the_command_reference_is_that_of_the_code() -> None:
     assert words((ROOT / "docs" / "commands.md").read_text("utf-8")) == words(written), "run `make docs`"
 
 
+def test_the_table_of_strategies_is_that_of_the_code() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_strategies.py"))["page"]()
+    assert (ROOT / "docs" / "strategies.md").read_text("utf-8") == written, "run `make docs`"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):

@@ -29,6 +29,10 @@ def test_help_and_wrong_usage_load_none() -> None:
     assert heavy_after(f"{RUN}; run(['generate', '--help']); run(['generate', 'x', '-s', 'nope'])", "--help") == set()
 
 
+def test_the_list_of_strategies_loads_none() -> None:
+    assert heavy_after(f"{RUN}; run(['strategies', 'show', 'mirostat'])", "strategies") == set()
+
+
 def test_the_package_loads_none_until_a_model_is_loaded() -> None:
     assert heavy_after("import genlm; genlm.Strategy, genlm.Generation, genlm.load") == set()
 

@@ -224,3 +224,19 @@ def test_logits_that_are_not_numbers_are_an_error(model: Model, monkeypatch: pyt
     monkeypatch.setattr(model.network, "prefill", lambda prompts, room: (torch.full((1, 300), torch.nan), None))
     with pytest.raises(ModelError, match="not numbers"):
         next_token(model, PROMPT)
+
+
+@pytest.mark.parametrize("spec", ["mirostat", "sample:xtc_probability=0.5"])
+def test_a_strategy_whose_cut_is_left_to_chance_or_the_past_has_no_distribution(model: Model, spec: str) -> None:
+    with pytest.raises(UsageError, match="has no one distribution"):
+        next_token(model, PROMPT, strategy=Strategy.parse(spec))
+
+
+def test_the_least_length_counts_from_the_prompts_end(model: Model) -> None:
+    (end,) = model.eos_ids
+    before, after = (
+        next_token(model, PROMPT, top=10**6, strategy=Strategy.parse(spec))
+        for spec in ("greedy", "greedy:min_new_tokens=1")
+    )
+    assert {each.id: each.filtered for each in before.candidates}[end] > 0
+    assert {each.id: each.filtered for each in after.candidates}[end] == 0

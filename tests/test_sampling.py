@@ -21,6 +21,8 @@ import genlm
 from genlm.api import LanguageModel
 from genlm.decoding import sampling
 from genlm.decoding.completion import Completion
+from genlm.decoding.equivalent import stock_settings
+from genlm.decoding.kinds import KINDS
 from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
 from genlm.decoding.sampling import draw
@@ -30,7 +32,11 @@ from genlm.errors import ModelError
 PROMPT = "Once upon a time"
 OUT = -math.inf
 BELOW_ONE = math.nextafter(1.0, 0.0)
-SAMPLING = ["sample", "top-k:top_k=5", "top-p:top_p=0.9"]
+SAMPLING = [
+    *(kind.name for kind in KINDS.values() if kind.samples and "num_beams" not in kind.fields),
+    "sample:xtc_probability=0.5,xtc_threshold=0.05,presence_penalty=0.5,frequency_penalty=0.3",
+    "sample:dry_multiplier=1,dry_allowed_length=1,min_new_tokens=9",
+]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +114,7 @@ def test_a_number_that_single_precision_rounds_to_one_picks_the_last(
 
 # The distribution through the whole path, against the scores that stock `generate` samples from.
 
-KINDS = [
+STOCK_SPECS = [
     "sample",
     "sample:temperature=0.6",
     "sample:temperature=1.7,repetition_penalty=1.4",
@@ -116,6 +122,13 @@ KINDS = [
     "top-k:top_k=40,temperature=1.3,top_p=0.8",
     "top-p:top_p=0.7",
     "top-p:top_p=0.9,top_k=20,no_repeat_ngram_size=1",
+    "min-p:min_p=0.03",
+    "min-p:min_p=0.02,temperature=1.5,top_p=0.9,top_k=60",
+    "typical:typical_p=0.7",
+    "epsilon:epsilon_cutoff=0.01",
+    "eta:eta_cutoff=0.01,temperature=1.5",
+    "top-h:top_h=0.6",
+    "top-h:top_h=0.9,top_k=60,top_p=0.95,min_p=0.01,typical_p=0.9,epsilon_cutoff=0.001,eta_cutoff=0.001",
 ]
 DRAWS = 4000
 
@@ -126,11 +139,10 @@ def stock_probabilities(folder: Path, prompt_ids: Sequence[int], strategy: Strat
         folder,
         prompt_ids,
         (),
-        do_sample=True,
         max_new_tokens=1,
         output_scores=True,
         return_dict_in_generate=True,
-        **strategy.fields,
+        **stock_settings(strategy),
     )
     return made.scores[0][0].double().softmax(-1)  # type: ignore[no-any-return]
 
@@ -157,7 +169,7 @@ def most_likely_statistic(freedom: int) -> float:
     return freedom * (1 - spread + 3.09 * math.sqrt(spread)) ** 3
 
 
-@pytest.mark.parametrize("spec", KINDS)
+@pytest.mark.parametrize("spec", STOCK_SPECS)
 def test_samples_have_stock_support_and_distribution(uneven: Path, spec: str) -> None:
     strategy = Strategy.parse(spec)
     lm = genlm.load(str(uneven), device="cpu")
@@ -171,6 +183,44 @@ def test_samples_have_stock_support_and_distribution(uneven: Path, spec: str) ->
     statistic, freedom = chi_square(counts, probabilities)
     assert freedom >= 4
     assert statistic < most_likely_statistic(freedom)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["top-n-sigma:top_n_sigma=1.5", "top-n-sigma:top_n_sigma=1.6,temperature=2,top_k=30", "top-k:top_n_sigma=1.8"],
+)
+def test_samples_of_top_n_sigma_have_the_distribution_of_its_definition(uneven: Path, spec: str) -> None:
+    strategy = Strategy.parse(spec)
+    fields: Any = strategy.fields
+    lm = genlm.load(str(uneven), device="cpu")
+    prompt_ids = lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids
+    logits = stock_probabilities(uneven, prompt_ids, Strategy.parse("sample")).log() / fields["temperature"]
+    near = logits.max() - logits <= fields["top_n_sigma"] * logits.std(unbiased=False)
+    logits = logits.masked_fill(~near, OUT)
+    if fields["top_k"]:
+        logits = logits.masked_fill(logits < logits.topk(fields["top_k"]).values[-1], OUT)
+    counts = drawn(lm, strategy)
+    probabilities = logits.softmax(-1)
+    assert all(probabilities[token] > 0 for token in counts)
+    statistic, freedom = chi_square(counts, probabilities)
+    assert freedom >= 4
+    assert statistic < most_likely_statistic(freedom)
+
+
+def test_presence_and_frequency_change_the_text_and_leave_the_first_token(lm: LanguageModel) -> None:
+    plain, penalised = (
+        samples(lm, 3, f"top-k:top_k=5,{penalty}=50", new=20) for penalty in ("min_new_tokens", "frequency_penalty")
+    )
+    assert [each.token_ids[0] for each in plain] == [each.token_ids[0] for each in penalised]
+    # A penalty so large lets no token come twice.
+    assert all(len(set(each.token_ids)) == len(each.token_ids) for each in penalised)
+    assert any(len(set(each.token_ids)) < len(each.token_ids) for each in plain)
+
+
+def test_no_text_ends_before_its_least_length(uneven: Path) -> None:
+    lm = genlm.load(str(uneven), device="cpu")
+    assert min(len(each.token_ids) for each in samples(lm, 20)) < 9
+    assert min(len(each.token_ids) for each in samples(lm, 20, "sample:min_new_tokens=9")) == 10
 
 
 def test_the_statistic_tells_a_wrong_temperature(uneven: Path) -> None:
@@ -188,7 +238,7 @@ def test_stock_generate_draws_no_token_that_genlm_does_not(uneven: Path) -> None
     prompt_ids = lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids
     torch.manual_seed(0)
     rows = stock_generate(
-        uneven, prompt_ids, (), do_sample=True, max_new_tokens=1, num_return_sequences=400, **strategy.fields
+        uneven, prompt_ids, (), max_new_tokens=1, num_return_sequences=400, **stock_settings(strategy)
     )
     assert set(rows[:, -1].tolist()) == ours.keys()
     assert len(ours) == 5

@@ -94,7 +94,7 @@ def out_of_range(field: Number | Choice) -> list[Any]:
     if field.low > -math.inf:
         wrong += [field.low if field.low_open else field.low - 1, math.nextafter(field.low, -math.inf)]
     if field.high < math.inf:
-        wrong += [field.high + 1, math.nextafter(field.high, math.inf)]
+        wrong += [field.high if field.high_open else field.high + 1, math.nextafter(field.high, math.inf)]
     wrong += [1.5] if field.type is int else [10**400, -(10**400)]
     return wrong
 
@@ -125,6 +125,7 @@ def test_every_value_in_range_is_taken_in_the_fields_own_type(kind: Kind, name: 
     [
         (Number(int, 4, low=2), "a whole number at least 2"),
         (Number(float, 0.9, low=0, high=1, low_open=True), "a number greater than 0 and at most 1"),
+        (Number(float, 0.1, low=0, high=1, high_open=True), "a number at least 0 and less than 1"),
         (Number(float, 1.0), "a number"),
         (Choice({"false": False, "true": True, "never": "never"}, False), "one of false, true, never"),
     ],
@@ -152,7 +153,7 @@ def test_a_field_of_no_kind_is_refused() -> None:
 def test_an_unknown_kind_is_refused_with_the_kinds() -> None:
     with pytest.raises(UsageError, match="no strategy kind 'nucleus'") as caught:
         Strategy.of("nucleus")
-    assert caught.value.hint == "the kinds are greedy, beam, sample, top-k, top-p"
+    assert caught.value.hint == "the kinds are " + ", ".join(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +232,10 @@ def test_temperature_zero_hides_no_other_mistake() -> None:
         (["top_k"], "top-k"),
         (["top_k", "temperature"], "top-k"),
         (["top_p", "top_k"], "top-p"),
+        (["min_p", "top_p"], "min-p"),
+        (["typical_p", "top_k"], "typical"),
+        (["epsilon_cutoff"], "epsilon"),
+        (["eta_cutoff", "temperature"], "eta"),
         (["num_beams"], "beam"),
         (["length_penalty"], "beam"),
         (["num_beams", "top_k"], "beam"),
@@ -253,7 +258,8 @@ def test_strategies_come_without_torch() -> None:
 def test_every_preset_of_the_sample_file_is_a_strategy() -> None:
     from genlm.decoding.presets import read_presets
 
-    presets = read_presets(Path(__file__).parent.parent / "prompts" / "strategies.toml")
+    path = Path(__file__).parent.parent / "prompts" / "strategies.toml"
+    presets = {name: preset.strategy for name, preset in read_presets(path).items()}
     assert presets
     assert all(strategy.name == name for name, strategy in presets.items())
     assert {strategy.kind for strategy in presets.values()} <= KINDS.keys()

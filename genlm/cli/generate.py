@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from genlm.cli import options
 from genlm.cli.loading import load
 from genlm.cli.strategies import choose_strategy
 from genlm.decoding.completion import Completion
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import check_utf8, read_prompt
+from genlm.model.source import locate_model
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Generating, Limits, check_count
 from genlm.views.generation import JsonView, TextView, summary
+from genlm.views.python import Run, python_script
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 
@@ -26,6 +30,10 @@ def generate(
     num_beams: options.NumBeams = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    typical_p: options.TypicalP = None,
+    epsilon_cutoff: options.EpsilonCutoff = None,
+    eta_cutoff: options.EtaCutoff = None,
     temperature: options.Temperature = None,
     repetition_penalty: options.RepetitionPenalty = None,
     no_repeat_ngram_size: options.NoRepeatNgramSize = None,
@@ -38,6 +46,7 @@ def generate(
     echo: options.Echo = True,
     format: options.Format = "text",
     output: options.Output = None,
+    print_python: options.PrintPython = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Continue a prompt.
@@ -51,6 +60,10 @@ def generate(
         "num_beams": num_beams,
         "top_k": top_k,
         "top_p": top_p,
+        "min_p": min_p,
+        "typical_p": typical_p,
+        "epsilon_cutoff": epsilon_cutoff,
+        "eta_cutoff": eta_cutoff,
         "temperature": temperature,
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size,
@@ -61,6 +74,11 @@ def generate(
     limits = Limits(max_new_tokens, num_return_sequences, stops, overflow)
     check_count(chosen, limits)
     text = read_prompt(prompt)
+    if print_python:
+        place, commit = locate_model(model, revision)
+        run = Run(place, commit, device, dtype, text, chosen, max_new_tokens, num_return_sequences, seed, stops)
+        _write_script(run, output)
+        return
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
         loaded = load(
             model,
@@ -77,6 +95,12 @@ def generate(
         spinner.stop()
         view.finish(generating.result)
     notify(summary(generating.result))
+
+
+def _write_script(run: Run, output: Path | None) -> None:
+    script = python_script(run)
+    with open_output(output) as stream:
+        stream.write(script)
 
 
 def _follow(generating: Generating, view: TextView | JsonView, spinner: Spinner, *, is_live: bool) -> None:

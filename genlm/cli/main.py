@@ -16,6 +16,7 @@ from genlm.cli.attention import attention
 from genlm.cli.bench import bench_command
 from genlm.cli.command import Command, Group
 from genlm.cli.generate import generate
+from genlm.cli.list_strategies import strategies
 from genlm.cli.next import next_command
 from genlm.cli.score import score
 from genlm.cli.signals import end_tidily_when_told
@@ -40,6 +41,7 @@ app.command(cls=Command)(score)
 app.command(cls=Command)(tokenize)
 app.command(cls=Command)(attention)
 app.command("bench", cls=Command)(bench_command)
+app.add_typer(strategies, name="strategies")
 
 
 def _print_version(wanted: bool) -> None:

@@ -52,14 +52,18 @@ StrategySpec: TypeAlias = Annotated[
         "--strategy",
         "-s",
         metavar="SPEC",
-        help="KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset. Kinds: greedy, beam, sample, "
-        "top-k, top-p. Without it the flags below tell the kind; without those it is top-p:top_p=0.9.",
+        help="KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset; genlm strategies lists the kinds. "
+        "Without it the flags below tell the kind; without those it is top-p:top_p=0.9.",
         rich_help_panel=STRATEGY,
     ),
 ]
 Presets: TypeAlias = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="TOML file of named strategies.", rich_help_panel=STRATEGY),
+    typer.Option(
+        metavar="FILE",
+        help="TOML file of named strategies; your own are in strategies.toml in your configuration folder.",
+        rich_help_panel=STRATEGY,
+    ),
 ]
 NumBeams: TypeAlias = Annotated[
     int | None, typer.Option(metavar="N", help="Beam search with N beams, 2 or more.", rich_help_panel=STRATEGY)
@@ -73,6 +77,36 @@ TopP: TypeAlias = Annotated[
     typer.Option(
         metavar="P",
         help="Draw from the fewest tokens that hold a probability of P together, above 0, at most 1.",
+        rich_help_panel=STRATEGY,
+    ),
+]
+MinP: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Draw from the tokens at least P times as likely as the likeliest, above 0, at most 1.",
+        rich_help_panel=STRATEGY,
+    ),
+]
+TypicalP: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Draw from the tokens of the most typical surprise, P in all, above 0, at most 1.",
+        rich_help_panel=STRATEGY,
+    ),
+]
+EpsilonCutoff: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P", help="Draw from the tokens of probability P or more, between 0 and 1.", rich_help_panel=STRATEGY
+    ),
+]
+EtaCutoff: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="As --epsilon-cutoff, but the less is cut the flatter the distribution, between 0 and 1.",
         rich_help_panel=STRATEGY,
     ),
 ]
@@ -133,6 +167,14 @@ Format: TypeAlias = Annotated[
 Output: TypeAlias = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Write here, not to stdout.", rich_help_panel=OUTPUT),
+]
+PrintPython: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--print-python",
+        help="Print a Python script that does the same with transformers alone, and generate nothing.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No notices, spinner or summary on stderr.", rich_help_panel=OUTPUT)

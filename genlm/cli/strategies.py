@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import typer
+
 from genlm.decoding.kinds import Value
-from genlm.decoding.presets import read_presets
+from genlm.decoding.presets import Preset, read_presets
 from genlm.decoding.strategy import Strategy, kind_from_fields, read_fields
 from genlm.errors import UsageError
 
@@ -22,11 +24,11 @@ def choose_strategy(
         UsageError: a spec, preset or field that is wrong, or a field that is given twice.
         InputError: a file of presets that cannot be read.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    name = ""
     if spec is not None and spec.startswith("@"):
         preset = _preset(spec[1:], presets)
-        if not given:
-            return preset
+        name = "" if given else preset.name
         kind, fields = preset.kind, {**preset.fields, **given}
     elif presets is not None:
         raise UsageError("--presets is given, but no preset of it is asked for", hint="-s @NAME takes one")
@@ -34,7 +36,7 @@ def choose_strategy(
         kind, fields = _read_spec(spec, given)
     else:
         kind, fields = kind_from_fields(given), given
-    strategy = Strategy.of(kind, fields)
+    strategy = Strategy.of(kind, fields, name=name)
     if strategy.kind != kind:
         notify("temperature=0 means greedy: the likeliest token at every step")
     return strategy
@@ -48,10 +50,26 @@ def _read_spec(spec: str, given: Mapping[str, Value]) -> tuple[str, dict[str, Va
     return kind, {**fields, **given}
 
 
-def _preset(name: str, path: Path | None) -> Strategy:
-    if path is None:
-        raise UsageError(f"-s @{name} needs a file of presets", hint="--presets FILE, as prompts/strategies.toml")
-    presets = read_presets(path)
-    if name not in presets:
-        raise UsageError(f"{path} has no preset {name!r}", hint="it has " + (", ".join(presets) or "none"))
-    return presets[name]
+def _preset(name: str, path: Path | None) -> Preset:
+    """The preset of the given file, or else of the user's own."""
+    places = [path] if path is not None else []
+    if own_presets().exists():
+        places.append(own_presets())
+    if not places:
+        raise UsageError(
+            f"-s @{name} needs a file of presets",
+            hint=f"--presets FILE, as prompts/strategies.toml, or your own {own_presets()}",
+        )
+    known: list[str] = []
+    for place in places:
+        presets = read_presets(place)
+        if name in presets:
+            return presets[name]
+        known += presets
+    where = " and ".join(map(str, places))
+    raise UsageError(f"no preset {name!r} in {where}", hint="there are " + (", ".join(dict.fromkeys(known)) or "none"))
+
+
+def own_presets() -> Path:
+    """Where a user keeps presets."""
+    return Path(typer.get_app_dir("genlm")) / "strategies.toml"

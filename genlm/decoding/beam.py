@@ -76,7 +76,7 @@ class _Search:
         self.length_penalty: float = fields["length_penalty"]
         self.early_stopping: bool | str = fields["early_stopping"]
         self.request = request
-        self.filters = make_filters(request.strategy)
+        self.filters = make_filters(request.strategy, prompt_length=len(request.prompt_ids), eos_ids=request.eos_ids)
         text = TextStream(request.decode, request.prompt_ids, request.stop)
         self.beams = [Beam((), text, score=0.0, logprob=0.0, parent=0, reason=None)]
         self.hypotheses: list[Hypothesis] = []

@@ -20,6 +20,7 @@ class Number:
     low: float = -math.inf
     high: float = math.inf
     low_open: bool = False
+    high_open: bool = False
 
     def read(self, text: str) -> Value | None:
         """The value that `text` spells, or None where it spells none."""
@@ -37,7 +38,8 @@ class Number:
         return -sys.float_info.max <= value <= sys.float_info.max and self._in_range(value)
 
     def _in_range(self, value: int | float) -> bool:
-        return (value > self.low if self.low_open else value >= self.low) and value <= self.high
+        above = value > self.low if self.low_open else value >= self.low
+        return above and (value < self.high if self.high_open else value <= self.high)
 
     def normal(self, value: Value) -> Value:
         """An admitted value in the field's own type."""
@@ -51,7 +53,7 @@ class Number:
         if self.low > -math.inf:
             bounds.append(f"{'greater than' if self.low_open else 'at least'} {self.low:g}")
         if self.high < math.inf:
-            bounds.append(f"at most {self.high:g}")
+            bounds.append(f"{'less than' if self.high_open else 'at most'} {self.high:g}")
         return " ".join([noun, " and ".join(bounds)]).strip()
 
 
@@ -87,7 +89,28 @@ TOP_K_OFF = Number(int, 0, low=0)
 TOP_P_OFF = Number(float, 1.0, low=0, high=1, low_open=True)
 PENALTIES: dict[str, Field] = {
     "repetition_penalty": Number(float, 1.0, low=0, low_open=True),
+    "presence_penalty": Number(float, 0.0, low=-100, high=100),
+    "frequency_penalty": Number(float, 0.0, low=-100, high=100),
+    "dry_multiplier": Number(float, 0.0, low=0, high=100),
+    "dry_base": Number(float, 1.75, low=1, high=100),
+    "dry_allowed_length": Number(int, 2, low=1),
     "no_repeat_ngram_size": Number(int, 0, low=0),
+    "min_new_tokens": Number(int, 0, low=0),
+}
+# Every filter at the value at which it filters nothing, in the order in which they apply.
+FILTERS_OFF: dict[str, Field] = {
+    "top_n_sigma": Number(float, 0.0, low=0, high=1000),
+    "top_h": Number(float, 0.0, low=0, high=1),
+    "top_k": TOP_K_OFF,
+    "top_p": TOP_P_OFF,
+    "min_p": Number(float, 0.0, low=0, high=1),
+    "typical_p": Number(float, 1.0, low=0, high=1, low_open=True),
+    "epsilon_cutoff": Number(float, 0.0, low=0, high=1, high_open=True),
+    "eta_cutoff": Number(float, 0.0, low=0, high=1, high_open=True),
+}
+XTC: dict[str, Field] = {
+    "xtc_probability": Number(float, 0.0, low=0, high=1),
+    "xtc_threshold": Number(float, 0.1, low=0, high=0.5, low_open=True),
 }
 
 
@@ -105,6 +128,20 @@ class Kind:
     fields: Mapping[str, Field]
     samples: bool
     main: str = ""
+
+
+def _filtering(name: str, summary: str, paper: str, own: Mapping[str, Field]) -> Kind:
+    """A kind that draws from what one filter leaves; every other filter may be added to it."""
+    (main,) = own
+    others = {key: field for key, field in FILTERS_OFF.items() if key != main}
+    return Kind(
+        name,
+        summary,
+        paper,
+        {**own, **others, "temperature": TEMPERATURE, **XTC, **PENALTIES},
+        samples=True,
+        main=main,
+    )
 
 
 KINDS: dict[str, Kind] = {
@@ -135,31 +172,78 @@ KINDS: dict[str, Kind] = {
             "sample",
             "a draw from the whole distribution",
             "",
-            {"temperature": TEMPERATURE, **PENALTIES},
+            {"temperature": TEMPERATURE, **XTC, **PENALTIES},
             samples=True,
         ),
-        Kind(
+        _filtering(
             "top-k",
             "a draw from the top_k likeliest tokens",
             "Fan et al. 2018, arXiv:1805.04833",
-            {"top_k": Number(int, 50, low=1), "top_p": TOP_P_OFF, "temperature": TEMPERATURE, **PENALTIES},
-            samples=True,
-            main="top_k",
+            {"top_k": Number(int, 50, low=1)},
         ),
-        Kind(
+        _filtering(
             "top-p",
             "a draw from the fewest tokens that hold a probability of top_p together",
             "Holtzman et al. 2020, arXiv:1904.09751",
+            {"top_p": Number(float, 0.9, low=0, high=1, low_open=True)},
+        ),
+        _filtering(
+            "min-p",
+            "a draw from the tokens at least min_p times as likely as the likeliest",
+            "Nguyen et al. 2024, arXiv:2407.01082",
+            {"min_p": Number(float, 0.05, low=0, high=1, low_open=True)},
+        ),
+        _filtering(
+            "typical",
+            "a draw from the tokens whose surprise is nearest the entropy, typical_p in all",
+            "Meister et al. 2022, arXiv:2202.00666",
+            {"typical_p": Number(float, 0.95, low=0, high=1, low_open=True)},
+        ),
+        _filtering(
+            "epsilon",
+            "a draw from the tokens of a probability of epsilon_cutoff or more",
+            "Hewitt et al. 2022, arXiv:2210.15191",
+            {"epsilon_cutoff": Number(float, 0.0006, low=0, high=1, low_open=True, high_open=True)},
+        ),
+        _filtering(
+            "eta",
+            "as epsilon, with a cutoff that falls where the distribution is flat",
+            "Hewitt et al. 2022, arXiv:2210.15191",
+            {"eta_cutoff": Number(float, 0.002, low=0, high=1, low_open=True, high_open=True)},
+        ),
+        _filtering(
+            "top-h",
+            "a draw from the likeliest tokens that hold the part top_h of the entropy",
+            "Potraghloo et al. 2025, arXiv:2509.02510",
+            {"top_h": Number(float, 0.4, low=0, high=1, low_open=True)},
+        ),
+        _filtering(
+            "top-n-sigma",
+            "a draw from the tokens within top_n_sigma standard deviations of the largest logit",
+            "Tang et al. 2024, arXiv:2411.07641",
+            {"top_n_sigma": Number(float, 1.0, low=0, high=1000, low_open=True)},
+        ),
+        Kind(
+            "mirostat",
+            "a draw that holds the surprise of the text at mirostat_tau bits a token (version 2)",
+            "Basu et al. 2021, arXiv:2007.14966",
             {
-                "top_p": Number(float, 0.9, low=0, high=1, low_open=True),
-                "top_k": TOP_K_OFF,
+                "mirostat_tau": Number(float, 5.0, low=0, high=100, low_open=True),
+                "mirostat_eta": Number(float, 0.1, low=0, high=1, low_open=True),
                 "temperature": TEMPERATURE,
                 **PENALTIES,
             },
             samples=True,
-            main="top_p",
+            main="mirostat_tau",
         ),
     ]
 }
 
+# The fields that many kinds share, in the order in which they apply within and between the groups.
+SHARED_FIELDS: dict[str, Mapping[str, Field]] = {
+    "penalties": PENALTIES,
+    "temperature": {"temperature": TEMPERATURE},
+    "filters": FILTERS_OFF,
+    "xtc": XTC,
+}
 ALL_FIELDS = frozenset(field for kind in KINDS.values() for field in kind.fields)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genlm.decoding.kinds import Value
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 
@@ -15,8 +18,22 @@ else:
     import tomli as tomllib
 
 
-def read_presets(path: Path) -> dict[str, Strategy]:
-    """The strategies of a preset file by name.
+@dataclass(frozen=True)
+class Preset:
+    """A strategy as a file names it: its kind and the fields that are given."""
+
+    name: str
+    kind: str
+    fields: Mapping[str, Value]
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy. Raises UsageError where a field is wrong."""
+        return Strategy.of(self.kind, self.fields, name=self.name)
+
+
+def read_presets(path: Path) -> dict[str, Preset]:
+    """The presets of a file by name, each of them right.
 
     Raises:
         InputError: a file that cannot be read, is not TOML, or holds a wrong field; it names the preset.
@@ -30,11 +47,12 @@ def read_presets(path: Path) -> dict[str, Strategy]:
     return {name: _preset(path, name, table) for name, table in tables.items()}
 
 
-def _preset(path: Path, name: str, table: Any) -> Strategy:
+def _preset(path: Path, name: str, table: Any) -> Preset:
     if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
         raise InputError(f"{path}: preset {name!r} needs a table with a kind", hint=f'[{name}]\nkind = "top-p"')
-    fields = {key: value for key, value in table.items() if key != "kind"}
+    preset = Preset(name, table["kind"], {key: value for key, value in table.items() if key != "kind"})
     try:
-        return Strategy.of(table["kind"], fields, name=name)
+        _ = preset.strategy
     except UsageError as error:
         raise InputError(f"{path}: preset {name!r}: {error}", hint=error.hint) from error
+    return preset

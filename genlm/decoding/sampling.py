@@ -16,6 +16,7 @@ from genlm.decoding.filters import Filter, make_filters
 from genlm.decoding.lookup import LookupCache, Rewindable
 from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
+from genlm.decoding.rowfilters import RowFilter, make_row_filters
 from genlm.decoding.text import TextStream
 from genlm.model.memory import rows_that_fit
 from genlm.model.network import Cache, Network
@@ -92,9 +93,10 @@ class Batch:
 
 
 def _decode(request: Request, rows: list[Row], batch: Batch, logits: Tensor) -> Iterator[Event]:
-    filters = make_filters(request.strategy)
+    filters = make_filters(request.strategy, prompt_length=len(request.prompt_ids), eos_ids=request.eos_ids)
+    row_filters = make_row_filters(request.strategy)
     for step in range(request.max_new_tokens):
-        tokens = _choose(logits, rows, filters, request, step)
+        tokens = _choose(logits, rows, filters, row_filters, request, step)
         alive = []
         for at, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             reason = yield from _grow(row, token, request, is_last=step + 1 == request.max_new_tokens)
@@ -115,7 +117,9 @@ def _start(request: Request, index: int, random: Random) -> Row:
     return Row(index, list(request.prompt_ids), text, random)
 
 
-def _choose(logits: Tensor, rows: list[Row], filters: list[Filter], request: Request, step: int) -> list[int]:
+def _choose(
+    logits: Tensor, rows: list[Row], filters: list[Filter], row_filters: list[RowFilter], request: Request, step: int
+) -> list[int]:
     """The next token of each row; its log-probability is added to the row's."""
     total = logits.logsumexp(-1)
     require_numbers(total, step)
@@ -124,10 +128,15 @@ def _choose(logits: Tensor, rows: list[Row], filters: list[Filter], request: Req
         filtered = apply(filtered, [row.ids for row in rows])
     if filters:
         require_choice(filtered, request.strategy, step)
+    shared = filtered
+    for each in row_filters:
+        filtered = each.narrow(filtered, rows)
     if request.strategy.samples:
         chosen = draw(filtered, [row.random.random() for row in rows])
     else:
         chosen = filtered.argmax(-1)
+    for each in row_filters:
+        each.note(shared, chosen, rows)
     logprobs = logits.gather(-1, chosen[:, None])[:, 0] - total
     for row, logprob in zip(rows, logprobs.tolist(), strict=True):
         row.logprob += logprob

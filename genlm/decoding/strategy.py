@@ -14,6 +14,15 @@ from genlm.decoding.spec import Assignment, Word, read_spec
 from genlm.errors import SpecError, UsageError
 
 DEFAULT_KIND = "top-p"
+# Where several are given the first is the kind, and the others are filters added to it.
+KINDS_OF_FLAGS = {
+    "min-p": "min_p",
+    "typical": "typical_p",
+    "epsilon": "epsilon_cutoff",
+    "eta": "eta_cutoff",
+    "top-p": "top_p",
+    "top-k": "top_k",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Strategy:
         Raises:
             UsageError: no such kind, a field that does not apply to it, or a value out of the field's range.
         """
-        row = _kind(kind)
+        row = find_kind(kind)
         fields = dict(fields or {})
         for field_name, value in fields.items():
             _check(row, field_name, value)
@@ -83,7 +92,7 @@ def read_fields(spec: str) -> tuple[str, dict[str, Value]]:
     """The kind of a spec and the fields that it gives. Raises SpecError as `Strategy.parse` does."""
     kind, assignments = read_spec(spec)
     with _blaming(spec, kind):
-        row = _kind(kind.text)
+        row = find_kind(kind.text)
     return row.name, {each.field.text: _read(spec, row, each) for each in assignments}
 
 
@@ -91,14 +100,11 @@ def kind_from_fields(fields: Mapping[str, Value]) -> str:
     """The kind that plain flags ask for: beams before filters, and the default where only modifiers are given."""
     if {"num_beams", "length_penalty", "early_stopping"} & fields.keys():
         return "beam"
-    if "top_p" in fields:
-        return "top-p"
-    if "top_k" in fields:
-        return "top-k"
-    return DEFAULT_KIND
+    return next((kind for kind, main in KINDS_OF_FLAGS.items() if main in fields), DEFAULT_KIND)
 
 
-def _kind(name: str) -> Kind:
+def find_kind(name: str) -> Kind:
+    """The row of a kind. Raises UsageError where there is none of that name."""
     if name not in KINDS:
         raise UsageError(f"no strategy kind {name!r}", hint="the kinds are " + ", ".join(KINDS))
     return KINDS[name]

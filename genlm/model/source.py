@@ -52,6 +52,19 @@ def find_model(
     return fetch(name, revision, allow_pickle, notify)
 
 
+def locate_model(name: str | None, revision: str | None) -> tuple[str, str | None]:
+    """The folder or Hub id that transformers knows a model by, and the revision; nothing is fetched.
+
+    Raises:
+        ModelError: a folder that is not there.
+    """
+    if name is None:
+        return PREFERRED, revision
+    if name == BUNDLED:
+        return str(_bundled(revision).path), None
+    return (str(_local(name, revision).path), None) if _means_folder(name) else (name, revision)
+
+
 def _find_default(revision: str | None, allow_pickle: bool, notify: Notify) -> ModelFolder:
     from genlm.model.hub import fetch
 

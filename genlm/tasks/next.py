@@ -52,7 +52,7 @@ def next_token(
     check_at_least_one("top", top)
     ids = prompt_ids(model, prompt, 0, overflow)
     logits = _last_logits(model, ids)
-    filtered = _filter(logits, [ids], strategy) if strategy is not None else None
+    filtered = _filter(logits, [ids], strategy, len(ids), model.eos_ids) if strategy is not None else None
     from genlm.decoding.distribution import entropy
 
     return NextToken(
@@ -138,7 +138,8 @@ def grow_tree(
     nodes = [root]
     for left in range(steps, 0, -1):
         check_logits(logits)
-        logprobs = _filter(logits, [node.ids for node in nodes], strategy).log_softmax(-1)
+        filtered = _filter(logits, [node.ids for node in nodes], strategy, len(ids), model.eos_ids)
+        logprobs = filtered.log_softmax(-1)
         grown = _grow(nodes, logprobs, branches, model.eos_ids)
         nodes = [node for _, node in grown if not node.ends]
         if left == 1 or not nodes:
@@ -165,15 +166,28 @@ def _last_logits(model: Model, ids: Sequence[int]) -> Tensor:
     return logits
 
 
-def _filter(logits: Tensor, history: Sequence[Sequence[int]], strategy: Strategy | None) -> Tensor:
-    """The logits as the strategy's filters leave them, -inf for what is cut. Shape: (rows, vocab)."""
+def _filter(
+    logits: Tensor,
+    history: Sequence[Sequence[int]],
+    strategy: Strategy | None,
+    prompt_length: int,
+    eos_ids: frozenset[int],
+) -> Tensor:
+    """The logits as the strategy's filters leave them, -inf for what is cut. Shape: (rows, vocab).
+
+    Raises:
+        UsageError: a strategy whose cut follows from more than the tokens so far.
+    """
     if strategy is None:
         return logits
     from genlm.decoding.filters import make_filters
+    from genlm.decoding.rowfilters import make_row_filters
 
+    if make_row_filters(strategy):
+        raise UsageError(f"{strategy.spec} has no one distribution: its cut depends on chance or on what was drawn")
     # Beams are filtered as log-probabilities, in which a repetition penalty acts otherwise.
     filtered = logits.log_softmax(-1) if strategy.kind == "beam" else logits
-    for apply in make_filters(strategy):
+    for apply in make_filters(strategy, prompt_length=prompt_length, eos_ids=eos_ids):
         filtered = apply(filtered, history)
     return filtered
 
@@ -245,7 +259,8 @@ def _score_continuation(
     own = logits.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
     after: Sequence[float | None] = [None] * len(ids)
     if strategy is not None:
-        after = _filter(logits, history, strategy).log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
+        filtered = _filter(logits, history, strategy, len(before), model.eos_ids)
+        after = filtered.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
     pieces = Pieces(model.tokenizer)
     rows = zip(ids, own, after, strict=True)
     return tuple(ContinuationToken(id, pieces.text_of(id), logprob, filtered) for id, logprob, filtered in rows)
