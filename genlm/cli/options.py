@@ -7,6 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from genlm.decoding.kinds import KINDS
+
 MODEL, STRATEGY, LENGTH, OUTPUT = "Model", "Strategy", "Length and count", "Output"
 
 Prompt: TypeAlias = Annotated[
@@ -52,8 +54,8 @@ StrategySpec: TypeAlias = Annotated[
         "--strategy",
         "-s",
         metavar="SPEC",
-        help="KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset. Kinds: greedy, beam, sample, "
-        "top-k, top-p. Without it the flags below tell the kind; without those it is top-p:top_p=0.9.",
+        help=f"KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset. Kinds: {', '.join(KINDS)}. "
+        "Without it the flags below tell the kind; without those it is top-p:top_p=0.9.",
         rich_help_panel=STRATEGY,
     ),
 ]

@@ -13,13 +13,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from genlm.decoding.checks import require_numbers
+from genlm.decoding.checks import require_memory, require_numbers
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
 from genlm.decoding.filters import make_filters
 from genlm.decoding.request import Request
 from genlm.decoding.text import TextStream
 from genlm.errors import ModelError
-from genlm.model.memory import free_bytes
 from genlm.model.network import Network
 
 
@@ -54,7 +53,7 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
         ModelError: more beams than the memory holds, or fewer sequences to be found than asked for.
     """
     search = _Search(request)
-    _require_memory(network, request, search.num_beams)
+    require_memory(network, request, "num_beams", search.num_beams)
     logits, cache = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
     while True:
@@ -164,20 +163,6 @@ class _Search:
 
     def _penalised(self, score: float, length: int) -> float:
         return score / float(length**self.length_penalty)
-
-
-def _require_memory(network: Network, request: Request, num_beams: int) -> None:
-    needed = num_beams * network.row_bytes(len(request.prompt_ids) + request.max_new_tokens)
-    free = free_bytes(network.device)
-    if needed > free:
-        raise ModelError(
-            f"num_beams={num_beams} needs about {_gigabytes(needed)}, and {_gigabytes(free)} are free",
-            hint="fewer beams or fewer new tokens take less",
-        )
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g} GB"
 
 
 def _tell(index: int, hypothesis: Hypothesis) -> Iterator[Piece | Completion]:

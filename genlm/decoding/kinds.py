@@ -159,6 +159,26 @@ KINDS: dict[str, Kind] = {
             samples=True,
             main="top_p",
         ),
+        Kind(
+            "contrastive",
+            "of the top_k likeliest tokens, the one that is likely and whose hidden state is unlike those before it",
+            "Su et al. 2022, arXiv:2202.06417",
+            {
+                "penalty_alpha": Number(float, 0.6, low=0, high=1),
+                "top_k": Number(int, 4, low=1),
+                **PENALTIES,
+            },
+            samples=False,
+            main="penalty_alpha",
+        ),
+        Kind(
+            "dola",
+            "the token that the last layer favours most over the layer that differs most from it",
+            "Chuang et al. 2023, arXiv:2309.03883",
+            {"dola_layers": Choice({"low": "low", "high": "high"}, "low"), **PENALTIES},
+            samples=False,
+            main="dola_layers",
+        ),
     ]
 }
 
