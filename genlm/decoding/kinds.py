@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -89,6 +89,21 @@ PENALTIES: dict[str, Field] = {
     "repetition_penalty": Number(float, 1.0, low=0, low_open=True),
     "no_repeat_ngram_size": Number(int, 0, low=0),
 }
+BEAMS: dict[str, Field] = {
+    "num_beams": Number(int, 4, low=2),
+    # Beyond 50 a long text's length to that power is beyond every float.
+    "length_penalty": Number(float, 1.0, low=-50, high=50),
+    "early_stopping": Choice({"false": False, "true": True, "never": "never"}, False),
+}
+
+# What the values of several fields must be to each other: what is wrong with them, or None.
+Rule: TypeAlias = Callable[[Mapping[str, Value]], str | None]
+
+
+def groups_divide_beams(fields: Mapping[str, Value]) -> str | None:
+    """Each group of a diverse beam search has as many beams as the others."""
+    beams, groups = int(fields["num_beams"]), int(fields["num_beam_groups"])
+    return f"num_beam_groups={groups} must divide num_beams={beams}" if beams % groups else None
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,8 @@ class Kind:
     """One row of the table.
 
     `samples` tells a kind that draws its tokens from one that has no choice; `main` is the field that a spec
-    always shows.
+    always shows; `cold` is the kind that one which samples becomes at a temperature of 0; `rules` are what its fields
+    must keep together.
     """
 
     name: str
@@ -105,6 +121,8 @@ class Kind:
     fields: Mapping[str, Field]
     samples: bool
     main: str = ""
+    cold: str = "greedy"
+    rules: tuple[Rule, ...] = ()
 
 
 KINDS: dict[str, Kind] = {
@@ -121,13 +139,7 @@ KINDS: dict[str, Kind] = {
             "beam",
             "the num_beams likeliest sequences side by side, the best of them at the end",
             "Lowerre 1976; length penalty: Wu et al. 2016, arXiv:1609.08144",
-            {
-                "num_beams": Number(int, 4, low=2),
-                # Beyond 50 a long text's length to that power is beyond every float.
-                "length_penalty": Number(float, 1.0, low=-50, high=50),
-                "early_stopping": Choice({"false": False, "true": True, "never": "never"}, False),
-                **PENALTIES,
-            },
+            {**BEAMS, **PENALTIES},
             samples=False,
             main="num_beams",
         ),
@@ -158,6 +170,36 @@ KINDS: dict[str, Kind] = {
             },
             samples=True,
             main="top_p",
+        ),
+        Kind(
+            "diverse-beam",
+            "beam search in num_beam_groups groups, each of which shuns the tokens that those before it take",
+            "Vijayakumar et al. 2016, arXiv:1610.02424",
+            {
+                **BEAMS,
+                "num_beam_groups": Number(int, 2, low=1),
+                "diversity_penalty": Number(float, 0.5, low=0),
+                **PENALTIES,
+            },
+            samples=False,
+            main="num_beams",
+            rules=(groups_divide_beams,),
+        ),
+        Kind(
+            "beam-sample",
+            "beam search whose continuations are drawn without replacement",
+            "",
+            {
+                **BEAMS,
+                # Scores of beams are compared with each other, so a smaller one would only overflow.
+                "temperature": Number(float, 1.0, low=0.001),
+                "top_k": TOP_K_OFF,
+                "top_p": TOP_P_OFF,
+                **PENALTIES,
+            },
+            samples=True,
+            main="num_beams",
+            cold="beam",
         ),
         Kind(
             "contrastive",
