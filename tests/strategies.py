@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from genlm.decoding.kinds import KINDS, Choice, Field
+from genlm.decoding.kinds import KINDS, Choice, Field, Kind
 from genlm.decoding.strategy import Strategy
 
 
@@ -34,4 +34,14 @@ def genlm_strategies(draw: st.DrawFn) -> Strategy:
     """Any strategy."""
     kind = draw(st.sampled_from(list(KINDS.values())))
     optional = {name: values(field) for name, field in kind.fields.items()}
-    return Strategy.of(kind.name, draw(st.fixed_dictionaries({}, optional=optional)))
+    return Strategy.of(kind.name, fitting(kind, draw(st.fixed_dictionaries({}, optional=optional))))
+
+
+def fitting(kind: Kind, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with others beside them, or changed, so that they go together."""
+    if "num_beam_groups" not in kind.fields:
+        return fields
+    groups = fields.get("num_beam_groups")
+    if groups is None:
+        return fields | {"num_beam_groups": fields.get("num_beams", 2)}
+    return fields | {"num_beams": groups * min(fields.get("num_beams", 2), 5)}

@@ -125,3 +125,27 @@ def test_no_step_is_made_without_room(network: Network) -> None:
     cache.step(torch.tensor([3]))
     with pytest.raises(ValueError, match="4 tokens are more than there is room for: 3"):
         cache.step(torch.tensor([4]))
+
+
+def test_watched_steps_give_the_same_logits_and_the_states_they_come_from(network: Network) -> None:
+    plain, cache = network.prefill([PROMPTS[0]], 2)
+    logits, watched, states = network.watch(PROMPTS[0], 2, [0, network.layers])
+    assert states.shape[:2] == (len(PROMPTS[0]), 2)
+    assert_same(logits, plain)
+    assert_same(network.read_out(states[-1:, 1]), plain)
+    for rows in ([0], [0, 0, 0]):
+        ids = torch.tensor(NEW[0][: len(rows)])
+        cache, watched = cache.take(torch.tensor(rows)), watched.take(torch.tensor(rows))
+        logits, states = watched.watch(ids, [0, network.layers])
+        assert states.shape[:2] == (len(rows), 2)
+        assert_same(logits, cache.step(ids))
+        assert_same(network.read_out(states[:, 1]), logits)
+    with pytest.raises(ValueError, match="more than there is room for"):
+        watched.watch(ids, [0])
+
+
+def test_the_state_of_an_earlier_layer_does_not_depend_on_the_later_ones(network: Network) -> None:
+    _, _, both = network.watch(PROMPTS[0], 0, [0, 1])
+    _, _, first = network.watch(PROMPTS[0], 0, [1])
+    torch.testing.assert_close(both[:, 1], first[:, 0])
+    assert (both[:, 0] - both[:, 1]).abs().max() > 0.01

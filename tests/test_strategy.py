@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import genlm_strategies, values
+from strategies import fitting, genlm_strategies, values
 
 from genlm.decoding.kinds import ALL_FIELDS, KINDS, Choice, Kind, Number
 from genlm.decoding.strategy import Strategy, kind_from_fields
@@ -115,7 +115,7 @@ def test_a_value_out_of_range_is_refused_with_the_range(kind: Kind, name: str) -
 def test_every_value_in_range_is_taken_in_the_fields_own_type(kind: Kind, name: str, data: st.DataObject) -> None:
     field = kind.fields[name]
     value = data.draw(values(field))
-    taken = Strategy.of(kind.name, {name: value}).fields[name]
+    taken = Strategy.of(kind.name, fitting(kind, {name: value})).fields[name]
     assert taken == value
     assert type(taken) is (type(value) if isinstance(field, Choice) else field.type)
 
@@ -210,8 +210,25 @@ def test_a_spec_error_says_what_a_usage_error_says() -> None:
 @pytest.mark.parametrize("zero", [0, 0.0, -0.0])
 def test_temperature_zero_is_greedy_with_the_same_penalties(kind: str, zero: float) -> None:
     strategy = Strategy.of(kind, {"temperature": zero, "repetition_penalty": 1.3})
-    assert strategy == Strategy.parse("greedy:repetition_penalty=1.3")
-    assert Strategy.parse(f"{kind}:temperature={zero}") == Strategy.of("greedy")
+    cold = KINDS[kind].cold
+    assert strategy == Strategy.parse(f"{cold}:repetition_penalty=1.3")
+    assert Strategy.parse(f"{kind}:temperature={zero}") == Strategy.of(cold)
+
+
+def test_temperature_zero_with_beams_is_beam_search_with_the_same_beams() -> None:
+    strategy = Strategy.parse("beam-sample:num_beams=7,length_penalty=2,top_k=9,temperature=0")
+    assert strategy == Strategy.parse("beam:num_beams=7,length_penalty=2")
+
+
+def test_groups_that_do_not_divide_the_beams_are_refused() -> None:
+    spec = "diverse-beam:num_beams=5,num_beam_groups=3"
+    with pytest.raises(SpecError, match=r"^num_beam_groups=3 must divide num_beams=5$") as caught:
+        Strategy.parse(spec)
+    assert spec[caught.value.start : caught.value.end] == spec
+    with pytest.raises(UsageError, match="num_beam_groups=2 must divide num_beams=3"):
+        Strategy.of("diverse-beam", {"num_beams": 3})
+    with pytest.raises(UsageError, match="num_beam_groups=8 must divide num_beams=4"):
+        Strategy.of("diverse-beam", {"num_beam_groups": 8})
 
 
 def test_temperature_zero_hides_no_other_mistake() -> None:

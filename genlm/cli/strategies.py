@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from genlm.decoding.kinds import Value
+from genlm.decoding.kinds import KINDS, Value
 from genlm.decoding.presets import Preset, read_presets
 from genlm.decoding.strategy import Strategy, kind_from_fields, read_fields
 from genlm.errors import UsageError
@@ -18,7 +18,7 @@ def choose_strategy(
 ) -> Strategy:
     """The strategy that the options ask for; plain flags add fields to a spec or preset.
 
-    `notify` is told where a temperature of 0 makes it greedy.
+    `notify` is told where a temperature of 0 makes it another kind.
 
     Raises:
         UsageError: a spec, preset or field that is wrong, or a field that is given twice.
@@ -38,7 +38,7 @@ def choose_strategy(
         kind, fields = kind_from_fields(given), given
     strategy = Strategy.of(kind, fields, name=name)
     if strategy.kind != kind:
-        notify("temperature=0 means greedy: the likeliest token at every step")
+        notify(f"temperature=0 means {strategy.kind}: {KINDS[strategy.kind].summary}")
     return strategy
 
 

@@ -1,25 +1,34 @@
-"""Beam search, token for token as transformers' `generate` does it.
+"""Beam search, token for token as transformers' `generate` does it, in one group of beams or several.
 
-At every step the likeliest continuations of all beams are ranked together. Those that end become hypotheses,
-scored by log-probability / length ** length_penalty; the best of the others go on as the next beams.
+At every step the likeliest continuations of all beams of a group are ranked together. Those that end become
+hypotheses, scored by log-probability / length ** length_penalty; the best of the others go on as the next beams.
+
+Diverse beam search (Vijayakumar et al. 2016, arXiv:1610.02424) has several groups. One after the other they take a
+step, and a token costs diversity_penalty for each beam of an earlier group that has just taken it: the Hamming
+diversity. What it costs stays in the score. The hypotheses of all groups are ranked together at the end.
+
+Beam sampling draws the continuations without replacement, each with the probability that its score has among those
+left; the best of those drawn that do not end go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from genlm.decoding.checks import require_numbers
+from genlm.decoding.checks import require_memory, require_numbers
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
 from genlm.decoding.filters import make_filters
+from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
+from genlm.decoding.sampling import draw
 from genlm.decoding.text import TextStream
 from genlm.errors import ModelError
-from genlm.model.memory import free_bytes
 from genlm.model.network import Network
 
 
@@ -53,26 +62,74 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
     Raises:
         ModelError: more beams than the memory holds, or fewer sequences to be found than asked for.
     """
-    search = _Search(request)
-    _require_memory(network, request, search.num_beams)
+    fields = cast(dict[str, Any], request.strategy.fields)
+    require_memory(network, request, "num_beams", fields["num_beams"])
+    groups = _groups(request)
     logits, cache = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
+    going_on = groups
     while True:
-        search.extend(logits)
-        if search.is_over():
+        _extend(going_on, logits, fields.get("diversity_penalty", 0.0))
+        going_on = [group for group in going_on if not group.is_over()]
+        if not going_on:
             break
-        cache = cache.take(torch.tensor([beam.parent for beam in search.beams], device=logits.device))
-        logits = cache.step(torch.tensor([beam.ids[-1] for beam in search.beams], device=logits.device))
-    for index, hypothesis in enumerate(search.best()):
+        cache = cache.take(torch.tensor(_take_places(going_on), device=logits.device))
+        tokens = [beam.ids[-1] for group in going_on for beam in group.beams]
+        logits = cache.step(torch.tensor(tokens, device=logits.device))
+    for index, hypothesis in enumerate(_best(groups, request)):
         yield from _tell(index, hypothesis)
 
 
-class _Search:
-    """The state between two steps: the beams under way and the best hypotheses so far, each best first."""
+def _groups(request: Request) -> list[_Group]:
+    fields = cast(dict[str, Any], request.strategy.fields)
+    count = fields.get("num_beam_groups", 1)
+    random = streams(request.seed, request.prompt_ids)(0) if request.strategy.samples else None
+    return [_Group(request, fields["num_beams"] // count, random) for _ in range(count)]
 
-    def __init__(self, request: Request) -> None:
+
+def _extend(groups: Sequence[_Group], logits: Tensor, diversity_penalty: float) -> None:
+    """A step of every group, each of which shuns the tokens that those before it took in this step."""
+    cost = torch.zeros(logits.shape[-1], device=logits.device)
+    for group in groups:
+        group.extend(logits[group.place : group.place + len(group.beams)], cost)
+        if diversity_penalty:
+            taken = torch.tensor(group.taken, dtype=torch.long, device=logits.device)
+            cost = cost + diversity_penalty * taken.bincount(minlength=len(cost))
+
+
+def _take_places(groups: Sequence[_Group]) -> list[int]:
+    """The row that each beam grew from, group by group; from now on that is where their rows lie."""
+    rows: list[int] = []
+    for group in groups:
+        place, group.place = group.place, len(rows)
+        rows += [place + beam.parent for beam in group.beams]
+    return rows
+
+
+def _best(groups: Sequence[_Group], request: Request) -> list[Hypothesis]:
+    """As many of the groups' hypotheses as asked for, best first. Raises ModelError where there are fewer."""
+    found = sorted((each for group in groups for each in group.hypotheses), key=lambda each: each.score, reverse=True)
+    if len(found) < request.count:
+        raise ModelError(
+            f"{request.strategy.spec} finds {len(found)} different sequences here, not {request.count}",
+            hint="ask for fewer, or rule out fewer tokens",
+        )
+    return found[: request.count]
+
+
+class _Group:
+    """The state between two steps: the beams under way and the best hypotheses so far, each best first.
+
+    `place` is where the rows of its beams begin, and `taken` the tokens that they took in the last step, the whole
+    texts among them too.
+    """
+
+    def __init__(self, request: Request, num_beams: int, random: Random | None) -> None:
         fields = cast(dict[str, Any], request.strategy.fields)
-        self.num_beams: int = fields["num_beams"]
+        self.num_beams = num_beams
+        self.random = random
+        self.place = 0
+        self.taken: list[int] = []
         self.length_penalty: float = fields["length_penalty"]
         self.early_stopping: bool | str = fields["early_stopping"]
         self.request = request
@@ -83,19 +140,24 @@ class _Search:
         # Enough that num_beams are left to go on even where an end token follows all the best ones.
         self.width = max(2, 1 + len(request.eos_ids)) * self.num_beams
 
-    def extend(self, logits: Tensor) -> None:
-        """Grow every beam by one token, keep the best of those that ended and go on with the best others."""
-        going_on: list[Beam] = []
+    def extend(self, logits: Tensor, cost: Tensor) -> None:
+        """Grow every beam by one token, keep the best of those that ended and go on with the best others.
+
+        `cost` is what each token costs in this step. Shape: (vocab,).
+        """
+        onward: list[Beam] = []
         ended: list[Hypothesis] = []
-        for rank, beam in enumerate(self._candidates(logits)):
-            if beam.reason is None:
-                going_on.append(beam)
+        for rank, beam in enumerate(self._candidates(logits, cost)):
+            if beam.reason in (None, "length"):
+                onward.append(beam)
             # The candidates after the first num_beams are there to go on with, not to end.
-            elif rank < self.num_beams:
+            if beam.reason and rank < self.num_beams:
                 ended.append(self._hypothesis(beam, beam.reason))
-            if len(going_on) == self.num_beams:
+            if len(onward) == self.num_beams and self.random is None:
                 break
-        self.beams = going_on
+        onward = sorted(onward, key=lambda beam: beam.score, reverse=True)[: self.num_beams]
+        self.beams = [beam for beam in onward if beam.reason is None]
+        self.taken = [beam.ids[-1] for beam in onward]
         self.hypotheses = sorted(self.hypotheses + ended, key=lambda each: each.score, reverse=True)[: self.num_beams]
 
     def is_over(self) -> bool:
@@ -106,34 +168,30 @@ class _Search:
             return False
         return self.early_stopping is True or self._best_possible() <= self.hypotheses[-1].score
 
-    def best(self) -> list[Hypothesis]:
-        """As many hypotheses as asked for. Raises ModelError where there are fewer."""
-        count = self.request.count
-        if len(self.hypotheses) < count:
-            raise ModelError(
-                f"{self.request.strategy.spec} finds {len(self.hypotheses)} different sequences here, not {count}",
-                hint="ask for fewer, or rule out fewer tokens",
-            )
-        return self.hypotheses[:count]
-
     def _best_possible(self) -> float:
         """The score that the best beam under way is taken to end with at best."""
         is_optimistic = self.early_stopping == "never" and self.length_penalty > 0.0
         length = self.request.max_new_tokens if is_optimistic else len(self.beams[0].ids)
         return self._penalised(self.beams[0].score, length)
 
-    def _candidates(self, logits: Tensor) -> Iterator[Beam]:
-        """The `width` likeliest continuations of all beams together, likeliest first."""
+    def _candidates(self, logits: Tensor, cost: Tensor) -> Iterator[Beam]:
+        """`width` continuations of all beams together: the likeliest, likeliest first, or as they are drawn."""
         require_numbers(logits.logsumexp(-1), len(self.beams[0].ids))
         logprobs = logits.log_softmax(-1)
-        scores = self._filtered(logprobs)
+        scores = self._filtered(logprobs - cost)
         scores = scores + torch.tensor([beam.score for beam in self.beams], device=logits.device)[:, None]
-        best = scores.flatten().topk(min(self.width, scores.numel()))
-        own = logprobs.flatten()[best.indices]
+        places = self._pick(scores.flatten())
+        picked, own = scores.flatten()[places], logprobs.flatten()[places]
         vocab = scores.shape[-1]
-        for at, score, logprob in zip(best.indices.tolist(), best.values.tolist(), own.tolist(), strict=True):
+        for at, score, logprob in zip(places.tolist(), picked.tolist(), own.tolist(), strict=True):
             if score > -torch.inf:
                 yield self._grown(at // vocab, at % vocab, score, logprob)
+
+    def _pick(self, scores: Tensor) -> Tensor:
+        """The places of the candidates among all scores."""
+        if self.random is None:
+            return scores.topk(min(self.width, len(scores))).indices
+        return draw_different(scores, [self.random.random() for _ in range(self.width)])
 
     def _filtered(self, scores: Tensor) -> Tensor:
         if self.filters:
@@ -166,18 +224,18 @@ class _Search:
         return score / float(length**self.length_penalty)
 
 
-def _require_memory(network: Network, request: Request, num_beams: int) -> None:
-    needed = num_beams * network.row_bytes(len(request.prompt_ids) + request.max_new_tokens)
-    free = free_bytes(network.device)
-    if needed > free:
-        raise ModelError(
-            f"num_beams={num_beams} needs about {_gigabytes(needed)}, and {_gigabytes(free)} are free",
-            hint="fewer beams or fewer new tokens take less",
-        )
+def draw_different(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """Places drawn without replacement by the softmax of scores, (n,), a uniform number from [0, 1) for each.
 
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g} GB"
+    Fewer than there are numbers, where only scores of -inf are left. Returns places: (k,), as they are drawn.
+    """
+    left, places = scores.clone(), []
+    for uniform in uniforms:
+        if not bool(left.amax() > -torch.inf):
+            break
+        places.append(draw(left[None], [uniform]))
+        left[places[-1]] = -torch.inf
+    return torch.cat(places) if places else torch.empty(0, dtype=torch.long, device=scores.device)
 
 
 def _tell(index: int, hypothesis: Hypothesis) -> Iterator[Piece | Completion]:

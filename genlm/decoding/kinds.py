@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -112,6 +112,21 @@ XTC: dict[str, Field] = {
     "xtc_probability": Number(float, 0.0, low=0, high=1),
     "xtc_threshold": Number(float, 0.1, low=0, high=0.5, low_open=True),
 }
+BEAMS: dict[str, Field] = {
+    "num_beams": Number(int, 4, low=2),
+    # Beyond 50 a long text's length to that power is beyond every float.
+    "length_penalty": Number(float, 1.0, low=-50, high=50),
+    "early_stopping": Choice({"false": False, "true": True, "never": "never"}, False),
+}
+
+# What the values of several fields must be to each other: what is wrong with them, or None.
+Rule: TypeAlias = Callable[[Mapping[str, Value]], str | None]
+
+
+def groups_divide_beams(fields: Mapping[str, Value]) -> str | None:
+    """Each group of a diverse beam search has as many beams as the others."""
+    beams, groups = int(fields["num_beams"]), int(fields["num_beam_groups"])
+    return f"num_beam_groups={groups} must divide num_beams={beams}" if beams % groups else None
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,8 @@ class Kind:
     """One row of the table.
 
     `samples` tells a kind that draws its tokens from one that has no choice; `main` is the field that a spec
-    always shows.
+    always shows; `cold` is the kind that one which samples becomes at a temperature of 0; `rules` are what its fields
+    must keep together.
     """
 
     name: str
@@ -128,6 +144,8 @@ class Kind:
     fields: Mapping[str, Field]
     samples: bool
     main: str = ""
+    cold: str = "greedy"
+    rules: tuple[Rule, ...] = ()
 
 
 def _filtering(name: str, summary: str, paper: str, own: Mapping[str, Field]) -> Kind:
@@ -158,13 +176,7 @@ KINDS: dict[str, Kind] = {
             "beam",
             "the num_beams likeliest sequences side by side, the best of them at the end",
             "Lowerre 1976; length penalty: Wu et al. 2016, arXiv:1609.08144",
-            {
-                "num_beams": Number(int, 4, low=2),
-                # Beyond 50 a long text's length to that power is beyond every float.
-                "length_penalty": Number(float, 1.0, low=-50, high=50),
-                "early_stopping": Choice({"false": False, "true": True, "never": "never"}, False),
-                **PENALTIES,
-            },
+            {**BEAMS, **PENALTIES},
             samples=False,
             main="num_beams",
         ),
@@ -235,6 +247,56 @@ KINDS: dict[str, Kind] = {
             },
             samples=True,
             main="mirostat_tau",
+        ),
+        Kind(
+            "diverse-beam",
+            "beam search in num_beam_groups groups, each of which shuns the tokens that those before it take",
+            "Vijayakumar et al. 2016, arXiv:1610.02424",
+            {
+                **BEAMS,
+                "num_beam_groups": Number(int, 2, low=1),
+                "diversity_penalty": Number(float, 0.5, low=0),
+                **PENALTIES,
+            },
+            samples=False,
+            main="num_beams",
+            rules=(groups_divide_beams,),
+        ),
+        Kind(
+            "beam-sample",
+            "beam search whose continuations are drawn without replacement",
+            "",
+            {
+                **BEAMS,
+                # Scores of beams are compared with each other, so a smaller one would only overflow.
+                "temperature": Number(float, 1.0, low=0.001),
+                "top_k": TOP_K_OFF,
+                "top_p": TOP_P_OFF,
+                **PENALTIES,
+            },
+            samples=True,
+            main="num_beams",
+            cold="beam",
+        ),
+        Kind(
+            "contrastive",
+            "of the top_k likeliest tokens, the one that is likely and whose hidden state is unlike those before it",
+            "Su et al. 2022, arXiv:2202.06417",
+            {
+                "penalty_alpha": Number(float, 0.6, low=0, high=1),
+                "top_k": Number(int, 4, low=1),
+                **PENALTIES,
+            },
+            samples=False,
+            main="penalty_alpha",
+        ),
+        Kind(
+            "dola",
+            "the token that the last layer favours most over the layer that differs most from it",
+            "Chuang et al. 2023, arXiv:2309.03883",
+            {"dola_layers": Choice({"low": "low", "high": "high"}, "low"), **PENALTIES},
+            samples=False,
+            main="dola_layers",
         ),
     ]
 }

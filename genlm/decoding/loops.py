@@ -11,10 +11,19 @@ from genlm.model.network import Network
 
 def decode(network: Network, request: Request) -> Iterator[Event]:
     """A mark once the prompt is encoded, pieces of text on the way, and each completion as it ends, in any order."""
-    if request.strategy.kind == "beam":
+    kind = request.strategy.kind
+    if kind in ("beam", "diverse-beam", "beam-sample"):
         from genlm.decoding.beam import beam_search
 
         return beam_search(network, request)
+    if kind == "contrastive":
+        from genlm.decoding.contrastive import contrastive_search
+
+        return contrastive_search(network, request)
+    if kind == "dola":
+        from genlm.decoding.dola import dola
+
+        return dola(network, request)
     from genlm.decoding.sampling import sample
 
     return sample(network, request)

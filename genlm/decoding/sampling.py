@@ -47,7 +47,7 @@ def sample(network: Network, request: Request) -> Iterator[Event]:
     size = rows_that_fit(network, len(request.prompt_ids) + request.max_new_tokens)
     for first in range(0, request.count, size):
         indices = range(first, min(first + size, request.count))
-        rows = [_start(request, index, stream(index)) for index in indices]
+        rows = [start(request, index, stream(index)) for index in indices]
         batch = Batch(prompt, len(rows), request.least_rows, logits.device)
         if looks_up(batch.cache, request):
             batch.cache = LookupCache(batch.cache, request.prompt_ids)
@@ -99,11 +99,11 @@ def _decode(request: Request, rows: list[Row], batch: Batch, logits: Tensor) -> 
         tokens = _choose(logits, rows, filters, row_filters, request, step)
         alive = []
         for at, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            reason = yield from _grow(row, token, request, is_last=step + 1 == request.max_new_tokens)
+            reason = yield from grow(row, token, request, is_last=step + 1 == request.max_new_tokens)
             if reason is None:
                 alive.append(at)
             else:
-                yield _completion(row, request, reason)
+                yield completion(row, request, reason)
         if not alive:
             return
         if len(alive) < len(rows):
@@ -112,7 +112,8 @@ def _decode(request: Request, rows: list[Row], batch: Batch, logits: Tensor) -> 
         logits = batch.step(tokens)
 
 
-def _start(request: Request, index: int, random: Random) -> Row:
+def start(request: Request, index: int, random: Random) -> Row:
+    """A row that holds the prompt."""
     text = TextStream(request.decode, request.prompt_ids, request.stop)
     return Row(index, list(request.prompt_ids), text, random)
 
@@ -163,7 +164,7 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _grow(row: Row, token: int, request: Request, *, is_last: bool) -> Generator[Piece, None, FinishReason | None]:
+def grow(row: Row, token: int, request: Request, *, is_last: bool) -> Generator[Piece, None, FinishReason | None]:
     """Add a token to a row, yield the text that it makes certain, return why the row ends, if it does."""
     row.ids.append(token)
     reason: FinishReason | None = "eos" if token in request.eos_ids else "length" if is_last else None
@@ -175,6 +176,7 @@ def _grow(row: Row, token: int, request: Request, *, is_last: bool) -> Generator
     return "stop" if row.text.stopped else reason
 
 
-def _completion(row: Row, request: Request, reason: FinishReason) -> Completion:
+def completion(row: Row, request: Request, reason: FinishReason) -> Completion:
+    """What a row that has ended has become."""
     ids = tuple(row.ids[len(request.prompt_ids) :])
     return Completion(row.index, row.text.text, ids, reason, row.logprob)

@@ -37,20 +37,23 @@ class Strategy:
     def of(cls, kind: str, fields: Mapping[str, Value] | None = None, *, name: str = "") -> Strategy:
         """The strategy of `kind` with `fields` given and the others at their defaults.
 
-        A temperature of 0 in a kind that samples means greedy, and gives the greedy strategy.
+        A temperature of 0 in a kind that samples means greedy, and gives the greedy strategy; with beams, it gives
+        plain beam search.
 
         Raises:
-            UsageError: no such kind, a field that does not apply to it, or a value out of the field's range.
+            UsageError: no such kind, a field that does not apply to it, a value out of the field's range, or values
+                that do not go together.
         """
         row = find_kind(kind)
         fields = dict(fields or {})
         for field_name, value in fields.items():
             _check(row, field_name, value)
         if _is_temperature_zero(row, fields):
-            row = KINDS["greedy"]
+            row = KINDS[row.cold]
             fields = {key: value for key, value in fields.items() if key in row.fields}
-        values = tuple((key, spec.normal(fields.get(key, spec.default))) for key, spec in row.fields.items())
-        made = cls(row.name, values, name)
+        values = {key: spec.normal(fields.get(key, spec.default)) for key, spec in row.fields.items()}
+        _check_together(row, values)
+        made = cls(row.name, tuple(values.items()), name)
         return made if name else dataclasses.replace(made, name=made.spec)
 
     @classmethod
@@ -61,7 +64,8 @@ class Strategy:
             SpecError: with the offending place, where the spec cannot be read or a field is wrong.
         """
         kind, fields = read_fields(spec)
-        return cls.of(kind, fields, name=name)
+        with _blaming(spec, Word(spec, 0, len(spec))):
+            return cls.of(kind, fields, name=name)
 
     @property
     def fields(self) -> dict[str, Value]:
@@ -114,6 +118,13 @@ def _check(kind: Kind, field_name: str, value: object) -> None:
     spec = _field(kind, field_name)
     if not spec.admits(value) and not _is_temperature_zero(kind, {field_name: value}):
         raise _out_of_range(field_name, spec, value)
+
+
+def _check_together(kind: Kind, values: Mapping[str, Value]) -> None:
+    for rule in kind.rules:
+        complaint = rule(values)
+        if complaint:
+            raise UsageError(complaint)
 
 
 def _field(kind: Kind, field_name: str) -> Field:

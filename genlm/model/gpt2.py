@@ -7,9 +7,10 @@ transformers' GPT2LMHeadModel up to float rounding.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 END_OF_TEXT_ID = 50256
 
 HEAD = "lm_head.weight"
+
+Made = TypeVar("Made")
 
 # The names that transformers also takes for fields of a GPT2Config.
 ALIASES = {
@@ -213,6 +216,8 @@ class GPT2:
         self.config = config
         self.vocab_size = config.vocab_size
         self.context: int | None = config.n_positions
+        self.layers = config.n_layer
+        self.tied = config.tie_word_embeddings
         self.positions = precision.plain(weights.pop("wpe.weight"))
         self.blocks = [Block(weights, config, layer, precision) for layer in range(config.n_layer)]
         self.norm = precision.norm(weights.pop("ln_f.weight"), weights.pop("ln_f.bias"), config.layer_norm_epsilon)
@@ -236,6 +241,22 @@ class GPT2:
         cache.lengths, cache.longest, cache.ragged = lengths, longest, len(set(map(len, prompts))) > 1
         last = hidden[torch.arange(len(prompts), device=padded.device) * longest + lengths - 1]
         return self.head(last), cache
+
+    @torch.inference_mode()
+    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, GPT2Cache, Tensor]:
+        """See Network."""
+        check_room(len(prompt) + room, self.context)
+        ids = torch.tensor([list(prompt)], device=self.device)
+        cache = GPT2Cache.empty(self, 1, len(prompt) + room)
+        positions = torch.arange(len(prompt), device=ids.device)
+        last, states = self.states(ids, positions, cache.write_prompts, layers)
+        cache.lengths, cache.longest = cache.lengths + len(prompt), len(prompt)
+        return self.head(last[-1:]), cache, states
+
+    @torch.inference_mode()
+    def read_out(self, states: Tensor) -> Tensor:
+        """See Network."""
+        return self.head(states)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """See Network."""
@@ -305,10 +326,20 @@ class GPT2:
 
     def hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """The stream after the last block, normalised. `ids`: (rows, tokens). Shape: (rows * tokens, width)."""
+        return deque(self._stream(ids, positions, attend), maxlen=1).pop()
+
+    def states(self, ids: Tensor, positions: Tensor, attend: Attend, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `hidden`, with the stream after these layers. Shape: (rows * tokens, len(layers), width)."""
+        every = list(self._stream(ids, positions, attend))
+        return every[-1], torch.stack([every[layer] for layer in layers], dim=1)
+
+    def _stream(self, ids: Tensor, positions: Tensor, attend: Attend) -> Iterator[Tensor]:
+        """The embeddings, and the stream after each block, the last of it normalised."""
         x = (self.tokens.look_up(ids) + F.embedding(positions, self.positions)).flatten(0, 1)
         for block in self.blocks:
+            yield x
             x = block(x, len(ids), attend)
-        return self.norm(x)
+        yield self.norm(x)
 
 
 class GPT2Cache:
@@ -338,13 +369,13 @@ class GPT2Cache:
     @torch.inference_mode()
     def step(self, ids: Tensor) -> Tensor:
         """See Cache."""
-        check_room(self.longest + 1, self.keys.shape[3])
-        attend = self._write_ragged if self.ragged else self._write_even
-        positions = self.lengths[:, None] if self.ragged else self.lengths[:1]
-        self._mask = self._seen() if self.ragged else None
-        hidden = self.model.hidden(ids[:, None], positions, attend)
-        self._lengthen(1)
-        return self.model.head(hidden)
+        return self.model.head(self._feed(ids, self.model.hidden))
+
+    @torch.inference_mode()
+    def watch(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See WatchedCache."""
+        last, states = self._feed(ids, lambda ids, at, attend: self.model.states(ids, at, attend, layers))
+        return self.model.head(last), states
 
     @torch.inference_mode()
     def extend(self, ids: Tensor) -> Tensor:
@@ -373,6 +404,16 @@ class GPT2Cache:
         self.keys[block.layer, :, :, : key.shape[2]] = key
         self.values[block.layer, :, :, : key.shape[2]] = value
         return attend_causally(query, key, value, block)
+
+    def _feed(self, ids: Tensor, run: Callable[[Tensor, Tensor, Attend], Made]) -> Made:
+        """What `run` makes of one more token a row, whose keys and values are kept."""
+        check_room(self.longest + 1, self.keys.shape[3])
+        attend = self._write_ragged if self.ragged else self._write_even
+        positions = self.lengths[:, None] if self.ragged else self.lengths[:1]
+        self._mask = self._seen() if self.ragged else None
+        made = run(ids[:, None], positions, attend)
+        self._lengthen(1)
+        return made
 
     def _lengthen(self, tokens: int) -> None:
         self.lengths = self.lengths + tokens

@@ -25,6 +25,18 @@ class Cache(Protocol):
         ...
 
 
+class WatchedCache(Protocol):
+    """A cache that shows the hidden states of what it is fed."""
+
+    def watch(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `Cache.step`, with the new tokens' hidden states after these layers: (rows, len(layers), width)."""
+        ...
+
+    def take(self, rows: Tensor) -> WatchedCache:
+        """See Cache."""
+        ...
+
+
 class QueryKey(NamedTuple):
     """What a layer's attention is made of, for one sequence, as the model's usual kernel was given it.
 
@@ -39,10 +51,16 @@ class QueryKey(NamedTuple):
 
 
 class Network(Protocol):
-    """A causal language model ready to run."""
+    """A causal language model ready to run.
+
+    Its hidden states are counted as transformers does: 0 is the embeddings, n the stream after block n, and that
+    after the last of the `layers` blocks is normalised. `tied` tells whether the embeddings are the output head too.
+    """
 
     vocab_size: int
     context: int | None
+    layers: int
+    tied: bool
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +72,14 @@ class Network(Protocol):
 
         Returns the next token's logits, (rows, vocab), float32, and the cache. Raises ValueError beyond the context.
         """
+        ...
+
+    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, WatchedCache, Tensor]:
+        """As `prefill` of one prompt, with its tokens' hidden states: (len(prompt), len(layers), width)."""
+        ...
+
+    def read_out(self, states: Tensor) -> Tensor:
+        """What the output head makes of hidden states, (n, width). Shape: (n, vocab), float32."""
         ...
 
     def logits(self, ids: Sequence[int]) -> Tensor:

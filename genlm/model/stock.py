@@ -65,6 +65,8 @@ class StockModel:
         text_config = model.config.get_text_config()
         self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
         self.context: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.layers: int = text_config.num_hidden_layers
+        self.tied = bool(getattr(text_config, "tie_word_embeddings", True))
         self.takes = frozenset(inspect.signature(model.forward).parameters)
 
     @property
@@ -81,6 +83,21 @@ class StockModel:
         ids = torch.tensor([[*[0] * (longest - len(p)), *p] for p in prompts], device=self.device)
         mask = torch.tensor([[*[0] * (longest - len(p)), *[1] * len(p)] for p in prompts], device=self.device)
         return StockCache(self, None, mask[:, :0], longest + room).feed(ids, mask)
+
+    @torch.inference_mode()
+    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, StockCache, Tensor]:
+        """See Network."""
+        check_room(len(prompt) + room, self.context)
+        ids = torch.tensor([list(prompt)], device=self.device)
+        empty = StockCache(self, None, ids[:, :0], len(prompt) + room)
+        logits, cache, states = empty.feed_watched(ids, layers)
+        return logits, cache, states[0]
+
+    @torch.inference_mode()
+    def read_out(self, states: Tensor) -> Tensor:
+        """See Network."""
+        logits: Tensor = self.model.get_output_embeddings()(states)
+        return logits.float()
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """See Network."""
@@ -142,6 +159,14 @@ class StockCache:
         return logits
 
     @torch.inference_mode()
+    def watch(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See WatchedCache."""
+        check_room(self.mask.shape[1] + 1, self.capacity)
+        logits, grown, states = self.feed_watched(ids[:, None], layers)
+        self.past, self.mask = grown.past, grown.mask
+        return logits, states[:, -1]
+
+    @torch.inference_mode()
     def take(self, rows: Tensor) -> StockCache:
         """See Cache."""
         past = copy.copy(self.past)
@@ -152,6 +177,18 @@ class StockCache:
 
     def feed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, StockCache]:
         """Run new tokens, (rows, n), whose padding is 0 in `mask`, after those of the cache."""
+        output, cache = self._run(ids, mask)
+        return output.logits[:, -1].float(), cache
+
+    def feed_watched(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, StockCache, Tensor]:
+        """As `feed` without padding, with the new tokens' hidden states: (rows, n, len(layers), width)."""
+        output, cache = self._run(ids, torch.ones_like(ids), output_hidden_states=True)
+        every = output.get("hidden_states")
+        if every is None or len(every) != self.owner.layers + 1:
+            raise ModelError(f"{type(self.owner.model).__name__} does not show the hidden states that this needs")
+        return output.logits[:, -1].float(), cache, torch.stack([every[layer] for layer in layers], dim=2)
+
+    def _run(self, ids: Tensor, mask: Tensor, **settings: bool) -> tuple[Any, StockCache]:
         mask = torch.cat([self.mask, mask], dim=1)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         optional = {"position_ids": positions, "logits_to_keep": 1}
@@ -160,12 +197,13 @@ class StockCache:
             attention_mask=mask,
             past_key_values=self.past,
             use_cache=True,
+            **settings,
             **{name: value for name, value in optional.items() if name in self.owner.takes},
         )
         past = output.get("past_key_values")
         if not _has_rows(past):
             raise ModelError(f"{type(self.owner.model).__name__} keeps no cache of keys and values, which genlm needs")
-        return output.logits[:, -1].float(), StockCache(self.owner, past, mask, self.capacity)
+        return output, StockCache(self.owner, past, mask, self.capacity)
 
 
 def _has_rows(past: Any) -> bool:

@@ -49,14 +49,16 @@ class Limits:
 def check_count(strategy: Strategy, limits: Limits) -> None:
     """Raise UsageError where the strategy cannot give as many different completions as are asked for."""
     count = limits.num_return_sequences
-    if strategy.kind == "greedy" and count > 1:
+    beams = strategy.fields.get("num_beams")
+    if beams is None and not strategy.samples and count > 1:
         raise UsageError(
-            f"greedy has one completion, not {count}", hint="a kind that samples, such as top-p, gives different ones"
+            f"{strategy.kind} has one completion, not {count}",
+            hint="a kind that samples, such as top-p, gives different ones",
         )
-    if strategy.kind == "beam" and count > int(strategy.fields["num_beams"]):
+    if beams is not None and count > int(beams):
         raise UsageError(
-            f"num_return_sequences={count} is more than num_beams={strategy.fields['num_beams']}",
-            hint=f"beam:num_beams={count} keeps as many",
+            f"num_return_sequences={count} is more than num_beams={beams}",
+            hint=f"{strategy.kind} with num_beams={count} keeps as many",
         )
 
 
