@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
 from genlm.model.info import ModelInfo
+
+Overflow: TypeAlias = Literal["error", "truncate-left"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,7 @@ class Generation:
     prompt_token_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
     timing: Timing
+    num_return_sequences: int = 1
+    stop: tuple[str, ...] = ()
+    overflow: Overflow = "error"
+    deterministic: bool = False

@@ -14,6 +14,9 @@ class Request:
 
     No step runs fewer than `least_rows` rows: matrix products of very few rows may round differently from larger
     ones, and so make the first of five samples another than the only one.
+
+    With `alone` each sequence is decoded by itself, one token a step, so that it has the same bits whatever else is
+    asked for.
     """
 
     prompt_ids: tuple[int, ...]
@@ -26,3 +29,4 @@ class Request:
     decode: Decode
     least_rows: int = 1
     speculate: bool = True
+    alone: bool = False

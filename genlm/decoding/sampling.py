@@ -43,11 +43,11 @@ def sample(network: Network, request: Request) -> Iterator[Event]:
     logits, prompt = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
     stream = streams(request.seed, request.prompt_ids)
-    size = rows_that_fit(network, len(request.prompt_ids) + request.max_new_tokens)
+    size = 1 if request.alone else rows_that_fit(network, len(request.prompt_ids) + request.max_new_tokens)
     for first in range(0, request.count, size):
         indices = range(first, min(first + size, request.count))
         rows = [_start(request, index, stream(index)) for index in indices]
-        batch = Batch(prompt, len(rows), request.least_rows, logits.device)
+        batch = Batch(prompt, len(rows), 1 if request.alone else request.least_rows, logits.device)
         if looks_up(batch.cache, request):
             batch.cache = LookupCache(batch.cache, request.prompt_ids)
         yield from _decode(request, rows, batch, logits.expand(len(rows), -1))
@@ -55,8 +55,8 @@ def sample(network: Network, request: Request) -> Iterator[Event]:
 
 def looks_up(cache: Cache, request: Request) -> TypeGuard[Rewindable]:
     """Whether drafts can pay: a text that is likely to repeat itself, alone in a cache that takes tokens back."""
-    is_alone = request.count == request.least_rows == 1
-    return request.speculate and is_alone and not request.strategy.samples and isinstance(cache, Rewindable)
+    may_draft = request.speculate and not request.alone and not request.strategy.samples
+    return may_draft and request.count == request.least_rows == 1 and isinstance(cache, Rewindable)
 
 
 class Batch:
