@@ -10,8 +10,11 @@ from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.strategy import Strategy
 from genlm.model.info import ModelInfo
 from genlm.model.source import Notify, find_model
-from genlm.records import Generation
+from genlm.records import AttentionMaps, Generation, NextToken, ScoredText
+from genlm.tasks.attention import look_at_attention
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Generating, Limits, Overflow
+from genlm.tasks.next import DEFAULT_TOP, next_token
+from genlm.tasks.score import score_text
 
 if TYPE_CHECKING:
     from genlm.model.load import DeviceChoice, DtypeChoice, Model
@@ -66,6 +69,37 @@ class LanguageModel:
     ) -> Iterator[Piece | Completion]:
         """As `generate`, yielding each `Piece` of text as it is made and each `Completion` as it ends."""
         return iter(self._start(prompt, strategy, max_new_tokens, num_return_sequences, seed, stop, overflow))
+
+    def next(self, prompt: str, *, top: int = DEFAULT_TOP, strategy: str | Strategy | None = None) -> NextToken:
+        """What may follow `prompt`: the `top` likeliest tokens, and what a strategy's filters make of them.
+
+        Raises:
+            UsageError: fewer than one candidate asked for, or a strategy that makes no sense.
+            InputError: a prompt that the model cannot take.
+            ModelError: logits that are not numbers.
+        """
+        chosen = Strategy.parse(strategy) if isinstance(strategy, str) else strategy
+        return next_token(self._model, prompt, top=top, strategy=chosen)
+
+    def score(self, text: str, *, bos: bool | None = None, stride: int | None = None) -> ScoredText:
+        """How likely the model finds `text`, token by token; `bos` lets a start token stand before it.
+
+        Raises:
+            UsageError: a stride beyond the context.
+            InputError: `bos` for a model without a start token, or a text that the model cannot take.
+            ModelError: logits that are not numbers.
+        """
+        return score_text(self._model, text, bos=bos, stride=stride)
+
+    def attention(self, prompt: str, *, layer: int | None = None, head: int | None = None) -> AttentionMaps:
+        """What each token of `prompt` attends to, in one layer and head or in all of them, both from 0.
+
+        Raises:
+            UsageError: a layer or head that the model does not have.
+            InputError: a prompt that the model cannot take.
+            ModelError: a model without attention.
+        """
+        return look_at_attention(self._model, prompt, layer=layer, head=head)
 
     def _start(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
-from genlm.model.info import ModelInfo
+from genlm.model.info import ModelInfo as ModelInfo
+from genlm.model.pieces import Token as Token
 
 Overflow: TypeAlias = Literal["error", "truncate-left"]
 
@@ -61,3 +63,243 @@ class Generation:
     stop: tuple[str, ...] = ()
     overflow: Overflow = "error"
     deterministic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A token of a scored text: `rank` 1 is the likeliest, log-probability and entropy are in nats.
+
+    All three are None for a first token that nothing stands before. `bytes` is there for a token that holds only
+    part of a character, which `text` cannot show.
+    """
+
+    id: int
+    text: str
+    logprob: float | None
+    rank: int | None
+    entropy: float | None
+    bytes: bytes | None = None
+
+
+# The buckets of ranks in GLTR (Gehrmann et al. 2019): up to each of these, and beyond.
+RANK_BOUNDS = (10, 100, 1000)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over scored texts.
+
+    `logprob` is the sum over the scored tokens, in nats: all of them, or all but the first of each text where no
+    start token stands before it. `ranks` counts scored tokens by bucket.
+    """
+
+    num_texts: int = 0
+    num_tokens: int = 0
+    num_bytes: int = 0
+    num_scored_tokens: int = 0
+    num_scored_bytes: int = 0
+    logprob: float = 0.0
+    ranks: tuple[int, ...] = (0,) * (len(RANK_BOUNDS) + 1)
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.num_texts + other.num_texts,
+            self.num_tokens + other.num_tokens,
+            self.num_bytes + other.num_bytes,
+            self.num_scored_tokens + other.num_scored_tokens,
+            self.num_scored_bytes + other.num_scored_bytes,
+            self.logprob + other.logprob,
+            tuple(mine + others for mine, others in zip(self.ranks, other.ranks, strict=True)),
+        )
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp of the mean surprise of a scored token; None where there is none, or it is beyond a float."""
+        if not self.num_scored_tokens:
+            return None
+        try:
+            return math.exp(-self.logprob / self.num_scored_tokens)
+        except OverflowError:
+            return None
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits of surprise over the bytes that were scored; None where there are none."""
+        return -self.logprob / math.log(2) / self.num_scored_bytes if self.num_scored_bytes else None
+
+
+class ScoreSettings(TypedDict):
+    """What a score depends on beside the model: a start token or none, the window and its stride in tokens."""
+
+    bos: bool
+    window: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """A text with its score. `source` and `line` (from 1) say where it came from; `tokens` is None if not kept."""
+
+    text: str
+    source: str | None
+    line: int | None
+    tokens: tuple[TokenScore, ...] | None
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that may come next, by rank from 1. `filtered` is its probability under a strategy, 0 if cut."""
+
+    rank: int
+    id: int
+    text: str
+    probability: float
+    logprob: float
+    filtered: float | None = None
+    bytes: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What a strategy makes of the next token's distribution.
+
+    `kept` tokens are left of `kept + cut`; the `cut` ones held `cut_probability`, the likeliest of them first in
+    `likeliest_cut`. `entropy` is of what is left, in nats.
+    """
+
+    strategy: Strategy
+    entropy: float
+    kept: int
+    cut: int
+    cut_probability: float
+    likeliest_cut: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """The distribution of the next token: its entropy (nats) and its likeliest `candidates`."""
+
+    model: ModelInfo
+    prompt: str
+    prompt_token_ids: tuple[int, ...]
+    vocab_size: int
+    entropy: float
+    candidates: tuple[Candidate, ...]
+    filtered: Filtered | None = None
+
+
+@dataclass(frozen=True)
+class ContinuationToken:
+    """A token of a given continuation, with its log-probability after those before it (nats).
+
+    `filtered` is the same under a strategy: minus infinity where it cuts the token.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    filtered: float | None = None
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A given continuation of a prompt; `share` is its part of the probability of all that were given."""
+
+    rank: int
+    text: str
+    tokens: tuple[ContinuationToken, ...]
+    share: float
+
+    @property
+    def logprob(self) -> float:
+        """log p(continuation | prompt), nats."""
+        return sum(token.logprob for token in self.tokens)
+
+    @property
+    def filtered(self) -> float | None:
+        """The same under a strategy."""
+        parts = [token.filtered for token in self.tokens if token.filtered is not None]
+        return sum(parts) if parts else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Given continuations of a prompt, the likeliest first; `entropy` is the next token's, in nats."""
+
+    model: ModelInfo
+    prompt: str
+    prompt_token_ids: tuple[int, ...]
+    entropy: float
+    strategy: Strategy | None
+    continuations: tuple[Continuation, ...]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A token on the way from a prompt: `logprob` after those before it, `path_logprob` with theirs, in nats."""
+
+    id: int
+    text: str
+    logprob: float
+    path_logprob: float
+    ends: bool
+    children: tuple[Branch, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The likeliest ways on from a prompt, `steps` tokens far."""
+
+    model: ModelInfo
+    prompt: str
+    prompt_token_ids: tuple[int, ...]
+    strategy: Strategy | None
+    steps: int
+    entropy: float
+    branches: tuple[Branch, ...]
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text and its tokens. `source` and `line` (from 1) say where it came from."""
+
+    text: str
+    source: str | None
+    line: int | None
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class AttentionCheck:
+    """How far the weights are from what they must be.
+
+    `largest_difference` is to softmax(QK^T * scale), made anew in double precision from the queries and keys that
+    the model's usual kernel is given.
+    """
+
+    largest_difference: float
+    largest_row_error: float
+    largest_above_diagonal: float
+
+
+@dataclass(frozen=True)
+class Head:
+    """The attention weights of one head. `weights[i][j]` is how much token i attends to token j, 0 for j > i."""
+
+    layer: int
+    head: int
+    weights: list[list[float]]
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """The attention of a prompt's tokens, head by head."""
+
+    model: ModelInfo
+    prompt: str
+    tokens: tuple[Token, ...]
+    num_layers: int
+    num_heads: int
+    heads: tuple[Head, ...]
+    check: AttentionCheck | None = None

@@ -106,3 +106,16 @@ def test_a_model_is_named_as_on_the_command_line(tiny: Path, monkeypatch: pytest
     with pytest.raises(ModelError, match="no such folder"):
         genlm.load("./absent")
     assert genlm.load("fable", device="cpu").info.source == "bundled"
+
+
+def test_what_a_model_expects_finds_likely_and_attends_to(tiny: Path) -> None:
+    lm = genlm.load(str(tiny), device="cpu")
+    found = lm.next("Once upon a", top=5, strategy="top-k:top_k=2")
+    best = found.candidates[0]
+    assert [candidate.filtered == 0 for candidate in found.candidates] == [False, False, True, True, True]
+    scored = lm.score("Once upon a", bos=False)
+    assert scored.tokens is not None
+    assert tuple(token.id for token in scored.tokens) == found.prompt_token_ids
+    assert lm.generate("Once upon a", strategy="greedy", max_new_tokens=1).completions[0].token_ids == (best.id,)
+    (head,) = lm.attention("Once upon a", layer=1, head=0).heads
+    assert len(head.weights) == len(found.prompt_token_ids)

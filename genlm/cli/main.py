@@ -12,10 +12,14 @@ from typing import Annotated
 import typer
 
 from genlm import __version__
+from genlm.cli.attention import attention
 from genlm.cli.bench import bench_command
 from genlm.cli.command import Command, Group
 from genlm.cli.generate import generate
+from genlm.cli.next import next_command
+from genlm.cli.score import score
 from genlm.cli.signals import end_tidily_when_told
+from genlm.cli.tokenize import tokenize
 from genlm.errors import GenlmError, SpecError
 from genlm.views.terminal import one_line, say, underlined
 
@@ -31,6 +35,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=Command)(generate)
+app.command("next", cls=Command)(next_command)
+app.command(cls=Command)(score)
+app.command(cls=Command)(tokenize)
+app.command(cls=Command)(attention)
 app.command("bench", cls=Command)(bench_command)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-MODEL, STRATEGY, LENGTH, OUTPUT = "Model", "Strategy", "Length and count", "Output"
+INPUT, MODEL, STRATEGY, LENGTH, OUTPUT = "Input", "Model", "Strategy", "Length and count", "Output"
 
 Prompt: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="Text to continue; - or nothing reads standard input.")
@@ -136,4 +136,41 @@ Output: TypeAlias = Annotated[
 ]
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No notices, spinner or summary on stderr.", rich_help_panel=OUTPUT)
+]
+
+PromptFile: TypeAlias = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", help="Take the prompt from this file.", rich_help_panel=INPUT)
+]
+TextArgument: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="TEXT", help="The text; - or nothing reads standard input.")
+]
+Files: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--file",
+        metavar="FILE",
+        help="Take the texts from this file; may be repeated; - is standard input.",
+        rich_help_panel=INPUT,
+    ),
+]
+PerWhat: TypeAlias = Annotated[
+    Literal["line", "file"] | None,
+    typer.Option(
+        metavar="UNIT",
+        help="What one text is: a line, or a file as a whole. Without it: a line of a --file, all of what is piped in.",
+        rich_help_panel=INPUT,
+    ),
+]
+FormatOfMany: TypeAlias = Annotated[
+    Literal["text", "json", "jsonl"],
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="text, json: one object, or jsonl: an object a text.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Html: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also write a page to open in a browser.", rich_help_panel=OUTPUT),
 ]

@@ -12,8 +12,8 @@ from typing import cast
 from genlm.errors import InputError, UsageError
 
 
-def read_prompt(argument: str | None) -> str:
-    """The prompt: the argument, or standard input where it is `-` or absent with something piped in.
+def read_prompt(argument: str | None, noun: str = "prompt") -> str:
+    """The prompt (a user's word for it is `noun`): the argument, or what is piped in where that is `-` or absent.
 
     Of piped text the last line break is not part of the prompt, as with `$(...)` in a shell; only one is taken.
 
@@ -24,18 +24,18 @@ def read_prompt(argument: str | None) -> str:
     if argument is not None and argument != "-":
         if _something_is_piped():
             raise UsageError(
-                "a prompt as argument and one on standard input: which is it?",
+                f"a {noun} as argument and one on standard input: which is it?",
                 hint="take one away; </dev/null gives an empty standard input",
             )
-        return check_utf8(argument, "the prompt")
+        return check_utf8(argument, f"the {noun}")
     if argument is None and _is_terminal():
-        raise UsageError("no prompt", hint='genlm generate "Once upon a time", or pipe one in')
-    return _without_last_break(_decode(_stdin().read()))
+        raise UsageError(f"no {noun}", hint='give one, as "Once upon a time", or pipe one in')
+    return _without_last_break(_decode(_stdin(noun).read()))
 
 
-def _stdin() -> BufferedReader:
+def _stdin(noun: str = "prompt") -> BufferedReader:
     if sys.stdin is None:
-        raise UsageError("no prompt: standard input is closed")
+        raise UsageError(f"no {noun}: standard input is closed")
     return cast(BufferedReader, sys.stdin.buffer)
 
 

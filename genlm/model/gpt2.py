@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlm.model.linear import FLOAT, Embedding, Linear, Norm, Precision
-from genlm.model.network import check_room
+from genlm.model.network import QueryKey, check_room
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -187,9 +187,23 @@ class Block:
             return mixed.to(value.dtype)
         return F.scaled_dot_product_attention(query, key, value, mask, 0.0, causal, scale=self.scale)
 
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """softmax(QK^T * scale) with what comes later hidden, (rows, heads, tokens, tokens), float32.
+
+        The fast kernel behind `attention` never holds these.
+        """
+        scores = query.float() @ key.float().transpose(-1, -2) * self.scale
+        later = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        return scores.masked_fill(later, -torch.inf).softmax(-1)
+
 
 # Given a layer's query, key and value of new tokens, and the block: the mixed values.
 Attend = Callable[[Tensor, Tensor, Tensor, Block], Tensor]
+
+
+def attend_causally(query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
+    """Attend among the new tokens alone, each to itself and those before it."""
+    return block.attention(query, key, value, None, causal=True)
 
 
 class GPT2:
@@ -223,16 +237,51 @@ class GPT2:
         last = hidden[torch.arange(len(prompts), device=padded.device) * longest + lengths - 1]
         return self.head(last), cache
 
-    @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
         """See Network."""
-        check_room(len(ids), self.context)
-        row = torch.tensor([list(ids)], device=self.device)
+        return self.logits_of([ids], [0])
+
+    @torch.inference_mode()
+    def logits_of(self, rows: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
+        """See Network. Shorter rows are padded on the right, where causal attention never looks."""
+        longest = max(len(row) for row in rows)
+        check_room(longest, self.context)
+        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
+        positions = torch.arange(longest, device=padded.device)
+        lengths = torch.tensor([len(row) for row in rows], device=padded.device)
+        first = torch.tensor(list(skips), device=padded.device)
+        wanted = (positions >= first[:, None]) & (positions < lengths[:, None])
+        return self.head(self.hidden(padded, positions, attend_causally)[wanted.flatten()])
+
+    @torch.inference_mode()
+    def attention(self, ids: Sequence[int]) -> list[Tensor]:
+        """See Network."""
+        seen: list[Tensor] = []
 
         def attend(query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
-            return block.attention(query, key, value, None, causal=True)
+            weights = block.weights(query, key)
+            seen.append(weights[0])
+            return weights.to(value.dtype) @ value
 
-        return self.head(self.hidden(row, torch.arange(len(ids), device=row.device), attend))
+        self._run_one(ids, attend)
+        return seen
+
+    @torch.inference_mode()
+    def queries_and_keys(self, ids: Sequence[int]) -> list[QueryKey]:
+        """See Network."""
+        seen: list[QueryKey] = []
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
+            seen.append(QueryKey(query[0], key[0], block.scale, None))
+            return attend_causally(query, key, value, block)
+
+        self._run_one(ids, attend)
+        return seen
+
+    def _run_one(self, ids: Sequence[int], attend: Attend) -> Tensor:
+        check_room(len(ids), self.context)
+        row = torch.tensor([list(ids)], device=self.device)
+        return self.hidden(row, torch.arange(len(ids), device=row.device), attend)
 
     def row_bytes(self, length: int) -> int:
         """See Network: the cache, and some copies of a row of logits in double precision."""
@@ -321,9 +370,10 @@ class GPT2Cache:
 
     def write_prompts(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
         """Keep the prompts' keys and values; attend among them."""
-        self.keys[block.layer, :, :, : key.shape[2]] = key
-        self.values[block.layer, :, :, : key.shape[2]] = value
-        return block.attention(query, key, value, None, causal=True)
+        layer = block.layer
+        self.keys[layer, :, :, : key.shape[2]] = key
+        self.values[layer, :, :, : key.shape[2]] = value
+        return attend_causally(query, key, value, block)
 
     def _lengthen(self, tokens: int) -> None:
         self.lengths = self.lengths + tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,19 @@ class Cache(Protocol):
     def take(self, rows: Tensor) -> Cache:
         """A new cache with these rows, each as often as it is named. `rows`: (n,)."""
         ...
+
+
+class QueryKey(NamedTuple):
+    """What a layer's attention is made of, for one sequence, as the model's usual kernel was given it.
+
+    `query`: (heads, tokens, head width); `key`: the same, or with fewer heads that the query's share in turn.
+    `mask` is added to the scores, (tokens, tokens); None hides what comes later and nothing else.
+    """
+
+    query: Tensor
+    key: Tensor
+    scale: float
+    mask: Tensor | None
 
 
 class Network(Protocol):
@@ -45,6 +58,29 @@ class Network(Protocol):
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """The logits after every token of one sequence. Shape: (len(ids), vocab), float32."""
+        ...
+
+    def logits_of(self, rows: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
+        """The logits after every token but the first `skips[r]` of each sequence r, one sequence after the other.
+
+        Shape: (n, vocab), float32.
+        """
+        ...
+
+    def attention(self, ids: Sequence[int]) -> list[Tensor]:
+        """The attention weights of every layer for one sequence. Shape of each: (heads, tokens, tokens), float32.
+
+        Raises:
+            ModelError: a model that has no such weights.
+        """
+        ...
+
+    def queries_and_keys(self, ids: Sequence[int]) -> list[QueryKey]:
+        """What the attention of every layer is made of for one sequence.
+
+        Raises:
+            ModelError: a model that does not let them be read.
+        """
         ...
 
     def row_bytes(self, length: int) -> int:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from genlm.errors import ModelError
-from genlm.model.network import check_room
+from genlm.model.network import QueryKey, check_room
+from genlm.model.stock_attention import attention_weights, queries_and_keys
 from genlm.model.thirdparty import first_line, silence_transformers
 
 
@@ -81,12 +82,32 @@ class StockModel:
         mask = torch.tensor([[*[0] * (longest - len(p)), *[1] * len(p)] for p in prompts], device=self.device)
         return StockCache(self, None, mask[:, :0], longest + room).feed(ids, mask)
 
-    @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
         """See Network."""
+        return self.logits_of([ids], [0])
+
+    @torch.inference_mode()
+    def logits_of(self, rows: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
+        """See Network. Shorter rows are padded on the right and masked."""
+        longest = max(len(row) for row in rows)
+        check_room(longest, self.context)
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
+        mask = torch.tensor([[*[1] * len(row), *[0] * (longest - len(row))] for row in rows], device=self.device)
+        logits: Tensor = self.model(ids, attention_mask=mask, use_cache=False).logits
+        wanted = mask.bool() & (torch.arange(longest) >= torch.tensor(list(skips))[:, None]).to(self.device)
+        return logits[wanted].float()
+
+    @torch.inference_mode()
+    def attention(self, ids: Sequence[int]) -> list[Tensor]:
+        """See Network."""
         check_room(len(ids), self.context)
-        logits: Tensor = self.model(torch.tensor([list(ids)], device=self.device), use_cache=False).logits
-        return logits[0].float()
+        return attention_weights(self.model, torch.tensor([list(ids)], device=self.device))
+
+    @torch.inference_mode()
+    def queries_and_keys(self, ids: Sequence[int]) -> list[QueryKey]:
+        """See Network."""
+        check_room(len(ids), self.context)
+        return queries_and_keys(self.model, torch.tensor([list(ids)], device=self.device))
 
     def row_bytes(self, length: int) -> int:
         """See Network; an upper bound, for a model may keep fewer heads or less of the past."""

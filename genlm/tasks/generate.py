@@ -140,7 +140,12 @@ class Generating:
 
 
 def encode_prompt(model: Model, prompt: str, limits: Limits) -> tuple[int, ...]:
-    """The token ids that a prompt starts from.
+    """The token ids that a prompt starts from, where there must be room for the new tokens. Raises as `prompt_ids`."""
+    return prompt_ids(model, prompt, limits.max_new_tokens, limits.overflow)
+
+
+def prompt_ids(model: Model, prompt: str, new: int, overflow: Overflow) -> tuple[int, ...]:
+    """The token ids that a prompt starts from, where `new` more must fit the context.
 
     Raises:
         InputError: an empty prompt to a model without a start token, one that the tokenizer cannot express,
@@ -159,21 +164,21 @@ def encode_prompt(model: Model, prompt: str, limits: Limits) -> tuple[int, ...]:
             f"the tokenizer gives token {beyond}, beyond the model's vocabulary of {model.network.vocab_size}",
             hint="the tokenizer and the weights are not of the same model",
         )
-    return tuple(_fit(ids, model.network.context, limits))
+    return tuple(_fit(ids, model.network.context, new, overflow))
 
 
-def _fit(ids: Sequence[int], context: int | None, limits: Limits) -> Sequence[int]:
-    new = limits.max_new_tokens
+def _fit(ids: Sequence[int], context: int | None, new: int, overflow: Overflow) -> Sequence[int]:
     if context is None or len(ids) + new <= context:
         return ids
     if new >= context:
         raise InputError(
             f"{new} new tokens leave no room for a prompt in the model's context of {context}",
-            hint=f"--max-new-tokens {context - 1} at most",
+            hint=f"{context - 1} at most",
         )
-    if limits.overflow == "truncate-left":
+    if overflow == "truncate-left":
         return ids[len(ids) - (context - new) :]
+    more = f", and with {new} new one{'s' if new > 1 else ''} is" if new else ","
     raise InputError(
-        f"the prompt has {len(ids)} tokens, and with {new} new ones is beyond the model's context of {context}",
+        f"the prompt has {len(ids)} tokens{more} beyond the model's context of {context}",
         hint=f"--overflow truncate-left keeps the last {context - new} tokens of the prompt",
     )

@@ -1,0 +1,92 @@
+"""`genlm attention`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genlm.cli import options
+from genlm.cli.loading import load
+from genlm.cli.pages import open_page
+from genlm.formats.output import open_output
+from genlm.formats.texts import read_prompt_or_file
+from genlm.tasks.attention import look_at_attention
+from genlm.views.as_json import as_line
+from genlm.views.attention import attention_record, show_attention
+from genlm.views.pages.attention import attention_page
+from genlm.views.spinner import Spinner
+from genlm.views.terminal import notice
+
+LOOK = "What to show"
+
+
+def attention(
+    prompt: options.Prompt = None,
+    file: options.PromptFile = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            metavar="L",
+            help="This layer, from 0. Without it: all of them, of which a terminal shows the first.",
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
+    head: Annotated[
+        int | None,
+        typer.Option(
+            metavar="H",
+            help="This head of a layer, from 0. Without it: all of them, of which a terminal shows the first.",
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Make the weights anew from Q and K, in double precision, and tell the largest difference.",
+            rich_help_panel=LOOK,
+        ),
+    ] = False,
+    overflow: options.OnOverflow = "error",
+    model: options.ModelName = None,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    allow_pickle: options.AllowPickle = False,
+    format: options.Format = "text",
+    output: options.Output = None,
+    html: options.Html = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)), layer by layer, head by head.
+
+    genlm attention "The king had three sons" --layer 2 --head 1
+    genlm attention "The king had three sons" --html attention.html
+    """
+    notify = (lambda _: None) if quiet else notice
+    text = read_prompt_or_file(prompt, file)
+    if format == "text" and html is None:
+        layer, head = layer or 0, head or 0
+    with (
+        open_output(output) as stream,
+        open_page(html, output) as page,
+        Spinner(enabled=not quiet) as spinner,
+    ):
+        loaded = load(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            notify=notify,
+            spinner=spinner,
+        )
+        maps = look_at_attention(loaded, text, layer=layer, head=head, check=check, overflow=overflow)
+        if page is not None:
+            page.write(attention_page(maps))
+        spinner.stop()
+        if format == "json":
+            stream.write(as_line(attention_record(maps)) + "\n")
+        else:
+            show_attention(stream, maps)

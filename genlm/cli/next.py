@@ -1,0 +1,142 @@
+"""`genlm next`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genlm.cli import options
+from genlm.cli.loading import load
+from genlm.cli.strategies import choose_strategy
+from genlm.errors import UsageError
+from genlm.formats.output import open_output
+from genlm.formats.prompt import check_utf8
+from genlm.formats.texts import read_prompt_or_file
+from genlm.records import Comparison, NextToken, Tree
+from genlm.tasks.next import DEFAULT_TOP, check_at_least_one, compare_continuations, grow_tree, next_token
+from genlm.views.as_json import as_object
+from genlm.views.next import next_record, show_next
+from genlm.views.spinner import Spinner
+from genlm.views.terminal import notice
+
+LOOK = "What to show"
+
+
+def next_command(
+    prompt: options.Prompt = None,
+    file: options.PromptFile = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many of the likeliest tokens.",
+            show_default=str(DEFAULT_TOP),
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
+    candidates: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXTS",
+            help='Compare these continuations, as " cat, dog": a comma parts them, \\, is one; may be repeated.',
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Look K tokens ahead along the K likeliest branches, as a tree.",
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
+    branches: Annotated[
+        int | None,
+        typer.Option(metavar="B", help="With --steps: B branches, not K.", rich_help_panel=LOOK),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            "--strategy",
+            "-s",
+            metavar="SPEC",
+            help="Also show what this strategy's filters leave, as top-p:top_p=0.9, or @NAME for a preset.",
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
+    presets: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file of named strategies.", rich_help_panel=LOOK)
+    ] = None,
+    overflow: options.OnOverflow = "error",
+    model: options.ModelName = None,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    allow_pickle: options.AllowPickle = False,
+    format: options.Format = "text",
+    output: options.Output = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what may come next: the likeliest tokens with their probabilities.
+
+    genlm next "Once upon a"
+    genlm next "Once upon a" -s top-p:top_p=0.9
+    genlm next "The king had three" --candidates " sons, daughters"
+    genlm next "Once upon a" --steps 3
+    """
+    notify = (lambda _: None) if quiet else notice
+    chosen = None
+    if strategy is not None or presets is not None:
+        chosen = choose_strategy(strategy, presets, {}, notify)
+    given = _read_candidates(candidates)
+    _check(top, given, steps, branches)
+    text = read_prompt_or_file(prompt, file)
+    with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
+        loaded = load(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            notify=notify,
+            spinner=spinner,
+        )
+        found: NextToken | Comparison | Tree
+        if given:
+            found = compare_continuations(loaded, text, given, strategy=chosen, overflow=overflow)
+        elif steps is not None:
+            found = grow_tree(loaded, text, steps, branches or steps, strategy=chosen, overflow=overflow)
+        else:
+            found = next_token(loaded, text, top=top or DEFAULT_TOP, strategy=chosen, overflow=overflow)
+        spinner.stop()
+        if format == "json":
+            stream.write(as_object(next_record(found)))
+        else:
+            show_next(stream, found)
+
+
+def _check(top: int | None, candidates: list[str], steps: int | None, branches: int | None) -> None:
+    for name, value in (("--top", top), ("--steps", steps), ("--branches", branches)):
+        if value is not None:
+            check_at_least_one(name, value)
+    asked = [name for name, given in (("--top", top), ("--candidates", candidates), ("--steps", steps)) if given]
+    if len(asked) > 1:
+        raise UsageError(f"{asked[0]} and {asked[1]} at once: which is it?")
+    if branches is not None and steps is None:
+        raise UsageError("--branches goes with --steps")
+
+
+def _read_candidates(given: list[str] | None) -> list[str]:
+    """The continuations that the options name."""
+    found = [part for text in given or () for part in _parted(check_utf8(text, "a candidate"))]
+    if not all(found):
+        raise UsageError("a candidate must not be empty", hint='a comma parts two, as in " cat, dog"; \\, is a comma')
+    return found
+
+
+def _parted(text: str) -> list[str]:
+    """The text cut at its commas, but not at those after a backslash."""
+    return [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]

@@ -1,0 +1,117 @@
+"""`genlm score`."""
+
+from __future__ import annotations
+
+from typing import Annotated, TextIO
+
+import typer
+
+from genlm.cli import options
+from genlm.cli.loading import load
+from genlm.cli.pages import open_page
+from genlm.formats.output import is_standard_output, open_output
+from genlm.formats.texts import read_texts
+from genlm.model.info import ModelInfo
+from genlm.tasks.score import Scoring
+from genlm.views.pages.score import ScorePage
+from genlm.views.score import ScoreJson, ScoreJsonLines, ScoreText, ScoreView, score_summary
+from genlm.views.spinner import Spinner
+from genlm.views.terminal import notice
+
+SCORE = "How to score"
+
+
+def score(
+    text: options.TextArgument = None,
+    file: options.Files = None,
+    per: options.PerWhat = None,
+    bos: Annotated[
+        bool | None,
+        typer.Option(
+            "--bos/--no-bos",
+            help="Let a start token stand before each text, so that its first token is scored too. Without either: "
+            "if the model has one.",
+            rich_help_panel=SCORE,
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="A text beyond the context is scored in windows that start every N tokens; half the context without "
+            "it. Smaller is slower, and gives the model more to go by.",
+            rich_help_panel=SCORE,
+        ),
+    ] = None,
+    tokens: Annotated[
+        bool | None,
+        typer.Option(
+            "--tokens/--no-tokens",
+            help="Every token with its numbers. Without either: in JSON, and not in text.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    model: options.ModelName = None,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    allow_pickle: options.AllowPickle = False,
+    format: options.FormatOfMany = "text",
+    output: options.Output = None,
+    html: options.Html = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Score texts: log-probability, perplexity, bits per byte, and the rank of every token.
+
+    genlm score "Once upon a time there was a king."
+    genlm score --file poems.txt --file prose.txt
+    genlm score --file book.txt --per file --stride 128
+    cat lines.txt | genlm score --per line --format jsonl
+    """
+    notify = (lambda _: None) if quiet else notice
+    files = file or []
+    texts = read_texts(text, files, per)
+    with (
+        open_output(output) as stream,
+        open_page(html, output) as page_file,
+        Spinner(enabled=not quiet) as spinner,
+    ):
+        loaded = load(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            notify=notify,
+            spinner=spinner,
+        )
+        is_single = not files and per != "line"
+        keeps = page_file is not None or (tokens is not False and (format != "text" or is_single or per != "file"))
+        scoring = Scoring(loaded, texts, bos=bos, stride=stride, keep_tokens=keeps)
+        view = _view(format, stream, loaded.info, scoring, alone=is_single, tokens=tokens)
+        page = ScorePage()
+        spinner.say("scoring")
+        is_live = is_standard_output(output) and stream.isatty()
+        for scored in scoring:
+            if is_live:
+                spinner.stop()
+            else:
+                spinner.say(f"scoring: {scoring.total.num_texts:,} texts, {scoring.total.num_tokens:,} tokens")
+            view.show(scored)
+            if page_file is not None:
+                page.show(scored)
+        spinner.stop()
+        view.finish(scoring.total)
+        if page_file is not None:
+            page_file.write(page.page(loaded.info, scoring.total, **scoring.settings))
+    notify(score_summary(loaded.info, **scoring.settings))
+
+
+def _view(
+    format: str, stream: TextIO, model: ModelInfo, scoring: Scoring, *, alone: bool, tokens: bool | None
+) -> ScoreView:
+    if format == "json":
+        return ScoreJson(stream, model, tokens=tokens is not False, **scoring.settings)
+    if format == "jsonl":
+        return ScoreJsonLines(stream, tokens=tokens is not False)
+    return ScoreText(stream, alone=alone, tokens=tokens is True)

@@ -1,0 +1,73 @@
+"""`genlm tokenize`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TextIO
+
+import typer
+
+from genlm.cli import options
+from genlm.cli.signals import insistent_interrupts
+from genlm.errors import UsageError
+from genlm.formats.output import open_output
+from genlm.formats.texts import read_texts
+from genlm.model.source import find_model
+from genlm.tasks.tokenize import detokenize, open_tokenizer
+from genlm.tasks.tokenize import tokenize as tokenize_texts
+from genlm.views.terminal import notice
+from genlm.views.tokenize import DecodedText, TokenIds, TokensJson, TokensJsonLines, TokensText, TokensView
+
+
+def tokenize(
+    text: options.TextArgument = None,
+    file: options.Files = None,
+    per: options.PerWhat = None,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode",
+            help="The other way: the texts are token ids, as 5 17 300 or [5, 17, 300].",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = False,
+    model: options.ModelName = None,
+    revision: options.Revision = None,
+    format: Annotated[
+        Literal["text", "ids", "json", "jsonl"],
+        typer.Option(
+            metavar="FORMAT",
+            help="text, ids: the ids of a text on a line, json: one object, or jsonl: an object a text.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = "text",
+    output: options.Output = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show the tokens that a text is to the model: pieces, ids, places, bytes; or turn ids back into text.
+
+    genlm tokenize "Once upon a time"
+    genlm tokenize --file poems.txt --format ids
+    genlm tokenize "Once upon a time" --format ids | genlm tokenize --decode
+    """
+    notify = (lambda _: None) if quiet else notice
+    texts = read_texts(text, file or [], per)
+    if decode and format == "ids":
+        raise UsageError("--decode gives text, and --format ids asks for ids")
+    with open_output(output) as stream:
+        with insistent_interrupts():
+            folder = find_model(model, revision=revision, notify=notify)
+            tokenizer = open_tokenizer(folder)
+        view = _view(format, stream, folder.name, decode=decode)
+        for found in (detokenize if decode else tokenize_texts)(tokenizer, texts):
+            view.show(found)
+        view.finish()
+
+
+def _view(format: str, stream: TextIO, model: str, *, decode: bool) -> TokensView:
+    if format == "json":
+        return TokensJson(stream, model)
+    if format == "jsonl":
+        return TokensJsonLines(stream)
+    if format == "ids":
+        return TokenIds(stream)
+    return DecodedText(stream) if decode else TokensText(stream)

@@ -1,0 +1,62 @@
+"""What a next token's distribution says: entropy, the log-probability and rank of a token. In nats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genlm.errors import ModelError
+
+# Rows of logits are taken in groups of this many numbers, which keeps the copies small.
+GROUP = 1 << 22
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number a row, all of shape (n,): log-probability of the row's token, its rank from 1, the row's entropy."""
+
+    logprobs: Tensor
+    ranks: Tensor
+    entropies: Tensor
+
+
+def score_tokens(logits: Tensor, tokens: Tensor) -> Scores:
+    """How likely each row's token was. `logits`: (n, vocab), `tokens`: (n,).
+
+    Raises:
+        ModelError: logits that are not numbers.
+    """
+    groups = [_score(rows, wanted) for rows, wanted in _grouped(logits, tokens)]
+    return Scores(*(torch.cat(parts) for parts in zip(*groups, strict=True)))
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """The entropy of each row's distribution, (n, vocab) to (n,); -inf is a token that is out."""
+    surprise: Tensor = torch.special.entr(logits.softmax(-1))
+    return surprise.sum(-1)
+
+
+def check_logits(logits: Tensor) -> Tensor:
+    """The log of each row's sum of exponentials, (n, vocab) to (n,). Raises ModelError where it is not a number."""
+    total = logits.logsumexp(-1)
+    if not bool(total.isfinite().all()):
+        raise ModelError(
+            "the model's logits are not numbers (NaN or infinite)",
+            hint="its weights may be damaged, or --dtype float16 too narrow for it",
+        )
+    return total
+
+
+def _grouped(logits: Tensor, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    size = max(1, GROUP // logits.shape[-1])
+    return zip(logits.split(size), tokens.split(size), strict=True)
+
+
+def _score(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    total = check_logits(logits)
+    wanted = logits.gather(-1, tokens[:, None])
+    # Of tokens that tie, each has the rank of the first.
+    return wanted[:, 0] - total, (logits > wanted).sum(-1) + 1, entropy(logits)

@@ -1,0 +1,293 @@
+"""What a model expects next: the distribution, given continuations side by side, the likeliest ways on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from genlm.errors import InputError, UsageError
+from genlm.model.pieces import Pieces
+from genlm.records import (
+    Branch,
+    Candidate,
+    Comparison,
+    Continuation,
+    ContinuationToken,
+    Filtered,
+    NextToken,
+    Tree,
+)
+from genlm.tasks.generate import Overflow, prompt_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from genlm.decoding.strategy import Strategy
+    from genlm.model.load import Model
+
+DEFAULT_TOP = 10
+# A tree deeper than this could not be shown, nor written as JSON.
+MOST_STEPS = 100
+# How many of the tokens that a strategy cuts are named.
+CUT_SHOWN = 5
+
+
+def next_token(
+    model: Model,
+    prompt: str,
+    *,
+    top: int = DEFAULT_TOP,
+    strategy: Strategy | None = None,
+    overflow: Overflow = "error",
+) -> NextToken:
+    """The distribution of the token after `prompt`, and what a strategy's filters make of it.
+
+    Raises:
+        UsageError: fewer than one candidate asked for.
+        InputError: a prompt that the model cannot take.
+        ModelError: logits that are not numbers.
+    """
+    check_at_least_one("top", top)
+    ids = prompt_ids(model, prompt, 0, overflow)
+    logits = _last_logits(model, ids)
+    filtered = _filter(logits, [ids], strategy) if strategy is not None else None
+    from genlm.decoding.distribution import entropy
+
+    return NextToken(
+        model.info,
+        prompt,
+        ids,
+        model.network.vocab_size,
+        entropy(logits).item(),
+        _likeliest(model, logits[0], None if filtered is None else filtered[0], top),
+        _describe(model, strategy, logits[0], filtered[0]) if strategy is not None and filtered is not None else None,
+    )
+
+
+def compare_continuations(
+    model: Model,
+    prompt: str,
+    continuations: Sequence[str],
+    *,
+    strategy: Strategy | None = None,
+    overflow: Overflow = "error",
+) -> Comparison:
+    """How likely each of the texts is to follow `prompt`, by the product of its tokens' probabilities.
+
+    Raises:
+        UsageError: an empty continuation, or none.
+        InputError: a prompt or continuation that the model cannot take.
+        ModelError: logits that are not numbers.
+    """
+    if not continuations or "" in continuations:
+        raise UsageError("a candidate must not be empty")
+    encoded = [_continue(model, prompt, text) for text in continuations]
+    ids = prompt_ids(model, prompt, max(map(len, encoded)) - 1, overflow)
+    logits = _last_logits(model, ids)
+    from genlm.decoding.distribution import entropy
+
+    scored = [_score_continuation(model, ids, own, strategy) for own in encoded]
+    sums = [sum(token.logprob for token in tokens) for tokens in scored]
+    total = math.log(sum(math.exp(logprob - max(sums)) for logprob in sums)) + max(sums)
+    order = sorted(range(len(sums)), key=lambda at: -sums[at])
+    return Comparison(
+        model.info,
+        prompt,
+        ids,
+        entropy(logits).item(),
+        strategy,
+        tuple(
+            Continuation(rank, continuations[at], scored[at], math.exp(sums[at] - total))
+            for rank, at in enumerate(order, 1)
+        ),
+    )
+
+
+def grow_tree(
+    model: Model,
+    prompt: str,
+    steps: int,
+    branches: int,
+    *,
+    strategy: Strategy | None = None,
+    overflow: Overflow = "error",
+) -> Tree:
+    """The `branches` likeliest ways on after each of `steps` tokens, as a tree of what they have in common.
+
+    With a strategy the probabilities are those that its filters leave.
+
+    Raises:
+        UsageError: fewer than one step or branch, or more steps than can be shown.
+        InputError: a prompt that the model cannot take.
+        ModelError: logits that are not numbers.
+    """
+    check_at_least_one("steps", steps)
+    check_at_least_one("branches", branches)
+    if steps > MOST_STEPS:
+        raise UsageError(f"steps must be at most {MOST_STEPS}, not {steps}")
+    import torch
+
+    from genlm.decoding.distribution import check_logits, entropy
+
+    ids = prompt_ids(model, prompt, steps - 1, overflow)
+    logits, cache = model.network.prefill([ids], steps - 1)
+    first_entropy = entropy(logits).item()
+    root = _Node(-1, 0.0, 0.0, ids)
+    nodes = [root]
+    for left in range(steps, 0, -1):
+        check_logits(logits)
+        logprobs = _filter(logits, [node.ids for node in nodes], strategy).log_softmax(-1)
+        grown = _grow(nodes, logprobs, branches, model.eos_ids)
+        nodes = [node for _, node in grown if not node.ends]
+        if left == 1 or not nodes:
+            break
+        parents = torch.tensor([parent for parent, node in grown if not node.ends], device=logits.device)
+        cache = cache.take(parents)
+        logits = cache.step(torch.tensor([node.id for node in nodes], device=logits.device))
+    pieces = Pieces(model.tokenizer)
+    return Tree(model.info, prompt, ids, strategy, steps, first_entropy, _to_branches(root, pieces))
+
+
+def check_at_least_one(name: str, value: int) -> None:
+    """Raise UsageError for a count below one."""
+    if value < 1:
+        raise UsageError(f"{name} must be at least 1, not {value}")
+
+
+def _last_logits(model: Model, ids: Sequence[int]) -> Tensor:
+    """The next token's logits, (1, vocab)."""
+    from genlm.decoding.distribution import check_logits
+
+    logits, _ = model.network.prefill([ids], 0)
+    check_logits(logits)
+    return logits
+
+
+def _filter(logits: Tensor, history: Sequence[Sequence[int]], strategy: Strategy | None) -> Tensor:
+    """The logits as the strategy's filters leave them, -inf for what is cut. Shape: (rows, vocab)."""
+    if strategy is None:
+        return logits
+    from genlm.decoding.filters import make_filters
+
+    # Beams are filtered as log-probabilities, in which a repetition penalty acts otherwise.
+    filtered = logits.log_softmax(-1) if strategy.kind == "beam" else logits
+    for apply in make_filters(strategy):
+        filtered = apply(filtered, history)
+    return filtered
+
+
+def _likeliest(model: Model, logits: Tensor, filtered: Tensor | None, top: int) -> tuple[Candidate, ...]:
+    logprobs = logits.log_softmax(-1)
+    best = logprobs.topk(min(top, len(logprobs)))
+    after = None if filtered is None else filtered.softmax(-1)[best.indices].tolist()
+    pieces = Pieces(model.tokenizer)
+    return tuple(
+        _candidate(pieces, rank, id, logprob, None if after is None else after[rank - 1])
+        for rank, (id, logprob) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True), 1)
+    )
+
+
+def _candidate(pieces: Pieces, rank: int, id: int, logprob: float, after: float | None) -> Candidate:
+    split = None if pieces.is_whole(id) else pieces.bytes_of(id)
+    return Candidate(rank, id, pieces.text_of(id), math.exp(logprob), logprob, after, split)
+
+
+def _describe(model: Model, strategy: Strategy, logits: Tensor, filtered: Tensor) -> Filtered:
+    from genlm.decoding.distribution import entropy
+
+    logprobs = logits.log_softmax(-1)
+    is_cut = filtered.isneginf()
+    cut = int(is_cut.sum())
+    best = logprobs.masked_fill(~is_cut, -math.inf).topk(min(CUT_SHOWN, cut))
+    ranks = [int((logprobs > value).sum()) + 1 for value in best.values]
+    pieces = Pieces(model.tokenizer)
+    return Filtered(
+        strategy,
+        entropy(filtered[None]).item(),
+        len(logits) - cut,
+        cut,
+        logprobs[is_cut].exp().sum().item(),
+        tuple(
+            _candidate(pieces, rank, id, logprob, 0.0)
+            for rank, id, logprob in zip(ranks, best.indices.tolist(), best.values.tolist(), strict=True)
+        ),
+    )
+
+
+def _continue(model: Model, prompt: str, text: str) -> tuple[int, ...]:
+    """The ids of a continuation: as they follow in the whole text if the prompt's stay the same there, else alone."""
+    encode = model.tokenizer.encode
+    whole = encode(prompt + text)
+    before = encode(prompt) if prompt else []
+    if prompt and len(whole) > len(before) and whole[: len(before)] == before:
+        ids = whole[len(before) :]
+    else:
+        ids = [token for part in Pieces(model.tokenizer).encode(text) for token in part]
+    beyond = next((token for token in ids if token >= model.network.vocab_size), None)
+    if not ids or beyond is not None:
+        raise InputError(f"the model's tokenizer cannot express the candidate {text!r}")
+    return tuple(ids)
+
+
+def _score_continuation(
+    model: Model, before: Sequence[int], ids: Sequence[int], strategy: Strategy | None
+) -> tuple[ContinuationToken, ...]:
+    import torch
+
+    from genlm.decoding.distribution import check_logits
+
+    logits = model.network.logits_of([[*before, *ids[:-1]]], [len(before) - 1])
+    check_logits(logits)
+    history = [[*before, *ids[:at]] for at in range(len(ids))]
+    wanted = torch.tensor(ids, device=logits.device)[:, None]
+    own = logits.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
+    after: Sequence[float | None] = [None] * len(ids)
+    if strategy is not None:
+        after = _filter(logits, history, strategy).log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
+    pieces = Pieces(model.tokenizer)
+    rows = zip(ids, own, after, strict=True)
+    return tuple(ContinuationToken(id, pieces.text_of(id), logprob, filtered) for id, logprob, filtered in rows)
+
+
+@dataclass
+class _Node:
+    """A token of the tree that is being grown, and the ids up to it."""
+
+    id: int
+    logprob: float
+    path_logprob: float
+    ids: Sequence[int]
+    ends: bool = False
+    children: list[_Node] = field(default_factory=list)
+
+
+def _grow(nodes: Sequence[_Node], logprobs: Tensor, count: int, eos_ids: frozenset[int]) -> list[tuple[int, _Node]]:
+    """Give the nodes the `count` likeliest children of them all. Returns each with the place of its parent."""
+    paths = logprobs + logprobs.new_tensor([node.path_logprob for node in nodes])[:, None]
+    best = paths.flatten().topk(min(count, paths.numel()))
+    grown: list[tuple[int, _Node]] = []
+    for at, path_logprob in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+        parent, id = divmod(at, logprobs.shape[-1])
+        if path_logprob == -math.inf:
+            break
+        own = logprobs[parent, id].item()
+        node = _Node(id, own, path_logprob, [*nodes[parent].ids, id], id in eos_ids)
+        nodes[parent].children.append(node)
+        grown.append((parent, node))
+    return grown
+
+
+def _to_branches(node: _Node, pieces: Pieces) -> tuple[Branch, ...]:
+    return tuple(
+        Branch(
+            child.id,
+            pieces.text_of(child.id),
+            child.logprob,
+            child.path_logprob,
+            child.ends,
+            _to_branches(child, pieces),
+        )
+        for child in node.children
+    )

@@ -1,0 +1,50 @@
+"""Texts to tokens and ids to texts, with the place and the bytes of every token. No weights are needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from genlm.errors import InputError
+from genlm.formats.texts import Text
+from genlm.model.files import read_json
+from genlm.model.pieces import Pieces
+from genlm.model.source import ModelFolder
+from genlm.model.tokenizer import Tokenizer, load_tokenizer
+from genlm.records import TokenizedText
+
+# Ids as a person or a program writes them: 1 2 3, or [1, 2, 3].
+SEPARATORS = re.compile(r"[\s,\[\]]+")
+
+
+def open_tokenizer(folder: ModelFolder) -> Tokenizer:
+    """The tokenizer of a model's folder. Raises ModelError where there is none, or it is damaged."""
+    return load_tokenizer(folder.path, read_json(folder.path / "config.json").get("model_type"))
+
+
+def tokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[TokenizedText]:
+    """The tokens of each text, as `generate` would run it: with special tokens where the tokenizer adds any."""
+    pieces = Pieces(tokenizer)
+    for text in texts:
+        yield TokenizedText(text.text, text.source, text.line, tuple(pieces.tokens(text.text)))
+
+
+def detokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[TokenizedText]:
+    """The text of the ids that each text lists.
+
+    Raises:
+        InputError: something that is no id, or one that the tokenizer does not have.
+    """
+    pieces = Pieces(tokenizer)
+    for text in texts:
+        ids = [_read_id(pieces, word) for word in SEPARATORS.split(text.text) if word]
+        tokens = tuple(pieces.tokens_of_ids(ids))
+        yield TokenizedText(pieces.join(ids), text.source, text.line, tokens)
+
+
+def _read_id(pieces: Pieces, word: str) -> int:
+    if not re.fullmatch(r"[0-9]+", word):
+        raise InputError(f"not a token id: {word!r}", hint="ids are whole numbers, as 5 17 300 or [5, 17, 300]")
+    if not pieces.knows(int(word)):
+        raise InputError(f"the tokenizer has no token {word}", hint=f"its ids are 0 to {pieces.size - 1}")
+    return int(word)

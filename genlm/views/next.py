@@ -1,0 +1,298 @@
+"""What may come next: a table, given continuations side by side, a tree; and each as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TextIO
+
+from genlm.decoding.strategy import Strategy
+from genlm.records import Branch, Candidate, Comparison, Filtered, NextToken, Tree
+from genlm.views.as_json import finite, split_bytes
+from genlm.views.bars import Bar, percent
+from genlm.views.terminal import make_console
+from genlm.views.tokens import label, shortened
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.tree import Tree as RichTree
+
+TOKEN_WIDTH = 20
+PROMPT_WIDTH = 40
+
+
+def show_next(stream: TextIO, found: NextToken | Comparison | Tree) -> None:
+    """For people: a table with bars, or a tree."""
+    if isinstance(found, Comparison):
+        _show_comparison(stream, found)
+    elif isinstance(found, Tree):
+        _show_tree(stream, found)
+    else:
+        _show_distribution(stream, found)
+
+
+def next_record(found: NextToken | Comparison | Tree) -> dict[str, Any]:
+    """What `genlm next --format json` says."""
+    if isinstance(found, Comparison):
+        return _comparison_record(found)
+    return _tree_record(found) if isinstance(found, Tree) else _distribution_record(found)
+
+
+def _show_distribution(stream: TextIO, found: NextToken) -> None:
+    """The distribution as a table with bars, and what it amounts to."""
+    from rich.text import Text
+
+    console = make_console(stream)
+    table = _table("rank", "token", "id", "probability", *(["after"] if found.filtered else []), "log-prob", "")
+    highest = max(_shown_probability(candidate) for candidate in found.candidates)
+    for candidate in found.candidates:
+        is_cut = candidate.filtered == 0
+        after = [] if candidate.filtered is None else ["cut" if is_cut else percent(candidate.filtered)]
+        table.add_row(
+            str(candidate.rank),
+            Text(_token(candidate)),
+            str(candidate.id),
+            percent(candidate.probability),
+            *after,
+            f"{candidate.logprob:.3f}",
+            Bar(_shown_probability(candidate) / highest if highest else 0.0, "cyan"),
+            style="dim" if is_cut else None,
+        )
+    console.print(table)
+    console.print()
+    for line in _findings(found):
+        console.print(line, soft_wrap=False)
+
+
+def _shown_probability(candidate: Candidate) -> float:
+    return candidate.probability if candidate.filtered is None else candidate.filtered
+
+
+def _token(candidate: Candidate) -> str:
+    return shortened(label(candidate.text, candidate.bytes), TOKEN_WIDTH)
+
+
+def _findings(found: NextToken) -> list[str]:
+    shown = sum(candidate.probability for candidate in found.candidates)
+    lines = [
+        f"entropy {_entropy(found.entropy)} (of {found.vocab_size:,})",
+        f"the {len(found.candidates):,} shown hold {percent(shown)} of the probability",
+    ]
+    if found.filtered is not None:
+        lines += _filter_findings(found.filtered)
+    return lines
+
+
+def _filter_findings(filtered: Filtered) -> list[str]:
+    lines = [
+        "",
+        f"{filtered.strategy} keeps {filtered.kept:,} tokens with {percent(1 - filtered.cut_probability)} of the "
+        f"probability",
+        f"entropy {_entropy(filtered.entropy)}",
+    ]
+    if filtered.cut:
+        names = ", ".join(f"{_token(candidate)} (rank {candidate.rank:,})" for candidate in filtered.likeliest_cut)
+        lines.append(f"it cuts {filtered.cut:,} with {percent(filtered.cut_probability)}, the likeliest: {names}")
+    if not filtered.strategy.samples:
+        lines.append(f"{filtered.strategy.kind} draws nothing: it takes the likeliest")
+    return lines
+
+
+def _entropy(nats: float) -> str:
+    return f"{nats:.3f} nats: as uncertain as {math.exp(nats):,.1f} equally likely tokens"
+
+
+def _show_comparison(stream: TextIO, found: Comparison) -> None:
+    """Given continuations, the likeliest first."""
+    from rich.text import Text
+
+    console = make_console(stream)
+    has_strategy = found.strategy is not None
+    table = _table("rank", "continuation", "tokens", "log-prob", *(["after"] if has_strategy else []), "share", "")
+    for continuation in found.continuations:
+        after = [] if continuation.filtered is None else [_nats(continuation.filtered)]
+        table.add_row(
+            str(continuation.rank),
+            Text(shortened(label(continuation.text), 30)),
+            str(len(continuation.tokens)),
+            _nats(continuation.logprob),
+            *after,
+            percent(continuation.share),
+            Bar(continuation.share, "cyan"),
+        )
+    console.print(table)
+    console.print()
+    for continuation in found.continuations:
+        if len(continuation.tokens) > 1:
+            parts = "  ".join(f"{label(token.text)} {_nats(token.logprob)}" for token in continuation.tokens)
+            console.print(Text(f"{continuation.rank}  {parts}", style="dim"), soft_wrap=False)
+    if has_strategy:
+        console.print(f"after: with the filters of {found.strategy}, under which -inf cannot be drawn")
+
+
+def _nats(logprob: float) -> str:
+    return f"{logprob:.3f}"
+
+
+def _show_tree(stream: TextIO, found: Tree) -> None:
+    """The likeliest ways on."""
+    from rich.text import Text
+    from rich.tree import Tree as RichTree
+
+    console = make_console(stream)
+    root = RichTree(Text(_end_of(found.prompt), style="bold"), guide_style="dim")
+    _hang(root, found.branches)
+    console.print(root)
+    console.print()
+    under = f", as the filters of {found.strategy} leave it" if found.strategy else ""
+    console.print(
+        f"{_count(found.branches):,} tokens: the likeliest ways on, {found.steps} tokens far. Probability after what "
+        f"stands before, and of the whole way{under}.",
+        soft_wrap=False,
+    )
+
+
+def _end_of(prompt: str) -> str:
+    shown = label(prompt)
+    return shown if len(shown) <= PROMPT_WIDTH else "…" + shown[-PROMPT_WIDTH:]
+
+
+def _hang(tree: RichTree, branches: tuple[Branch, ...]) -> None:
+    from rich.text import Text
+
+    for branch in branches:
+        line = Text.assemble(
+            (label(branch.text), "dim" if branch.ends else ""),
+            "  ",
+            (percent(math.exp(branch.logprob)), "cyan"),
+            "  ",
+            (percent(math.exp(branch.path_logprob)), "dim"),
+            (" end" if branch.ends else "", "dim"),
+        )
+        _hang(tree.add(line), branch.children)
+
+
+def _count(branches: tuple[Branch, ...]) -> int:
+    return sum(1 + _count(branch.children) for branch in branches)
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=True, header_style="dim")
+    for name in columns:
+        is_text = name in ("token", "continuation", "")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True, ratio=None if name else 1)
+    return table
+
+
+def _distribution_record(found: NextToken) -> dict[str, Any]:
+    record = {
+        "model": asdict(found.model),
+        "prompt": found.prompt,
+        "prompt_token_ids": list(found.prompt_token_ids),
+        "vocab_size": found.vocab_size,
+        "entropy": found.entropy,
+        "effective_choices": math.exp(found.entropy),
+        "candidates": [_candidate_record(candidate) for candidate in found.candidates],
+    }
+    if found.filtered is not None:
+        filtered = found.filtered
+        record["strategy"] = _strategy_record(filtered.strategy)
+        record["filtered"] = {
+            "entropy": filtered.entropy,
+            "effective_choices": math.exp(filtered.entropy),
+            "kept": filtered.kept,
+            "cut": filtered.cut,
+            "cut_probability": filtered.cut_probability,
+            "likeliest_cut": [_candidate_record(candidate) for candidate in filtered.likeliest_cut],
+        }
+    return record
+
+
+def _comparison_record(found: Comparison) -> dict[str, Any]:
+    record = {
+        "model": asdict(found.model),
+        "prompt": found.prompt,
+        "prompt_token_ids": list(found.prompt_token_ids),
+        "entropy": found.entropy,
+        "effective_choices": math.exp(found.entropy),
+        "candidates": [
+            {
+                "rank": continuation.rank,
+                "id": continuation.tokens[0].id if len(continuation.tokens) == 1 else None,
+                "text": continuation.text,
+                "probability": math.exp(continuation.logprob),
+                "logprob": continuation.logprob,
+                "share": continuation.share,
+                **_filtered_logprob(continuation.filtered),
+                "tokens": [
+                    {
+                        "id": token.id,
+                        "text": token.text,
+                        "logprob": token.logprob,
+                        **_filtered_logprob(token.filtered),
+                    }
+                    for token in continuation.tokens
+                ],
+            }
+            for continuation in found.continuations
+        ],
+    }
+    if found.strategy is not None:
+        record["strategy"] = _strategy_record(found.strategy)
+    return record
+
+
+def _tree_record(found: Tree) -> dict[str, Any]:
+    record = {
+        "model": asdict(found.model),
+        "prompt": found.prompt,
+        "prompt_token_ids": list(found.prompt_token_ids),
+        "entropy": found.entropy,
+        "effective_choices": math.exp(found.entropy),
+        "steps": found.steps,
+        "candidates": _branch_records(found.branches),
+    }
+    if found.strategy is not None:
+        record["strategy"] = _strategy_record(found.strategy)
+    return record
+
+
+def _strategy_record(strategy: Strategy) -> dict[str, Any]:
+    """A strategy with every resolved field."""
+    return {"name": strategy.name, "kind": strategy.kind, "spec": strategy.spec, "fields": strategy.fields}
+
+
+def _candidate_record(candidate: Candidate) -> dict[str, Any]:
+    after = {} if candidate.filtered is None else {"filtered_probability": candidate.filtered}
+    return {
+        "rank": candidate.rank,
+        "id": candidate.id,
+        "text": candidate.text,
+        "probability": candidate.probability,
+        "logprob": candidate.logprob,
+        **after,
+        **split_bytes(candidate.bytes),
+    }
+
+
+def _filtered_logprob(logprob: float | None) -> dict[str, float | None]:
+    """None as value stands for minus infinity: a token that the strategy cuts."""
+    return {} if logprob is None else {"filtered_logprob": finite(logprob)}
+
+
+def _branch_records(branches: tuple[Branch, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "rank": rank,
+            "id": branch.id,
+            "text": branch.text,
+            "probability": math.exp(branch.logprob),
+            "logprob": branch.logprob,
+            "path_logprob": branch.path_logprob,
+            "ends": branch.ends,
+            "children": _branch_records(branch.children),
+        }
+        for rank, branch in enumerate(branches, 1)
+    ]

@@ -1,0 +1,61 @@
+"""Pages: one HTML file each, which needs nothing else, reaches for nothing, and runs only its own script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from importlib.resources import files
+from typing import Any
+
+SKELETON = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+<script type="application/json" id="data">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def make_page(title: str, data: Any, name: str) -> str:
+    """A page around `name`.html, with `name`.js to bring its `data` to life.
+
+    Texts are in the data alone, where nothing can end the script element; the script puts them in as text.
+    """
+    style, script = _asset("page.css") + _asset(f"{name}.css"), _asset("page.js") + _asset(f"{name}.js")
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return SKELETON.format(
+        policy=policy,
+        title=html.escape(title),
+        style=style,
+        body=_asset(f"{name}.html").rstrip(),
+        data=_inert(json.dumps(data, allow_nan=False, separators=(",", ":"))),
+        script=script,
+    )
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _inert(json_text: str) -> str:
+    """JSON that holds neither `</script>` nor `<!--`. `json.dumps` has made everything else ASCII."""
+    return json_text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

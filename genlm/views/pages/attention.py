@@ -1,0 +1,55 @@
+"""The attention page: every head as a small picture, each to be enlarged."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+
+from genlm.errors import UsageError
+from genlm.records import AttentionMaps
+from genlm.views.attention import describe_check
+from genlm.views.pages import make_page
+from genlm.views.terminal import visible
+from genlm.views.tokens import counted, label
+
+STEPS = 65535
+# Beyond this many weights a page opens no more on most machines (two bytes each, and a third more as text).
+MOST_WEIGHTS = 40_000_000
+
+
+def attention_page(maps: AttentionMaps) -> str:
+    """The page of all heads that `maps` holds.
+
+    Raises:
+        UsageError: more weights than a browser can hold.
+    """
+    size = len(maps.tokens)
+    weights = len(maps.heads) * size * (size + 1) // 2
+    if weights > MOST_WEIGHTS:
+        raise UsageError(
+            f"a page of {len(maps.heads)} heads over {size} tokens would be too large for a browser",
+            hint="--layer L, --head H or a shorter prompt makes it smaller",
+        )
+    model = maps.model
+    data = {
+        "about": f"{model.name} ({model.parameters:,} parameters), {maps.num_layers} layers of {maps.num_heads} heads, "
+        f"{counted(size, 'token')}",
+        "prompt": visible(maps.prompt),
+        "tokens": [label(token.text, None if token.whole else token.bytes) for token in maps.tokens],
+        "heads": [[head.layer, head.head] for head in maps.heads],
+        "weights": _packed(maps),
+        "check": describe_check(maps.check) if maps.check is not None else None,
+    }
+    return make_page("Attention", data, "attention")
+
+
+def _packed(maps: AttentionMaps) -> str:
+    """The lower triangles of all heads, two bytes a weight, low byte first, as base64."""
+    packed = array("H")
+    for head in maps.heads:
+        for number, row in enumerate(head.weights):
+            packed.extend(round(weight * STEPS) for weight in row[: number + 1])
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return base64.b64encode(packed.tobytes()).decode("ascii")

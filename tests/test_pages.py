@@ -1,0 +1,221 @@
+"""Pages opened in Chromium: they work, reach for nothing, say nothing on the console, and show text as text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import EXECUTABLE, Browser, Page, chromium
+from models import load
+
+from genlm.errors import UsageError
+from genlm.formats.texts import Text
+from genlm.model.load import Model
+from genlm.records import AttentionMaps, ScoredText
+from genlm.tasks.attention import look_at_attention
+from genlm.tasks.score import Scoring
+from genlm.views.pages import make_page
+from genlm.views.pages.attention import attention_page
+from genlm.views.pages.score import ScorePage
+
+# What would act on a page if it were not text.
+HOSTILE = "fox </script><script>alert(1)</script> <!-- <b>&lt;\x1b[31m\u202e狐"
+NARROW, WIDE = (360, 700), (1200, 900)
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Model:
+    return load(tiny)
+
+
+@pytest.fixture(scope="module")
+def maps(model: Model) -> AttentionMaps:
+    return look_at_attention(model, HOSTILE[:40], check=True)
+
+
+@pytest.fixture(scope="module")
+def scored(model: Model) -> tuple[list[ScoredText], str]:
+    """Scored texts and their page."""
+    scoring = Scoring(model, [Text(HOSTILE, "a<b>.txt", 1), Text("", "a<b>.txt", 2), Text("The king. " * 20)])
+    page = ScorePage()
+    texts = list(scoring)
+    for text in texts:
+        page.show(text)
+    return texts, page.page(model.info, scoring.total, **scoring.settings)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if EXECUTABLE is None:
+        pytest.skip("no Chromium is installed here")
+    with chromium(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
+@pytest.fixture
+def attention(browser: Browser, maps: AttentionMaps, tmp_path: Path) -> Iterator[Page]:
+    yield from opened(browser, attention_page(maps), tmp_path / "attention.html")
+
+
+@pytest.fixture
+def score(browser: Browser, scored: tuple[list[ScoredText], str], tmp_path: Path) -> Iterator[Page]:
+    yield from opened(browser, scored[1], tmp_path / "score.html")
+
+
+def opened(browser: Browser, page: str, path: Path) -> Iterator[Page]:
+    """Open a page, and see at the end that it kept quiet and reached for nothing but itself."""
+    path.write_text(page, encoding="utf-8")
+    shown = browser.open(path)
+    yield shown
+    assert shown.console == []
+    assert shown.requests == [path.as_uri()]
+
+
+def overflows(page: Page) -> bool:
+    """Whether the page is wider than its window."""
+    return bool(page.run("document.documentElement.scrollWidth > window.innerWidth"))
+
+
+def test_every_head_has_its_picture(attention: Page, maps: AttentionMaps) -> None:
+    assert attention.run("document.querySelectorAll('.head canvas').length") == len(maps.heads)
+    head = maps.heads[5]
+    size = len(head.weights)
+    for row, column in ((0, 0), (size - 1, 3), (2, 1)):
+        found = attention.run(f"weight(5, {row}, {column})")
+        assert found == pytest.approx(head.weights[row][column], abs=1e-5)
+    pixels = attention.run(
+        "[...document.querySelectorAll('.head canvas')[5].getContext('2d').getImageData(0, 0, 2, 1).data]"
+    )
+    assert pixels[3] == 255, "the first token sees itself"
+    assert pixels[7] == 0, "and nothing that comes later"
+
+
+def test_a_head_tells_its_values_under_the_pointer(attention: Page, maps: AttentionMaps) -> None:
+    thumbnail = "document.querySelectorAll('.head canvas')[6]"
+    x, y = attention.middle(thumbnail)
+    attention.move(x - 10, y + 10)
+    assert attention.run("!note.hidden")
+    told = str(attention.run("note.textContent"))
+    assert told.startswith("layer 1, head 2\n")
+    value = float(told.split()[-1])
+    assert any(value == pytest.approx(weight, abs=1e-4) for row in maps.heads[6].weights for weight in row)
+    attention.move(1, 1)
+    assert attention.run("note.hidden")
+
+
+def test_a_click_enlarges_a_head_and_keys_turn_to_the_next(attention: Page, maps: AttentionMaps) -> None:
+    attention.click(*attention.middle("document.querySelectorAll('.head')[3]"))
+    assert attention.run("large.open")
+    assert attention.run("document.getElementById('large-title').textContent") == "layer 0, head 3"
+    left, side = attention.run("[layout().left, layout().side]")
+    box = attention.run("(() => { const b = map.getBoundingClientRect(); return [b.x, b.y] })()")
+    size = len(maps.tokens)
+    row, column = size - 2, 1
+    attention.move(box[0] + left + (column + 0.5) * side / size, box[1] + 1 + (row + 0.5) * side / size)
+    told = str(attention.run("value.textContent"))
+    assert float(told.split()[-1]) == pytest.approx(maps.heads[3].weights[row][column], abs=1e-4)
+    for key, title in (("ArrowRight", "layer 1, head 0"), ("ArrowLeft", "layer 0, head 3")):
+        attention.call("Input.dispatchKeyEvent", type="keyDown", key=key)
+        assert attention.run("document.getElementById('large-title').textContent") == title
+    attention.click(*attention.middle("document.getElementById('close')"))
+    assert not attention.run("large.open")
+
+
+def test_a_token_tells_its_numbers_under_the_pointer(score: Page, scored: tuple[list[ScoredText], str]) -> None:
+    token = (scored[0][2].tokens or ())[4]
+    x, y = score.middle("document.querySelectorAll('.text')[2].querySelectorAll('.token')[4]")
+    score.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    score.move(x, y)
+    assert score.run("!note.hidden")
+    told = str(score.run("note.textContent"))
+    assert f"id {token.id}\nrank {token.rank}\n" in told
+    assert f"log-probability {token.logprob:.3f} nats" in told
+
+
+def test_tokens_are_coloured_by_the_bucket_of_their_rank(score: Page, scored: tuple[list[ScoredText], str]) -> None:
+    ranks = [token.rank or 0 for token in scored[0][2].tokens or ()]
+    expected = [f"b{sum(rank > bound for bound in (10, 100, 1000))}" for rank in ranks]
+    found = score.run("[...document.querySelectorAll('.text')[2].querySelectorAll('.token')].map(t => t.classList[1])")
+    assert found == expected
+    assert len(set(expected)) > 1
+    colours = score.run("[...document.querySelectorAll('.fill')].map(f => getComputedStyle(f).backgroundColor)")
+    assert len(set(colours)) == 4
+
+
+def test_the_histogram_counts_every_token(score: Page, scored: tuple[list[ScoredText], str]) -> None:
+    counts = score.run("[...document.querySelectorAll('.row .count')].map(c => parseInt(c.textContent))")
+    assert sum(counts) == sum(text.tally.num_scored_tokens for text in scored[0])
+    assert counts == [sum(text.tally.ranks[bucket] for text in scored[0]) for bucket in range(4)]
+
+
+def test_texts_are_shown_and_never_run(score: Page, attention: Page) -> None:
+    shown = HOSTILE.replace("\x1b", "␛").replace("\u202e", "<U+202E>")
+    assert score.run("document.querySelector('.words').textContent") == shown
+    assert "a<b>.txt" in score.run("document.querySelector('.place').textContent")
+    assert attention.run("document.getElementById('prompt').textContent") == HOSTILE[:40]
+    for page in (score, attention):
+        assert page.run("document.querySelectorAll('script').length") == 2
+        assert page.run("document.querySelectorAll('b').length") == 0
+
+
+@pytest.mark.parametrize("name", ["attention", "score"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
+def test_a_page_fits_its_window_and_can_be_read(
+    request: pytest.FixtureRequest, name: str, scheme: str, size: tuple[int, int]
+) -> None:
+    page: Page = request.getfixturevalue(name)
+    page.resize(*size)
+    page.prefer(scheme)
+    assert not overflows(page)
+    ink, paper = (
+        sum(map(int, re.findall(r"\d+", page.run(f"getComputedStyle(document.body).{part}"))[:3]))
+        for part in ("color", "backgroundColor")
+    )
+    assert (ink < paper) == (scheme == "light")
+    assert abs(ink - paper) > 500
+    if name == "attention":
+        page.run("enlarge(0)")
+        assert page.run("large.getBoundingClientRect().right <= window.innerWidth")
+        assert not overflows(page)
+
+
+def test_the_policy_of_a_page_stops_what_is_not_its_own(browser: Browser, maps: AttentionMaps, tmp_path: Path) -> None:
+    path = tmp_path / "changed.html"
+    path.write_text(attention_page(maps).replace("</body>", "<script>window.foreign = 1</script></body>"))
+    page = browser.open(path)
+    assert page.run("window.foreign === undefined")
+    assert any("Content Security Policy" in line for line in page.console)
+
+
+def test_the_data_of_a_page_can_end_no_element() -> None:
+    page = make_page("<i>", {"text": "</script><!--<script>&\u2028"}, "score")
+    data = page.split('id="data">')[1].split("</script>")[0]
+    assert not set("<>&\u2028") & set(data)
+    assert json.loads(data)["text"] == "</script><!--<script>&\u2028"
+    assert "<title>&lt;i&gt;</title>" in page
+
+
+def test_a_score_page_shows_no_more_than_a_browser_can_and_says_so(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genlm.views.pages.score.MOST_TOKENS", 5)
+    scoring = Scoring(model, [Text("fox"), Text("wolf and fox"), Text("fox")])
+    page = ScorePage()
+    for text in scoring:
+        page.show(text)
+    data = json.loads(page.page(model.info, scoring.total, **scoring.settings).split('id="data">')[1].split("<")[0])
+    assert sum(len(item["tokens"]) for item in data["items"]) == 5
+    assert data["cut"].startswith(f"Shown are the first 5 of {scoring.total.num_tokens} tokens")
+    assert data["total"][0] == ["texts", "3"]
+
+
+def test_an_attention_page_too_large_for_a_browser_is_refused(
+    maps: AttentionMaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genlm.views.pages.attention.MOST_WEIGHTS", 100)
+    with pytest.raises(UsageError, match="too large for a browser"):
+        attention_page(maps)
