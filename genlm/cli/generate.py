@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
+import typer
+
 from genlm.cli import options
 from genlm.cli.loading import load
+from genlm.cli.pages import open_page
+from genlm.cli.replay import check_nothing_else
+from genlm.cli.replay import replay as replay_result
 from genlm.cli.strategies import choose_strategy
 from genlm.decoding.completion import Completion
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import check_utf8, read_prompt
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Generating, Limits, check_count
 from genlm.views.generation import JsonView, TextView, summary
+from genlm.views.pages.trace import trace_page
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
+from genlm.views.trace import TraceView
 
 
 def generate(
+    context: typer.Context,
     prompt: options.Prompt = None,
+    replay: options.Replay = None,
     model: options.ModelName = None,
     revision: options.Revision = None,
     device: options.Device = "auto",
@@ -35,9 +46,12 @@ def generate(
     num_return_sequences: options.NumReturnSequences = 1,
     stop: options.Stop = None,
     overflow: options.OnOverflow = "error",
+    deterministic: options.Deterministic = False,
     echo: options.Echo = True,
+    trace: options.Trace = False,
     format: options.Format = "text",
     output: options.Output = None,
+    html: options.TraceHtml = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Continue a prompt.
@@ -45,7 +59,12 @@ def generate(
     genlm generate "Once upon a time"
     genlm generate "Once upon a time" -s beam:num_beams=4 --max-new-tokens 80
     echo "Once upon a time" | genlm generate --temperature 0.8 -n 3 --seed 7
+    genlm generate --replay result.json
     """
+    if replay is not None:
+        check_nothing_else(context)
+        replay_result(replay, allow_pickle=allow_pickle, format=format, output=output, quiet=quiet)
+        return
     notify = (lambda _: None) if quiet else notice
     flags = {
         "num_beams": num_beams,
@@ -61,7 +80,11 @@ def generate(
     limits = Limits(max_new_tokens, num_return_sequences, stops, overflow)
     check_count(chosen, limits)
     text = read_prompt(prompt)
-    with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
+    with (
+        open_output(output) as stream,
+        open_page(html, output) as page_file,
+        Spinner(enabled=not quiet) as spinner,
+    ):
         loaded = load(
             model,
             revision=revision,
@@ -71,12 +94,23 @@ def generate(
             notify=notify,
             spinner=spinner,
         )
-        generating = Generating(loaded, text, chosen, limits, seed)
-        view = JsonView(stream) if format == "json" else TextView(stream, text, num_return_sequences, echo=echo)
-        _follow(generating, view, spinner, is_live=format == "text" and is_standard_output(output))
+        traced = trace or page_file is not None
+        generating = Generating(loaded, text, chosen, limits, seed, trace=traced, deterministic=deterministic)
+        view = _view(format, stream, text, num_return_sequences, echo=echo, traced=traced)
+        _follow(generating, view, spinner, is_live=is_standard_output(output))
         spinner.stop()
         view.finish(generating.result)
+        if page_file is not None:
+            page_file.write(trace_page(generating.result))
     notify(summary(generating.result))
+
+
+def _view(format: str, stream: TextIO, prompt: str, count: int, *, echo: bool, traced: bool) -> TextView | JsonView:
+    if format == "json":
+        return JsonView(stream)
+    if traced and stream.isatty():
+        return TraceView(stream, prompt, count, echo=echo)
+    return TextView(stream, prompt, count, echo=echo)
 
 
 def _follow(generating: Generating, view: TextView | JsonView, spinner: Spinner, *, is_live: bool) -> None:
@@ -84,7 +118,7 @@ def _follow(generating: Generating, view: TextView | JsonView, spinner: Spinner,
     spinner.say("generating")
     try:
         for event in generating:
-            if is_live:
+            if is_live and isinstance(event, view.shows):
                 spinner.stop()
             elif isinstance(event, Completion):
                 spinner.say(f"generating: {len(generating.completions)} of {generating.limits.num_return_sequences}")

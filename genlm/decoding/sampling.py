@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import TypeGuard
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from genlm.decoding.checks import require_choice, require_numbers
-from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
+from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled, TracedToken
 from genlm.decoding.filters import Filter, make_filters
 from genlm.decoding.lookup import LookupCache, Rewindable
 from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
 from genlm.decoding.text import TextStream
+from genlm.decoding.trace import trace_tokens
 from genlm.model.memory import rows_that_fit
 from genlm.model.network import Cache, Network
 
@@ -33,6 +34,7 @@ class Row:
     text: TextStream
     random: Random
     logprob: float = 0.0
+    trace: list[TracedToken] = field(default_factory=list)
 
 
 def sample(network: Network, request: Request) -> Iterator[Event]:
@@ -131,6 +133,9 @@ def _choose(logits: Tensor, rows: list[Row], filters: list[Filter], request: Req
     logprobs = logits.gather(-1, chosen[:, None])[:, 0] - total
     for row, logprob in zip(rows, logprobs.tolist(), strict=True):
         row.logprob += logprob
+    if request.pieces is not None:
+        for row, traced in zip(rows, trace_tokens(logits, filtered, chosen, request.pieces), strict=True):
+            row.trace.append(traced)
     ids: list[int] = chosen.tolist()
     return ids
 
@@ -168,4 +173,5 @@ def _grow(row: Row, token: int, request: Request, *, is_last: bool) -> Generator
 
 def _completion(row: Row, request: Request, reason: FinishReason) -> Completion:
     ids = tuple(row.ids[len(request.prompt_ids) :])
-    return Completion(row.index, row.text.text, ids, reason, row.logprob)
+    trace = None if request.pieces is None else tuple(row.trace)
+    return Completion(row.index, row.text.text, ids, reason, row.logprob, trace)

@@ -13,7 +13,9 @@ from genlm.decoding.randomness import draw_seed
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
-from genlm.records import Generation, Overflow, Timing
+from genlm.model.pieces import Pieces
+from genlm.records import Generation, Timing
+from genlm.records import Overflow as Overflow
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
@@ -62,8 +64,8 @@ def check_count(strategy: Strategy, limits: Limits) -> None:
 class Generating:
     """A generation under way. Iterate over its events to the end; `result` is then there.
 
-    `deterministic` decodes each sequence by itself, so that not even float rounding tells what runs beside it.
-    `prompt_ids` are run in the place of the prompt's own where they are given.
+    `trace` keeps what the model made of every token. `deterministic` decodes each sequence by itself, so that not even
+    float rounding tells what runs beside it. `prompt_ids` are run in the place of the prompt's own where given.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Generating:
         limits: Limits,
         seed: int | None,
         *,
+        trace: bool = False,
         deterministic: bool = False,
         prompt_ids: tuple[int, ...] | None = None,
     ) -> None:
@@ -83,6 +86,7 @@ class Generating:
         self.strategy = strategy
         self.limits = limits
         self.seed = draw_seed() if seed is None else seed
+        self.pieces = Pieces(model.tokenizer) if trace else None
         self.deterministic = deterministic
         self.prompt_ids = encode_prompt(model, prompt, limits) if prompt_ids is None else prompt_ids
         self.completions: list[Completion] = []
@@ -119,6 +123,7 @@ class Generating:
             self.model.tokenizer.decode,
             least_rows=LEAST_ROWS_OF_HALVES if self.model.info.dtype in HALVES else 1,
             alone=self.deterministic,
+            pieces=self.pieces,
         )
 
     def _finish(self, started: float, prefilled: float, ended: float) -> Generation:
