@@ -149,6 +149,12 @@ class TestScore:
         assert str(second) in shown.out
         assert "2 texts, " in shown.out
 
+    def test_every_token_of_a_whole_file_is_shown_where_that_is_asked_for(self, tiny: Path, tmp_path: Path) -> None:
+        path = tmp_path / "one.txt"
+        path.write_text("fox\nfox")
+        for options in (["--file", path, "--per", "file"], ["fox\nfox"]):
+            assert "␊" in call("score", *options, "--tokens", "-m", tiny).out
+
     def test_lines_are_an_object_each(self, tiny: Path) -> None:
         done = call("score", "--per", "line", "-m", tiny, "--format", "jsonl", stdin=b"fox\n\nwolf\n")
         items = [json.loads(line) for line in done.out.splitlines()]

@@ -16,7 +16,9 @@ pytestmark = [
 
 # As published in Hugging Face's "How to generate text" (von Platen 2020).
 PROMPT = "I enjoy walking with my cute dog"
-CONTINUATION = ", but I'm not sure if I'll ever be able to walk with my dog. I'm not sure if I'll ever be able to walk with my dog."
+CONTINUATION = ", but I'm not sure if I'll ever be able to walk with my dog." + (
+    " I'm not sure if I'll ever be able to walk with my dog."
+)
 
 
 def test_greedy_continues_as_published() -> None:

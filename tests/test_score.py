@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,6 +164,16 @@ def test_texts_are_taken_as_they_are_scored_and_not_kept(model: Model) -> None:
     first = next(iter(Scoring(model, endless())))
     assert first.tally.num_tokens > 0
     assert taken <= 300
+
+
+def test_texts_that_come_slowly_do_not_wait_for_each_other(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count(0, 2)
+    monkeypatch.setattr("genlm.tasks.score.monotonic", lambda: next(now))
+    taken: list[str] = []
+    texts = (Text(taken.append(word) or word) for word in ("fox", "wolf", "king"))  # type: ignore[func-returns-value]
+    for number, scored in enumerate(Scoring(model, texts), 1):
+        assert len(taken) == number
+        assert scored.text == taken[-1]
 
 
 def test_a_long_text_encoded_in_parts_scores_the_same(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ LOOK = "What to show"
 
 
 def attention(
-    prompt: options.Prompt = None,
+    prompt: options.PromptToRead = None,
     file: options.PromptFile = None,
     layer: Annotated[
         int | None,

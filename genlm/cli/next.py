@@ -26,7 +26,7 @@ LOOK = "What to show"
 
 
 def next_command(
-    prompt: options.Prompt = None,
+    prompt: options.PromptToRead = None,
     file: options.PromptFile = None,
     top: Annotated[
         int | None,

@@ -172,6 +172,9 @@ Replay: TypeAlias = Annotated[
     ),
 ]
 
+PromptToRead: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="PROMPT", help="The text to look at; - or nothing reads standard input.")
+]
 PromptFile: TypeAlias = Annotated[
     Path | None, typer.Option("--file", metavar="FILE", help="Take the prompt from this file.", rich_help_panel=INPUT)
 ]

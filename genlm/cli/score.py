@@ -86,7 +86,8 @@ def score(
             spinner=spinner,
         )
         is_single = not files and per != "line"
-        keeps = page_file is not None or (tokens is not False and (format != "text" or is_single or per != "file"))
+        wanted = tokens if tokens is not None else format != "text" or is_single or per != "file"
+        keeps = wanted or page_file is not None
         scoring = Scoring(loaded, texts, bos=bos, stride=stride, keep_tokens=keeps)
         view = _view(format, stream, loaded.info, scoring, alone=is_single, tokens=tokens)
         page = ScorePage()

@@ -370,9 +370,8 @@ class GPT2Cache:
 
     def write_prompts(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
         """Keep the prompts' keys and values; attend among them."""
-        layer = block.layer
-        self.keys[layer, :, :, : key.shape[2]] = key
-        self.values[layer, :, :, : key.shape[2]] = value
+        self.keys[block.layer, :, :, : key.shape[2]] = key
+        self.values[block.layer, :, :, : key.shape[2]] = value
         return attend_causally(query, key, value, block)
 
     def _lengthen(self, tokens: int) -> None:

@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from genlm.errors import InputError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Windows that are gathered before they are sorted by length and run.
 MOST_WINDOWS = 256
 PASSES = 4
+# A text waits no longer than this for others to come, in seconds.
+MOST_WAIT_S = 1.0
 
 
 class Scoring:
@@ -69,16 +72,16 @@ class Scoring:
                     yield scored
 
     def _shelves(self) -> Iterator[list[tuple[_Job, Window]]]:
-        """The windows of all texts in groups that are worth sorting."""
+        """The windows of all texts in groups that are worth sorting; smaller ones where texts come slowly."""
         most = PASSES * tokens_at_once(self.model.network)
         shelf: list[tuple[_Job, Window]] = []
-        tokens = 0
+        tokens, started = 0, monotonic()
         for job, window in self._windows():
             shelf.append((job, window))
             tokens += len(window.inputs)
-            if len(shelf) == MOST_WINDOWS or tokens >= most:
+            if len(shelf) == MOST_WINDOWS or tokens >= most or monotonic() - started > MOST_WAIT_S:
                 yield shelf
-                shelf, tokens = [], 0
+                shelf, tokens, started = [], 0, monotonic()
         if shelf:
             yield shelf
 
