@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from driving import Terminal, call
+from driving import FakeTerminal, Terminal, call
 
 import genlm
 from genlm.api import LanguageModel
@@ -146,19 +145,12 @@ def completion(tokens: Sequence[TracedToken], text: str, reason: str = "length")
     return Completion(0, text, (5,) * len(tokens), reason, -1.0, tuple(tokens))  # type: ignore[arg-type]
 
 
-def shown(*completions: Completion, colour: bool = True) -> str:
-    stream = TerminalStream()
+def shown(*completions: Completion) -> str:
+    stream = FakeTerminal()
     view = TraceView(stream, "Once", 1, echo=True)
     for each in completions:
         view.show(each)
     return stream.getvalue()
-
-
-class TerminalStream(io.StringIO):
-    """A stream that is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.parametrize(

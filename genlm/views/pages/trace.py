@@ -26,7 +26,7 @@ def trace_page(generation: Generation) -> str:
             samples.append({"head": _head(completion), "tokens": tokens[:room]})
         room -= len(tokens)
     data = {
-        "about": summary(generation),
+        "about": visible(summary(generation)).replace("  ", " \u00b7 "),
         "prompt": visible(generation.prompt),
         "buckets": BUCKETS,
         "bounds": BOUNDS,
