@@ -128,7 +128,7 @@ def test_ctrl_c_while_the_model_is_loaded(tiny: Path) -> None:
 def test_without_a_prompt_it_does_not_wait_for_one() -> None:
     with Terminal("generate") as terminal:
         assert terminal.end() == 2
-    assert text_shown(terminal) == 'error: no prompt\nhint: genlm generate "Once upon a time", or pipe one in\n'
+    assert text_shown(terminal) == 'error: no prompt\nhint: give one, as "Once upon a time", or pipe one in\n'
 
 
 def test_an_error_acts_no_more_than_a_text() -> None:
