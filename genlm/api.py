@@ -41,17 +41,21 @@ class LanguageModel:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         overflow: Overflow = "error",
+        trace: bool = False,
+        deterministic: bool = False,
     ) -> Generation:
         """Continue `prompt`.
 
-        Sample i depends on the model, its dtype, the prompt, the strategy, the seed and i alone.
+        Sample i depends on the model, its dtype, the prompt, the strategy, the seed and i alone, up to float rounding;
+        `deterministic` rules that out too. `trace` keeps what the model made of every token, in each completion.
 
         Raises:
             UsageError: a strategy or limit that makes no sense; a SpecError says where in the spec.
             InputError: a prompt that the model cannot take.
             ModelError: logits that are not numbers.
         """
-        generating = self._start(prompt, strategy, max_new_tokens, num_return_sequences, seed, stop, overflow)
+        limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
+        generating = self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic)
         for _ in generating:
             pass
         return generating.result
@@ -66,9 +70,12 @@ class LanguageModel:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         overflow: Overflow = "error",
+        trace: bool = False,
+        deterministic: bool = False,
     ) -> Iterator[Piece | Completion]:
         """As `generate`, yielding each `Piece` of text as it is made and each `Completion` as it ends."""
-        return iter(self._start(prompt, strategy, max_new_tokens, num_return_sequences, seed, stop, overflow))
+        limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
+        return iter(self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic))
 
     def next(self, prompt: str, *, top: int = DEFAULT_TOP, strategy: str | Strategy | None = None) -> NextToken:
         """What may follow `prompt`: the `top` likeliest tokens, and what a strategy's filters make of them.
@@ -105,16 +112,19 @@ class LanguageModel:
         self,
         prompt: str,
         strategy: str | Strategy,
-        max_new_tokens: int,
-        num_return_sequences: int,
+        limits: Limits,
         seed: int | None,
-        stop: str | Sequence[str],
-        overflow: Overflow,
+        *,
+        trace: bool,
+        deterministic: bool,
     ) -> Generating:
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        limits = Limits(max_new_tokens, num_return_sequences, stops, overflow)
         chosen = Strategy.parse(strategy) if isinstance(strategy, str) else strategy
-        return Generating(self._model, prompt, chosen, limits, seed)
+        return Generating(self._model, prompt, chosen, limits, seed, trace=trace, deterministic=deterministic)
+
+
+def _limits(max_new_tokens: int, num_return_sequences: int, stop: str | Sequence[str], overflow: Overflow) -> Limits:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    return Limits(max_new_tokens, num_return_sequences, stops, overflow)
 
 
 def load(

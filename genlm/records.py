@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
 from genlm.model.info import ModelInfo as ModelInfo
 from genlm.model.pieces import Token as Token
+
+Overflow: TypeAlias = Literal["error", "truncate-left"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Generation:
     prompt_token_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
     timing: Timing
+    num_return_sequences: int = 1
+    stop: tuple[str, ...] = ()
+    overflow: Overflow = "error"
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,3 +303,25 @@ class AttentionMaps:
     num_heads: int
     heads: tuple[Head, ...]
     check: AttentionCheck | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a result that was run again first differs from the saved one, in sample `index`.
+
+    At token `position`, both from 0, it had the token `saved` and now has `now`: id and text, None where it has ended.
+    Where the tokens are the same, `position` is None, and the text or the finish reason differs.
+    """
+
+    index: int
+    position: int | None
+    saved: tuple[int, str] | None
+    now: tuple[int, str] | None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A saved result that was run again, and where it first differs, if anywhere."""
+
+    generation: Generation
+    difference: Difference | None

@@ -273,7 +273,7 @@ def test_a_result_says_what_made_it(lm: LanguageModel, tiny: Path) -> None:
 
 
 def test_a_generation_can_be_run_again(lm: LanguageModel) -> None:
-    generating = lm._start(PROMPT, "sample", 5, 2, 1, (), "error")
+    generating = lm._start(PROMPT, "sample", Limits(5, 2), 1, trace=False, deterministic=False)
     with pytest.raises(RuntimeError, match="still under way"):
         generating.result  # noqa: B018
     assert list(generating) == list(generating)

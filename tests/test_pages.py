@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from browser import EXECUTABLE, Browser, Page, chromium
 from models import load
 
+from genlm.decoding.strategy import Strategy
 from genlm.errors import UsageError
 from genlm.formats.texts import Text
 from genlm.model.load import Model
-from genlm.records import AttentionMaps, ScoredText
+from genlm.records import AttentionMaps, Generation, ScoredText
 from genlm.tasks.attention import look_at_attention
+from genlm.tasks.generate import Generating, Limits
 from genlm.tasks.score import Scoring
 from genlm.views.pages import make_page
 from genlm.views.pages.attention import attention_page
 from genlm.views.pages.score import ScorePage
+from genlm.views.pages.trace import trace_page
+from genlm.views.terminal import visible
+from genlm.views.trace import bucket, parts
 
 # What would act on a page if it were not text.
 HOSTILE = "fox </script><script>alert(1)</script> <!-- <b>&lt;\x1b[31m\u202e狐"
@@ -48,6 +54,13 @@ def scored(model: Model) -> tuple[list[ScoredText], str]:
 
 
 @pytest.fixture(scope="module")
+def generation(model: Model) -> Generation:
+    generating = Generating(model, HOSTILE[:20], Strategy.parse("top-p"), Limits(30, 2), seed=1, trace=True)
+    assert list(generating)
+    return generating.result
+
+
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if EXECUTABLE is None:
         pytest.skip("no Chromium is installed here")
@@ -63,6 +76,11 @@ def attention(browser: Browser, maps: AttentionMaps, tmp_path: Path) -> Iterator
 @pytest.fixture
 def score(browser: Browser, scored: tuple[list[ScoredText], str], tmp_path: Path) -> Iterator[Page]:
     yield from opened(browser, scored[1], tmp_path / "score.html")
+
+
+@pytest.fixture
+def trace(browser: Browser, generation: Generation, tmp_path: Path) -> Iterator[Page]:
+    yield from opened(browser, trace_page(generation), tmp_path / "trace.html")
 
 
 def opened(browser: Browser, page: str, path: Path) -> Iterator[Page]:
@@ -151,6 +169,67 @@ def test_the_histogram_counts_every_token(score: Page, scored: tuple[list[Scored
     assert counts == [sum(text.tally.ranks[bucket] for text in scored[0]) for bucket in range(4)]
 
 
+@pytest.mark.parametrize("how", ["hover", "tap", "keys"])
+def test_a_generated_token_shows_what_else_was_likely(trace: Page, generation: Generation, how: str) -> None:
+    token = list(parts(generation.completions[0]))[1][1]
+    place = "document.querySelectorAll('.token')[1]"
+    if how == "keys":
+        trace.run("document.querySelector('.token').focus()")
+        trace.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
+        assert trace.run(f"document.activeElement === {place}")
+    else:
+        x, y = trace.middle(place)
+        trace.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        (trace.move if how == "hover" else trace.click)(x, y)
+    told = str(trace.run("note.hidden ? '' : note.textContent"))
+    assert f"id {token.id}, rank {token.rank}\n" in told
+    assert f"entropy {token.entropy:.3f} nats" in told
+    assert f"candidates {token.candidates}," in told
+    likely = told.split("\n\n")[1].split("\n")
+    assert [float(line.split()[1]) for line in likely] == pytest.approx(
+        [100 * each.probability for each in token.alternatives], rel=0.01
+    )
+    assert [line.startswith("\u25cf") for line in likely] == [each.id == token.id for each in token.alternatives]
+    trace.call("Input.dispatchKeyEvent", type="keyDown", key="Escape")
+    assert how == "hover" or trace.run("note.hidden")
+
+
+def test_the_texts_of_a_generation_are_there_as_they_are(trace: Page, generation: Generation) -> None:
+    found = trace.run("[...document.querySelectorAll('.words')].map(w => w.textContent)")
+    assert found == [visible(completion.text) for completion in generation.completions]
+    assert trace.run("document.getElementById('prompt').textContent") == HOSTILE[:20]
+    classes = trace.run("[...document.querySelectorAll('.token')].map(t => t.classList[1])")
+    assert len(set(classes)) > 1
+    assert classes[0] == f"b{bucket(next(parts(generation.completions[0]))[1].probability)}"
+
+
+def test_a_generation_in_any_script_fits_a_phone(browser: Browser, generation: Generation, tmp_path: Path) -> None:
+    texts = ["w" * 300, "狐" * 100, "مرحبا " * 30, "<script>alert(1)</script>\n\n"]
+    first = generation.completions[0]
+    traced = (first.trace or ())[0]
+    tokens = tuple(replace(traced, text=text, bytes=None) for text in texts)
+    odd = replace(first, text="".join(texts), trace=tokens, finish_reason="length")
+    for page in opened(browser, trace_page(replace(generation, completions=(odd,))), tmp_path / "odd.html"):
+        page.resize(390, 760)
+        assert page.run("document.querySelector('.words').textContent") == odd.text
+        for at in range(len(texts)):
+            page.run(f"document.querySelectorAll('.token')[{at}].focus()")
+            assert not overflows(page)
+            assert page.run(
+                "(() => { const b = note.getBoundingClientRect(); return b.left >= 0 && b.right <= innerWidth })()"
+            )
+
+
+def test_a_page_of_very_many_tokens_shows_the_first_and_says_so(
+    generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (len(list(parts(completion))) for completion in generation.completions)
+    monkeypatch.setattr("genlm.views.pages.trace.MOST_TOKENS", first + 5)
+    data = json.loads(trace_page(generation).split('id="data">')[1].split("<")[0])
+    assert [len(sample["tokens"]) for sample in data["samples"]] == [first, 5]
+    assert data["cut"] == f"Shown are the first {first + 5} of {first + second} tokens."
+
+
 def test_texts_are_shown_and_never_run(score: Page, attention: Page) -> None:
     shown = HOSTILE.replace("\x1b", "␛").replace("\u202e", "<U+202E>")
     assert score.run("document.querySelector('.words').textContent") == shown
@@ -161,7 +240,7 @@ def test_texts_are_shown_and_never_run(score: Page, attention: Page) -> None:
         assert page.run("document.querySelectorAll('b').length") == 0
 
 
-@pytest.mark.parametrize("name", ["attention", "score"])
+@pytest.mark.parametrize("name", ["attention", "score", "trace"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
 def test_a_page_fits_its_window_and_can_be_read(

@@ -184,6 +184,7 @@ class TestJson:
         record = json.loads(as_json(generation("a")))
         assert list(record) == [
             *("model", "strategy", "seed", "max_new_tokens"),
+            *("num_return_sequences", "stop", "overflow", "deterministic"),
             *("prompt", "prompt_token_ids", "completions", "timing"),
         ]
         assert record["model"] == {

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TextIO
+
+import typer
 
 from genlm.cli import options
 from genlm.cli.loading import load
+from genlm.cli.pages import open_page
+from genlm.cli.replay import check_nothing_else
+from genlm.cli.replay import replay as replay_result
 from genlm.cli.strategies import choose_strategy
 from genlm.decoding.completion import Completion
 from genlm.formats.output import is_standard_output, open_output
@@ -13,13 +19,17 @@ from genlm.formats.prompt import check_utf8, read_prompt
 from genlm.model.source import locate_model
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Generating, Limits, check_count
 from genlm.views.generation import JsonView, TextView, summary
+from genlm.views.pages.trace import trace_page
 from genlm.views.python import Run, python_script
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
+from genlm.views.trace import TraceView
 
 
 def generate(
+    context: typer.Context,
     prompt: options.Prompt = None,
+    replay: options.Replay = None,
     model: options.ModelName = None,
     revision: options.Revision = None,
     device: options.Device = "auto",
@@ -43,10 +53,13 @@ def generate(
     num_return_sequences: options.NumReturnSequences = 1,
     stop: options.Stop = None,
     overflow: options.OnOverflow = "error",
+    deterministic: options.Deterministic = False,
     echo: options.Echo = True,
+    trace: options.Trace = False,
     format: options.Format = "text",
     output: options.Output = None,
     print_python: options.PrintPython = False,
+    html: options.TraceHtml = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Continue a prompt.
@@ -54,7 +67,12 @@ def generate(
     genlm generate "Once upon a time"
     genlm generate "Once upon a time" -s beam:num_beams=4 --max-new-tokens 80
     echo "Once upon a time" | genlm generate --temperature 0.8 -n 3 --seed 7
+    genlm generate --replay result.json
     """
+    if replay is not None:
+        check_nothing_else(context)
+        replay_result(replay, allow_pickle=allow_pickle, format=format, output=output, quiet=quiet)
+        return
     notify = (lambda _: None) if quiet else notice
     flags = {
         "num_beams": num_beams,
@@ -79,7 +97,11 @@ def generate(
         run = Run(place, commit, device, dtype, text, chosen, max_new_tokens, num_return_sequences, seed, stops)
         _write_script(run, output)
         return
-    with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
+    with (
+        open_output(output) as stream,
+        open_page(html, output) as page_file,
+        Spinner(enabled=not quiet) as spinner,
+    ):
         loaded = load(
             model,
             revision=revision,
@@ -89,11 +111,14 @@ def generate(
             notify=notify,
             spinner=spinner,
         )
-        generating = Generating(loaded, text, chosen, limits, seed)
-        view = JsonView(stream) if format == "json" else TextView(stream, text, num_return_sequences, echo=echo)
-        _follow(generating, view, spinner, is_live=format == "text" and is_standard_output(output))
+        traced = trace or page_file is not None
+        generating = Generating(loaded, text, chosen, limits, seed, trace=traced, deterministic=deterministic)
+        view = _view(format, stream, text, num_return_sequences, echo=echo, traced=traced)
+        _follow(generating, view, spinner, is_live=is_standard_output(output))
         spinner.stop()
         view.finish(generating.result)
+        if page_file is not None:
+            page_file.write(trace_page(generating.result))
     notify(summary(generating.result))
 
 
@@ -103,12 +128,20 @@ def _write_script(run: Run, output: Path | None) -> None:
         stream.write(script)
 
 
+def _view(format: str, stream: TextIO, prompt: str, count: int, *, echo: bool, traced: bool) -> TextView | JsonView:
+    if format == "json":
+        return JsonView(stream)
+    if traced and stream.isatty():
+        return TraceView(stream, prompt, count, echo=echo)
+    return TextView(stream, prompt, count, echo=echo)
+
+
 def _follow(generating: Generating, view: TextView | JsonView, spinner: Spinner, *, is_live: bool) -> None:
     """Show what is generated. The spinner gives way to text that is live; without it, it counts."""
     spinner.say("generating")
     try:
         for event in generating:
-            if is_live:
+            if is_live and isinstance(event, view.shows):
                 spinner.stop()
             elif isinstance(event, Completion):
                 spinner.say(f"generating: {len(generating.completions)} of {generating.limits.num_return_sequences}")

@@ -180,6 +180,40 @@ Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No notices, spinner or summary on stderr.", rich_help_panel=OUTPUT)
 ]
 
+Trace: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--trace",
+        help="What the model made of every token: on a terminal as colours, in JSON as numbers.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+TraceHtml: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Also write a page where each token shows what else was likely; means --trace.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Deterministic: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Decode each completion by itself, so that not even float rounding depends on the others. Slower.",
+        rich_help_panel=STRATEGY,
+    ),
+]
+Replay: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Run a result of --format json again, and say whether it is the same. Exit code 1 if not.",
+        rich_help_panel=INPUT,
+    ),
+]
+
 PromptToRead: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="The text to look at; - or nothing reads standard input.")
 ]

@@ -11,6 +11,15 @@ from genlm.model.network import Network
 
 def decode(network: Network, request: Request) -> Iterator[Event]:
     """A mark once the prompt is encoded, pieces of text on the way, and each completion as it ends, in any order."""
+    events = _run(network, request)
+    if request.pieces is None:
+        return events
+    from genlm.decoding.trace import add_traces
+
+    return add_traces(network, request, request.pieces, events)
+
+
+def _run(network: Network, request: Request) -> Iterator[Event]:
     kind = request.strategy.kind
     if kind in ("beam", "diverse-beam", "beam-sample"):
         from genlm.decoding.beam import beam_search

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from genlm.decoding.strategy import Strategy
 from genlm.decoding.text import Decode
+from genlm.model.pieces import Pieces
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,9 @@ class Request:
 
     No step runs fewer than `least_rows` rows: matrix products of very few rows may round differently from larger
     ones, and so make the first of five samples another than the only one.
+
+    With `alone` each sequence is decoded by itself, one token a step, so that it has the same bits whatever else is
+    asked for. `pieces` is there where a trace is wanted: how tokens are spelled in it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -26,3 +30,5 @@ class Request:
     decode: Decode
     least_rows: int = 1
     speculate: bool = True
+    alone: bool = False
+    pieces: Pieces | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import TypeGuard
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from genlm.decoding.checks import require_choice, require_numbers
-from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
+from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled, TracedToken
 from genlm.decoding.filters import Filter, make_filters
 from genlm.decoding.lookup import LookupCache, Rewindable
 from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
 from genlm.decoding.rowfilters import RowFilter, make_row_filters
 from genlm.decoding.text import TextStream
+from genlm.decoding.trace import trace_tokens
 from genlm.model.memory import rows_that_fit
 from genlm.model.network import Cache, Network
 
@@ -34,6 +35,7 @@ class Row:
     text: TextStream
     random: Random
     logprob: float = 0.0
+    trace: list[TracedToken] = field(default_factory=list)
 
 
 def sample(network: Network, request: Request) -> Iterator[Event]:
@@ -44,11 +46,11 @@ def sample(network: Network, request: Request) -> Iterator[Event]:
     logits, prompt = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
     stream = streams(request.seed, request.prompt_ids)
-    size = rows_that_fit(network, len(request.prompt_ids) + request.max_new_tokens)
+    size = 1 if request.alone else rows_that_fit(network, len(request.prompt_ids) + request.max_new_tokens)
     for first in range(0, request.count, size):
         indices = range(first, min(first + size, request.count))
         rows = [start(request, index, stream(index)) for index in indices]
-        batch = Batch(prompt, len(rows), request.least_rows, logits.device)
+        batch = Batch(prompt, len(rows), 1 if request.alone else request.least_rows, logits.device)
         if looks_up(batch.cache, request):
             batch.cache = LookupCache(batch.cache, request.prompt_ids)
         yield from _decode(request, rows, batch, logits.expand(len(rows), -1))
@@ -56,8 +58,8 @@ def sample(network: Network, request: Request) -> Iterator[Event]:
 
 def looks_up(cache: Cache, request: Request) -> TypeGuard[Rewindable]:
     """Whether drafts can pay: a text that is likely to repeat itself, alone in a cache that takes tokens back."""
-    is_alone = request.count == request.least_rows == 1
-    return request.speculate and is_alone and not request.strategy.samples and isinstance(cache, Rewindable)
+    may_draft = request.speculate and not request.alone and not request.strategy.samples
+    return may_draft and request.count == request.least_rows == 1 and isinstance(cache, Rewindable)
 
 
 class Batch:
@@ -141,6 +143,9 @@ def _choose(
     logprobs = logits.gather(-1, chosen[:, None])[:, 0] - total
     for row, logprob in zip(rows, logprobs.tolist(), strict=True):
         row.logprob += logprob
+    if request.pieces is not None:
+        for row, traced in zip(rows, trace_tokens(logits, filtered, chosen, request.pieces), strict=True):
+            row.trace.append(traced)
     ids: list[int] = chosen.tolist()
     return ids
 
@@ -179,4 +184,6 @@ def grow(row: Row, token: int, request: Request, *, is_last: bool) -> Generator[
 def completion(row: Row, request: Request, reason: FinishReason) -> Completion:
     """What a row that has ended has become."""
     ids = tuple(row.ids[len(request.prompt_ids) :])
-    return Completion(row.index, row.text.text, ids, reason, row.logprob)
+    # A loop that traces no token leaves that to one pass afterwards.
+    trace = tuple(row.trace) or None
+    return Completion(row.index, row.text.text, ids, reason, row.logprob, trace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece, Prefilled
 from genlm.decoding.loops import decode
@@ -13,12 +13,13 @@ from genlm.decoding.randomness import draw_seed
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
+from genlm.model.pieces import Pieces
 from genlm.records import Generation, Timing
+from genlm.records import Overflow as Overflow
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
 
-Overflow: TypeAlias = Literal["error", "truncate-left"]
 DEFAULT_STRATEGY = Strategy.parse("top-p:top_p=0.9")
 DEFAULT_NEW_TOKENS = 50
 # In float32 the rounding of one row and of many differs too little to change a sample; in 16 bits it does not.
@@ -63,16 +64,33 @@ def check_count(strategy: Strategy, limits: Limits) -> None:
 
 
 class Generating:
-    """A generation under way. Iterate over its events to the end; `result` is then there."""
+    """A generation under way. Iterate over its events to the end; `result` is then there.
 
-    def __init__(self, model: Model, prompt: str, strategy: Strategy, limits: Limits, seed: int | None) -> None:
+    `trace` keeps what the model made of every token. `deterministic` decodes each sequence by itself, so that not even
+    float rounding tells what runs beside it. `prompt_ids` are run in the place of the prompt's own where given.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: str,
+        strategy: Strategy,
+        limits: Limits,
+        seed: int | None,
+        *,
+        trace: bool = False,
+        deterministic: bool = False,
+        prompt_ids: tuple[int, ...] | None = None,
+    ) -> None:
         check_count(strategy, limits)
         self.model = model
         self.prompt = prompt
         self.strategy = strategy
         self.limits = limits
         self.seed = draw_seed() if seed is None else seed
-        self.prompt_ids = encode_prompt(model, prompt, limits)
+        self.pieces = Pieces(model.tokenizer) if trace else None
+        self.deterministic = deterministic
+        self.prompt_ids = encode_prompt(model, prompt, limits) if prompt_ids is None else prompt_ids
         self.completions: list[Completion] = []
         self._result: Generation | None = None
 
@@ -106,6 +124,8 @@ class Generating:
             self.limits.stop,
             self.model.tokenizer.decode,
             least_rows=LEAST_ROWS_OF_HALVES if self.model.info.dtype in HALVES else 1,
+            alone=self.deterministic,
+            pieces=self.pieces,
         )
 
     def _finish(self, started: float, prefilled: float, ended: float) -> Generation:
@@ -119,6 +139,10 @@ class Generating:
             self.prompt_ids,
             tuple(sorted(self.completions, key=lambda completion: completion.index)),
             Timing(self.model.load_s, prefilled - started, ended - prefilled, tokens / (ended - started)),
+            self.limits.num_return_sequences,
+            self.limits.stop,
+            self.limits.overflow,
+            self.deterministic,
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import TextIO
+from typing import Any, TextIO
 
 from genlm.decoding.completion import Completion, Piece
 from genlm.records import Generation
-from genlm.views.terminal import Writer, escaped
+from genlm.views.as_json import as_object, split_bytes
+from genlm.views.terminal import Writer
 
 # Between samples where no terminal shows headings.
 SEPARATOR = "---"
@@ -17,13 +17,16 @@ SEPARATOR = "---"
 class TextView:
     """Writes pieces to a stream as they come. Of several samples one is shown live, the others wait their turn."""
 
+    # The events at which it may write.
+    shows: tuple[type, ...] = (Piece, Completion)
+
     def __init__(self, stream: TextIO, prompt: str, count: int, *, echo: bool) -> None:
         self._writer = Writer(stream)
         self._prompt = prompt if echo else ""
         self._count = count
         self._shown = 0
         self._is_open = False
-        self._waiting: dict[int, list[str]] = {}
+        self._waiting: dict[int, list[tuple[str, str | None]]] = {}
         self._ended: set[int] = set()
 
     def show(self, event: Piece | Completion) -> None:
@@ -31,7 +34,7 @@ class TextView:
         if isinstance(event, Completion):
             self._ended.add(event.index)
         else:
-            self._waiting.setdefault(event.index, []).append(event.text)
+            self._waiting.setdefault(event.index, []).append((event.text, None))
         while self._shown < self._count:
             self._catch_up()
             if self._shown not in self._ended:
@@ -51,8 +54,8 @@ class TextView:
         """Write what there is of the sample whose turn it is, its beginning first."""
         if not self._is_open:
             self._open()
-        for text in self._waiting.pop(self._shown, []):
-            self._writer.write(text)
+        for text, style in self._waiting.pop(self._shown, []):
+            self._writer.write(text, style)
 
     def _open(self) -> None:
         self._is_open = True
@@ -74,6 +77,8 @@ class TextView:
 
 class JsonView:
     """Writes the one object that `--format json` prints, once all is there."""
+
+    shows: tuple[type, ...] = ()
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -102,12 +107,33 @@ def as_json(generation: Generation) -> str:
         },
         "seed": generation.seed,
         "max_new_tokens": generation.max_new_tokens,
+        "num_return_sequences": generation.num_return_sequences,
+        "stop": list(generation.stop),
+        "overflow": generation.overflow,
+        "deterministic": generation.deterministic,
         "prompt": generation.prompt,
         "prompt_token_ids": list(generation.prompt_token_ids),
-        "completions": [asdict(completion) for completion in generation.completions],
+        "completions": [_completion_record(completion) for completion in generation.completions],
         "timing": asdict(generation.timing),
     }
-    return escaped(json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)) + "\n"
+    return as_object(record)
+
+
+def _completion_record(completion: Completion) -> dict[str, Any]:
+    record = asdict(completion)
+    trace = record.pop("trace")
+    return record if trace is None else {**record, "trace": [_traced_record(token) for token in trace]}
+
+
+def _traced_record(token: dict[str, Any]) -> dict[str, Any]:
+    """A token, and its alternatives, with the key `bytes` only where the text does not tell them."""
+    alternatives = [_with_split_bytes(each) for each in token["alternatives"]]
+    return _with_split_bytes({**token, "alternatives": alternatives})
+
+
+def _with_split_bytes(token: dict[str, Any]) -> dict[str, Any]:
+    split = token.pop("bytes")
+    return token | split_bytes(split)
 
 
 def summary(generation: Generation) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
+from genlm.decoding.completion import TracedToken
 from genlm.records import RANK_BOUNDS, ModelInfo, ScoredText, Tally, TokenScore
 from genlm.views.as_json import as_line, split_bytes
 from genlm.views.bars import bar, percent
@@ -20,6 +21,8 @@ BUCKETS = (*(f"top {bound:,}" for bound in RANK_BOUNDS), "beyond")
 STYLES = ("green", "yellow", "red underline", "magenta reverse")
 UNSCORED = "dim"
 BAR_WIDTH = 30
+
+AnyToken = TypeVar("AnyToken", TokenScore, TracedToken)
 
 
 class ScoreView(Protocol):
@@ -113,9 +116,9 @@ def _coloured(scored: ScoredText, show: Any) -> Text:
     return shown
 
 
-def whole_pieces(tokens: Sequence[TokenScore]) -> list[tuple[str, TokenScore]]:
+def whole_pieces(tokens: Sequence[AnyToken]) -> list[tuple[str, AnyToken]]:
     """The text token by token, the bytes of split characters put together with the last token that they need."""
-    pieces: list[tuple[str, TokenScore]] = []
+    pieces: list[tuple[str, AnyToken]] = []
     held = b""
     for token in tokens:
         if token.bytes is None:

@@ -1,0 +1,57 @@
+"""`genlm generate --replay`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from genlm.cli.loading import load
+from genlm.errors import UsageError
+from genlm.formats.output import open_output
+from genlm.tasks.replay import read_result
+from genlm.views.generation import summary
+from genlm.views.replay import replay_json, replay_text
+from genlm.views.spinner import Spinner
+from genlm.views.terminal import notice
+
+# What a result does not tell.
+ALLOWED = {"replay", "allow_pickle", "format", "output", "quiet"}
+
+
+def check_nothing_else(context: typer.Context) -> None:
+    """Raise UsageError where an option is given that the saved result decides."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name not in ALLOWED and source is not None and source.name == "COMMANDLINE":
+            name = "a prompt" if param.param_type_name == "argument" else max(param.opts, key=len)
+            raise UsageError(f"--replay takes everything from the saved result: {name} does not go with it")
+
+
+def replay(
+    path: Path, *, allow_pickle: bool, format: Literal["text", "json"], output: Path | None, quiet: bool
+) -> None:
+    """Run a saved result again and say whether it is the same. Exits with code 1 where it is not."""
+    notify = (lambda _: None) if quiet else notice
+    saved = read_result(path)
+    with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
+        loaded = load(
+            saved.model,
+            revision=saved.revision,
+            device=saved.device,
+            dtype=saved.dtype,
+            allow_pickle=allow_pickle,
+            notify=notify,
+            spinner=spinner,
+        )
+        generating = saved.start(loaded)
+        spinner.say("generating")
+        for _ in generating:
+            pass
+        done = saved.compare(generating.result, loaded)
+        spinner.stop()
+        stream.write(replay_json(done) if format == "json" else replay_text(done))
+    notify(summary(generating.result))
+    if done.difference is not None:
+        raise typer.Exit(1)
