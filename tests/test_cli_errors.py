@@ -258,7 +258,7 @@ class TestProgram:
         assert done.code == 0
         assert max(map(len, lines)) <= columns
         examples = [line for line in lines if "genlm generate " in line and "Usage" not in line]
-        assert len(examples) == 3
+        assert len(examples) == 4
         # A flag takes nothing, and so names no type.
         assert "<bool>" not in done.out
 
