@@ -18,11 +18,16 @@ SHOWN = [line[2:].partition(" #")[0].strip() for line in README.splitlines() if 
 COMMANDS = [line for line in SHOWN if line.startswith("genlm ") or "| genlm " in line]
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all commands, for some read what the one before has written."""
+    return Path(shutil.copytree(ROOT / "prompts", tmp_path_factory.mktemp("readme") / "prompts")).parent
+
+
 @pytest.fixture
-def beside_the_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(ROOT / "prompts", tmp_path / "prompts")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def beside_the_prompts(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
 
 
 @pytest.mark.parametrize("line", COMMANDS)
