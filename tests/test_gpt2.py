@@ -9,7 +9,8 @@ import torch
 from conftest import VARIANTS
 from models import load, read_config
 
-from genlm.model.gpt2 import ACTIVATIONS, GPT2, Config, supports
+from genlm.model.gpt2 import GPT2
+from genlm.model.gpt2_config import ACTIVATIONS, Config, supports
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genlm.errors import ModelError
-from genlm.model.gpt2 import HEAD, Config, expected_shapes
+from genlm.model.gpt2_config import HEAD, Config, expected_shapes
 from genlm.model.weights import INDEX, PICKLED, SINGLE, read_weights, weight_files
 
 IDS = [5, 9, 200, 31]

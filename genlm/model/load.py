@@ -43,7 +43,7 @@ def load_model(
     Raises:
         ModelError: files that are missing, damaged or at odds with each other, or a device that is not there.
     """
-    from genlm.model import gpt2
+    from genlm.model import gpt2_config
 
     started = time.perf_counter()
     config = read_json(folder.path / "config.json")
@@ -52,9 +52,9 @@ def load_model(
     in_int8 = dtype == "int8"
     tokenizer = load_tokenizer(folder.path, config.get("model_type"))
     files = weight_files(folder.path, allow_pickle=allow_pickle)
-    if in_int8 and (place != "cpu" or not gpt2.supports(config)):
+    if in_int8 and (place != "cpu" or not gpt2_config.supports(config)):
         raise ModelError("int8 runs GPT-2 models on the CPU only", hint="--dtype auto takes what the model runs in")
-    if gpt2.supports(config):
+    if gpt2_config.supports(config):
         network, parameters = _load_lean(config, folder.path, files, precision, place, in_int8=in_int8)
     else:
         network, parameters = _load_any(folder.path, precision, place, allow_pickle)
@@ -104,17 +104,17 @@ def choose_dtype(dtype: DtypeChoice, device: str, config: Mapping[str, Any]) -> 
 def _load_lean(
     config: Mapping[str, Any], path: Path, files: list[Path], dtype: torch.dtype, device: str, *, in_int8: bool
 ) -> tuple[Network, int]:
-    from genlm.model import gpt2, linear
+    from genlm.model import gpt2, gpt2_config, linear
 
     try:
-        settings = gpt2.Config.of(config)
+        settings = gpt2_config.Config.of(config)
     except ValueError as error:
         raise ModelError(f"{path / 'config.json'}: {error}") from error
-    optional = {gpt2.HEAD} if settings.tie_word_embeddings else set()
-    weights = read_weights(files, gpt2.expected_shapes(settings), optional, dtype, device)
+    optional = {gpt2_config.HEAD} if settings.tie_word_embeddings else set()
+    weights = read_weights(files, gpt2_config.expected_shapes(settings), optional, dtype, device)
     # Old checkpoints hold a tied head twice. One that differs is a head of its own, whatever the config says.
-    if optional & weights.keys() and weights[gpt2.HEAD].equal(weights["wte.weight"]):
-        del weights[gpt2.HEAD]
+    if optional & weights.keys() and weights[gpt2_config.HEAD].equal(weights["wte.weight"]):
+        del weights[gpt2_config.HEAD]
     parameters = sum(weight.numel() for weight in weights.values())
     return gpt2.GPT2(settings, weights, linear.INT8 if in_int8 else linear.FLOAT), parameters
 
@@ -128,10 +128,10 @@ def _load_any(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -
 
 def _eos_ids(path: Path, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
     """The ids that end a text. They are all that is taken from `generation_config.json`."""
-    from genlm.model import gpt2
+    from genlm.model import gpt2_config
 
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").is_file() else {}
-    default = gpt2.END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
+    default = gpt2_config.END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
     own = generation.get("eos_token_id", config.get("eos_token_id", default))
     ids = own if isinstance(own, list) else [own]
     # A config may name GPT-2's 50256 over a smaller vocabulary: that model has no end.
