@@ -42,7 +42,8 @@ def _shared() -> Iterator[str]:
 def _table(fields: Mapping[str, Field]) -> Iterator[str]:
     yield from ["| field | default | range | meaning |", "|---|---|---|---|"]
     for name, field in fields.items():
-        yield f"| `{name}` | {spelled(field.default)} | {field.range} | {MEANINGS[name]} |"
+        cells = [f"`{name}`", spelled(field.default), field.range, MEANINGS[name]]
+        yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 if __name__ == "__main__":

@@ -7,14 +7,20 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from genlm.decoding.kinds import KINDS, Choice, Field, Kind
+from genlm.decoding.kinds import KINDS, LISTS, Choice, Field, Kind, Text
 from genlm.decoding.strategy import Strategy
+
+WORDS = st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from(" ,=|;%:@\n"), min_size=1), max_size=4)
+BIASES = st.dictionaries(st.integers(0, 10**6), st.floats(-1e6, 1e6), max_size=4)
 
 
 def values(field: Field) -> st.SearchStrategy[Any]:
     """Any value that the field admits."""
     if isinstance(field, Choice):
         return st.sampled_from(list(field.choices.values()))
+    if isinstance(field, Text):
+        biases = BIASES.map(lambda pairs: [f"{token}:{bias!r}" for token, bias in pairs.items()])
+        return (biases if field is LISTS["logit_bias"] else WORDS).map(field.normal)
     low = None if field.low == -math.inf else field.low
     high = None if field.high == math.inf else field.high
     if field.type is int:

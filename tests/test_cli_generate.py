@@ -112,6 +112,10 @@ class TestStrategy:
             (["-s", "sample", "--temperature", "0.7"], "sample:temperature=0.7"),
             (["-s", "beam:num_beams=2,length_penalty=0.8"], "beam:num_beams=2,length_penalty=0.8"),
             (["-s", "top-p:top_p=0.8", "--top-k", "7"], "top-p:top_p=0.8,top_k=7"),
+            (["--bad-word", "a, b", "--bad-word", "king"], "top-p:top_p=0.9,bad_words=a%2C b|king"),
+            (["-s", "greedy:bad_words=fox", "--bad-word", "king|"], "greedy:bad_words=fox|king%7C"),
+            (["--logit-bias", "9:1", "--logit-bias", "5:-2"], "top-p:top_p=0.9,logit_bias=5:-2.0;9:1.0"),
+            (["-s", "beam:logit_bias=7:1", "--logit-bias", "5:-2"], "beam:num_beams=4,logit_bias=5:-2.0;7:1.0"),
             (["--top-k", "99999999999999999999"], "top-k:top_k=99999999999999999999"),
         ],
     )

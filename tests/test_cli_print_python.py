@@ -39,6 +39,8 @@ def executed(script: str) -> tuple[dict[str, Any], str]:
     [
         ["-s", "greedy"],
         ["-s", "greedy:repetition_penalty=1.4,no_repeat_ngram_size=2,min_new_tokens=5"],
+        ["-s", "greedy:logit_bias=40:-6;50:3", "--bad-word", "e", "--bad-word", "a\nb"],
+        ["-s", "beam:num_beams=3,bad_words=the|e|o,logit_bias=50:2.5", "-n", "2"],
         ["-s", "beam:num_beams=3", "-n", "2"],
         ["-s", "beam:num_beams=4,length_penalty=-1.0,early_stopping=true"],
         ["-s", "beam:num_beams=3,early_stopping=never,no_repeat_ngram_size=2", "-n", "3"],

@@ -16,8 +16,10 @@ from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopHLogitsWarper,
     TopKLogitsWarper,
@@ -332,6 +334,46 @@ def test_min_new_tokens(case: tuple[Tensor, list[list[int]]], prompt_length: int
 
 def test_an_end_token_beyond_the_vocabulary_needs_no_ban() -> None:
     assert torch.equal(filters.ban_early_end(UNIFORM, [[1]], 5, {VOCAB + 3}), UNIFORM)
+
+
+TOKEN = st.integers(0, VOCAB - 1)
+
+
+@given(logits_and_history(), st.dictionaries(TOKEN, st.floats(-1e6, 1e6), min_size=1))
+def test_logit_bias(case: tuple[Tensor, list[list[int]]], biases: dict[int, float]) -> None:
+    logits, history = case
+    expected = SequenceBiasLogitsProcessor([[[token], bias] for token, bias in biases.items()])(
+        torch.tensor(history), logits
+    )
+    assert torch.equal(filters.add_biases(logits, biases), expected)
+    spelled = ";".join(f"{token}:{bias!r}" for token, bias in biases.items())
+    assert torch.equal(apply(Strategy.parse(f"greedy:logit_bias={spelled}"), logits, history), expected)
+
+
+@given(logits_and_history(), st.lists(st.lists(TOKEN, min_size=1, max_size=3), min_size=1, max_size=8))
+def test_bad_words(case: tuple[Tensor, list[list[int]]], words: list[list[int]]) -> None:
+    logits, history = case
+    words += [[5, 4], [*history[0][-1:], 3]]
+    expected = NoBadWordsLogitsProcessor(words, eos_token_id=[0, 7])(torch.tensor(history), logits)
+    made = make_filters(Strategy.parse("greedy"), prompt_length=0, eos_ids={0, 7}, bad_words_ids=words)
+    assert torch.equal(made[0](logits, history), expected)
+
+
+def test_a_bad_word_is_out_where_its_beginning_is_there() -> None:
+    words = [(1,), (2, 3), (4, 2, 5), (0, 0, 0, 0, 6)]
+    kept = filters.ban_words(torch.zeros(3, 7), [[4, 2], [2, 4], [0]], words)
+    out = [[token for token in range(7) if row[token] == OUT] for row in kept]
+    assert out == [[1, 3, 5], [1], [1]]
+
+
+def test_the_end_of_a_text_is_no_bad_word() -> None:
+    made = make_filters(Strategy.parse("greedy"), prompt_length=0, eos_ids={7}, bad_words_ids=[(7,)])
+    assert made == []
+
+
+def test_a_bias_comes_before_the_repetition_penalty() -> None:
+    kept = apply(Strategy.parse("greedy:logit_bias=1:-3;2:4,repetition_penalty=2"), torch.ones(1, 4), [[1, 2]])
+    assert kept.tolist() == [[1.0, -4.0, 2.5, 1.0]]
 
 
 @given(

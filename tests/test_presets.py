@@ -32,6 +32,17 @@ def test_a_whole_number_does_for_a_number(tmp_path: Path) -> None:
     assert presets["warm"].strategy == Strategy.parse("sample:temperature=2.0")
 
 
+def test_a_list_does_for_its_spelling(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '[a]\nkind = "greedy"\nbad_words = ["king", "50%, or so"]\nlogit_bias = ["7:1", "5:-2"]\n'
+        '[b]\nkind = "greedy"\nbad_words = "king|50%25%2C or so"\nlogit_bias = "5:-2.0;7:1.0"\n',
+    )
+    presets = read_presets(path)
+    assert presets["a"].strategy == presets["b"].strategy
+    assert presets["a"].strategy.fields["bad_words"] == "king|50%25%2C or so"
+
+
 def test_an_empty_file_has_no_presets(tmp_path: Path) -> None:
     assert read_presets(write(tmp_path, "")) == {}
 
@@ -42,6 +53,10 @@ def test_an_empty_file_has_no_presets(tmp_path: Path) -> None:
         ('[a]\nkind = "top-k"\nnum_beams = 4\n', "preset 'a': field 'num_beams' does not apply to kind 'top-k'"),
         ('[a]\nkind = "top-k"\ntop_k = "4"\n', "preset 'a': top_k must be a whole number at least 1, not '4'"),
         ('[a]\nkind = "top-k"\ntop_k = inf\n', "preset 'a': top_k must be a whole number at least 1, not inf"),
+        (
+            '[a]\nkind = "top-k"\nbad_words = ["a", ""]\n',
+            "preset 'a': bad_words must be words with | between them, not ['a', '']",
+        ),
         ('[a]\nkind = "nucleus"\n', "preset 'a': no strategy kind 'nucleus'"),
         ("[a]\ntop_k = 4\n", "preset 'a' needs a table with a kind"),
         ("[a]\nkind = 4\n", "preset 'a' needs a table with a kind"),

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import fitting, genlm_strategies, values
 
-from genlm.decoding.kinds import ALL_FIELDS, KINDS, Choice, Kind, Number
+from genlm.decoding.kinds import ALL_FIELDS, KINDS, LISTS, Choice, Field, Kind, Number
 from genlm.decoding.strategy import Strategy, kind_from_fields
+from genlm.decoding.words import read_words
 from genlm.errors import SpecError, UsageError
 
 EVERY_FIELD = [(kind, name) for kind in KINDS.values() for name in kind.fields]
@@ -87,7 +88,12 @@ def test_a_spec_shows_the_main_field_and_what_is_not_default(spec: str, shown: s
     assert str(Strategy.parse(spec)) == shown
 
 
-def out_of_range(field: Number | Choice) -> list[Any]:
+def out_of_range(field: Field) -> list[Any]:
+    if field is LISTS["logit_bias"]:
+        pairs = ["5", "5:", ":1", "-5:1", "5:nan", "5:inf", "5:1e7", "5:1;", "5:1;5:2", "5:1|6:2", "\u0665:1"]
+        return [*pairs, ["5:1", ""], [5], 5, {"5": 1.0}, None]
+    if field is LISTS["bad_words"]:
+        return ["|", "a|", "a||b", "%FF", " ", "\udcff", ["a", ""], ["\udcff"], [1], 5, True, None]
     if isinstance(field, Choice):
         return ["perhaps", 0, 1, None]
     wrong: list[Any] = [math.nan, math.inf, -math.inf, True, "3", None]
@@ -117,7 +123,7 @@ def test_every_value_in_range_is_taken_in_the_fields_own_type(kind: Kind, name: 
     value = data.draw(values(field))
     taken = Strategy.of(kind.name, fitting(kind, {name: value})).fields[name]
     assert taken == value
-    assert type(taken) is (type(value) if isinstance(field, Choice) else field.type)
+    assert type(taken) is (field.type if isinstance(field, Number) else type(value))
 
 
 @pytest.mark.parametrize(
@@ -127,11 +133,51 @@ def test_every_value_in_range_is_taken_in_the_fields_own_type(kind: Kind, name: 
         (Number(float, 0.9, low=0, high=1, low_open=True), "a number greater than 0 and at most 1"),
         (Number(float, 0.1, low=0, high=1, high_open=True), "a number at least 0 and less than 1"),
         (Number(float, 1.0), "a number"),
+        (LISTS["bad_words"], "words with | between them"),
+        (LISTS["logit_bias"], "pairs ID:BIAS with ; between them, no ID twice"),
         (Choice({"false": False, "true": True, "never": "never"}, False), "one of false, true, never"),
     ],
 )
-def test_a_range_reads_as_words(field: Number | Choice, words: str) -> None:
+def test_a_range_reads_as_words(field: Field, words: str) -> None:
     assert field.range == words
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("greedy:bad_words=king|the queen", "greedy:bad_words=king|the queen"),
+        ("greedy:bad_words= king | the queen |king", "greedy:bad_words=king|the queen"),
+        ("greedy:bad_words=%20king%2c,no_repeat_ngram_size=2", "greedy:no_repeat_ngram_size=2,bad_words=%20king%2C"),
+        ("greedy:bad_words=50%", "greedy:bad_words=50%25"),
+        ("greedy:bad_words=a%0Ab%1B", "greedy:bad_words=a%0Ab%1B"),
+        ("greedy:logit_bias=262:-5;11:2", "greedy:logit_bias=11:2.0;262:-5.0"),
+        ("greedy:logit_bias= 007 : 1e-7", "greedy:logit_bias=7:1e-07"),
+    ],
+)
+def test_a_list_has_one_spelling(spec: str, shown: str) -> None:
+    assert str(Strategy.parse(spec)) == shown
+    assert str(Strategy.parse(shown)) == shown
+
+
+NASTY = [",", "=", "|", ";", "%", "%2C", " a ", "  ", "\n", "\t", "\x1b[31m", "é", "狐", "\u2028", "a:b", "@"]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(NASTY)))
+def test_any_words_come_back_from_a_spec_in_one_line(words: list[str]) -> None:
+    strategy = Strategy.of("greedy", {"bad_words": words})
+    again = Strategy.parse(str(strategy))
+    assert again == strategy
+    assert read_words(str(again.fields["bad_words"])) == tuple(dict.fromkeys(words))
+    assert str(strategy).isprintable()
+
+
+def test_lists_are_joined_and_a_wrong_one_is_left_to_be_refused() -> None:
+    words, biases = LISTS["bad_words"], LISTS["logit_bias"]
+    assert words.join("king|the%20", ["a, b"]) == "king|the%20|a%2C b"
+    assert words.join("", ["king"]) == "king"
+    assert words.join("king", [""]) == [""]
+    assert biases.join("5:1", ["4:2"]) == "5:1.0;4:2.0"
+    assert not biases.admits(biases.join("5:1", ["5:2"]))
 
 
 def test_whole_numbers_of_any_size_are_taken() -> None:
@@ -176,6 +222,8 @@ def test_an_unknown_kind_is_refused_with_the_kinds() -> None:
         ("top-k:top_k=4,max_length=4", "max_length"),
         ("top-p:top_p=0.9,top_p=0.8", "top_p"),
         ("beam:early_stopping=maybe", "maybe"),
+        ("greedy:bad_words=a||b,min_new_tokens=1", "a||b"),
+        ("greedy:logit_bias=262", "262"),
         ("sample:temperature=nan", "nan"),
         ("sample:temperature=-1", "-1"),
         ("greedy:temperature=0", "temperature"),

@@ -47,6 +47,8 @@ def generate(
     temperature: options.Temperature = None,
     repetition_penalty: options.RepetitionPenalty = None,
     no_repeat_ngram_size: options.NoRepeatNgramSize = None,
+    bad_word: options.BadWord = None,
+    logit_bias: options.LogitBias = None,
     length_penalty: options.LengthPenalty = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS,
@@ -85,6 +87,8 @@ def generate(
         "temperature": temperature,
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size,
+        "bad_words": bad_word or None,
+        "logit_bias": logit_bias or None,
         "length_penalty": length_penalty,
     }
     chosen = choose_strategy(strategy, presets, flags, notify)

@@ -125,6 +125,18 @@ RepetitionPenalty: TypeAlias = Annotated[
 NoRepeatNgramSize: TypeAlias = Annotated[
     int | None, typer.Option(metavar="N", help="No N tokens in a row come twice; 0 is off.", rich_help_panel=STRATEGY)
 ]
+BadWord: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT", help="Never these words, nor after a space; may be repeated.", rich_help_panel=STRATEGY
+    ),
+]
+LogitBias: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID:BIAS", help="Add BIAS to the logit of the token ID; may be repeated.", rich_help_panel=STRATEGY
+    ),
+]
 LengthPenalty: TypeAlias = Annotated[
     float | None,
     typer.Option(metavar="X", help="Beam search: above 0 favours longer texts; -50 to 50.", rich_help_panel=STRATEGY),

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import typer
 
-from genlm.decoding.kinds import KINDS, Value
+from genlm.decoding.kinds import KINDS, LISTS, Given
 from genlm.decoding.presets import Preset, read_presets
 from genlm.decoding.strategy import Strategy, kind_from_fields, read_fields
 from genlm.errors import UsageError
 
 
 def choose_strategy(
-    spec: str | None, presets: Path | None, flags: Mapping[str, Value | None], notify: Callable[[str], None]
+    spec: str | None, presets: Path | None, flags: Mapping[str, Given | None], notify: Callable[[str], None]
 ) -> Strategy:
-    """The strategy that the options ask for; plain flags add fields to a spec or preset.
+    """The strategy that the options ask for; plain flags add fields to a spec or preset, items to its lists.
 
     `notify` is told where a temperature of 0 makes it another kind.
 
@@ -29,7 +29,7 @@ def choose_strategy(
     if spec is not None and spec.startswith("@"):
         preset = _preset(spec[1:], presets)
         name = "" if given else preset.name
-        kind, fields = preset.kind, {**preset.fields, **given}
+        kind, fields = preset.kind, _with_flags(preset.fields, given)
     elif presets is not None:
         raise UsageError("--presets is given, but no preset of it is asked for", hint="-s @NAME takes one")
     elif spec is not None:
@@ -42,12 +42,17 @@ def choose_strategy(
     return strategy
 
 
-def _read_spec(spec: str, given: Mapping[str, Value]) -> tuple[str, dict[str, Value]]:
+def _read_spec(spec: str, given: Mapping[str, Given]) -> tuple[str, dict[str, Given]]:
     kind, fields = read_fields(spec)
-    twice = sorted(fields.keys() & given.keys())
+    twice = sorted((fields.keys() & given.keys()) - LISTS.keys())
     if twice:
         raise UsageError(f"{twice[0]} is given twice: in the spec {spec!r} and as a flag")
-    return kind, {**fields, **given}
+    return kind, _with_flags(fields, given)
+
+
+def _with_flags(fields: Mapping[str, Given], given: Mapping[str, Given]) -> dict[str, Given]:
+    both = {name: field for name, field in LISTS.items() if name in fields and name in given}
+    return {**fields, **given, **{name: field.join(fields[name], given[name]) for name, field in both.items()}}
 
 
 def _preset(name: str, path: Path | None) -> Preset:

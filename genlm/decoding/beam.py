@@ -23,7 +23,7 @@ from torch import Tensor
 
 from genlm.decoding.checks import require_memory, require_numbers
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
-from genlm.decoding.filters import make_filters
+from genlm.decoding.filters import request_filters
 from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
 from genlm.decoding.sampling import draw
@@ -133,7 +133,7 @@ class _Group:
         self.length_penalty: float = fields["length_penalty"]
         self.early_stopping: bool | str = fields["early_stopping"]
         self.request = request
-        self.filters = make_filters(request.strategy, prompt_length=len(request.prompt_ids), eos_ids=request.eos_ids)
+        self.filters = request_filters(request)
         text = TextStream(request.decode, request.prompt_ids, request.stop)
         self.beams = [Beam((), text, score=0.0, logprob=0.0, parent=0, reason=None)]
         self.hypotheses: list[Hypothesis] = []

@@ -11,6 +11,7 @@ token so far, the prompt's included. p is the model's probability after the pena
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from genlm.decoding.checks import require_choice, require_memory, require_numbers
 from genlm.decoding.completion import Event, Prefilled
-from genlm.decoding.filters import make_filters
+from genlm.decoding.filters import request_filters
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.request import Request
 from genlm.decoding.single import follow
@@ -47,9 +48,7 @@ class _Search:
         self.alpha: float = fields["penalty_alpha"]
         self.width = min(fields["top_k"], network.vocab_size)
         require_memory(network, request, "top_k", self.width)
-        self.filters = make_filters(
-            _penalties(request.strategy), prompt_length=len(request.prompt_ids), eos_ids=request.eos_ids
-        )
+        self.filters = request_filters(replace(request, strategy=_penalties(request.strategy)))
         self.layers = [network.layers]
         self.cache: WatchedCache
         self.logits, self.cache, states = network.watch(request.prompt_ids, request.max_new_tokens, self.layers)

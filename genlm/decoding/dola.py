@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genlm.decoding.checks import require_choice, require_numbers
 from genlm.decoding.completion import Event, Prefilled
-from genlm.decoding.filters import make_filters
+from genlm.decoding.filters import request_filters
 from genlm.decoding.request import Request
 from genlm.decoding.single import follow
 from genlm.model.network import Network, WatchedCache
@@ -47,7 +47,7 @@ class _Contrast:
     def __init__(self, network: Network, request: Request) -> None:
         self.network, self.request = network, request
         self.layers = candidate_layers(str(request.strategy.fields["dola_layers"]), network.layers, tied=network.tied)
-        self.filters = make_filters(request.strategy, prompt_length=len(request.prompt_ids), eos_ids=request.eos_ids)
+        self.filters = request_filters(request)
         self.cache: WatchedCache
         self.final, self.cache, states = network.watch(request.prompt_ids, request.max_new_tokens, self.layers)
         self.early = network.read_out(states[-1])

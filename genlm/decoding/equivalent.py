@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from genlm.decoding.kinds import KINDS
+from genlm.decoding.kinds import KINDS, LISTS
 from genlm.decoding.strategy import Strategy
+from genlm.decoding.words import read_biases
 from genlm.errors import UsageError
 
 # What `generate` calls as genlm does, with the value that does nothing.
@@ -36,7 +37,7 @@ STOCK_KINDS = (
 
 
 def stock_settings(strategy: Strategy) -> dict[str, object]:
-    """The keyword arguments with which `generate` runs a strategy, by name.
+    """The keyword arguments with which `generate` runs a strategy, by name; bad words have none without a tokenizer.
 
     Raises:
         UsageError: a kind, or a field at a value, that transformers does not have.
@@ -48,10 +49,13 @@ def stock_settings(strategy: Strategy) -> dict[str, object]:
     settings |= BEAM if is_beam else {}
     settings |= SAMPLING if strategy.samples else {}
     settings |= SHARED
+    biases = read_biases(str(strategy.fields["logit_bias"]))
+    if biases:
+        settings["sequence_bias"] = [[[token], bias] for token, bias in biases.items()]
     for name, value in strategy.fields.items():
         if name in settings:
             settings[name] = None if name == "top_h" and value == 0 else value
-        elif _does_something(strategy, name):
+        elif name not in LISTS and _does_something(strategy, name):
             raise UsageError(f"transformers has no {name}")
     return settings
 

@@ -1,21 +1,24 @@
 """What a strategy does to the next token's logits, each filter equal to transformers' own.
 
 A filter takes logits of shape (rows, vocab), float32, and returns new ones; -inf is a token that is out.
-The order is transformers': repetition penalty, no-repeat n-gram, least length, temperature, top-h, top-k, top-p, min-p,
-typical, epsilon, eta. What transformers does not have stands where its neighbours in kind do: presence and frequency
-penalty and DRY after the repetition penalty, top-n-sigma (which no temperature changes) after the temperature.
+The order is transformers': logit bias, repetition penalty, no-repeat n-gram, bad words, least length, temperature,
+top-h, top-k, top-p, min-p, typical, epsilon, eta. What transformers does not have stands where its neighbours in kind
+do: presence and frequency penalty and DRY after the repetition penalty, top-n-sigma (which no temperature changes)
+after the temperature.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
+from genlm.decoding.words import read_biases
 
 # History is every token of each row so far, the prompt's included.
 History = Sequence[Sequence[int]]
@@ -34,18 +37,40 @@ BAND, HALVINGS, ROUNDS = 256, 12, 3
 SAFELY = 0.99
 
 
-def make_filters(strategy: Strategy, *, prompt_length: int, eos_ids: Collection[int]) -> list[Filter]:
+def request_filters(request: Request) -> list[Filter]:
+    """The filters of a request's strategy in the order in which they apply."""
+    return make_filters(
+        request.strategy,
+        prompt_length=len(request.prompt_ids),
+        eos_ids=request.eos_ids,
+        bad_words_ids=request.bad_words_ids,
+    )
+
+
+def make_filters(
+    strategy: Strategy,
+    *,
+    prompt_length: int,
+    eos_ids: Collection[int],
+    bad_words_ids: Sequence[Sequence[int]] = (),
+) -> list[Filter]:
     """The filters of a strategy in the order in which they apply; a field at its neutral value adds none.
 
-    `prompt_length` is how many tokens of each history are the prompt's, `eos_ids` are the tokens that end a text.
+    `prompt_length` is how many tokens of each history are the prompt's, `eos_ids` are the tokens that end a text,
+    `bad_words_ids` the strategy's bad words in the model's tokens.
     """
     fields = cast(dict[str, Any], strategy.fields)
-    return _penalties(fields, prompt_length, eos_ids) + _cuts(fields)
+    return _penalties(fields, prompt_length, eos_ids, bad_words_ids) + _cuts(fields)
 
 
-def _penalties(fields: dict[str, Any], prompt_length: int, eos_ids: Collection[int]) -> list[Filter]:
-    """What looks at the tokens so far."""
+def _penalties(
+    fields: dict[str, Any], prompt_length: int, eos_ids: Collection[int], bad_words_ids: Sequence[Sequence[int]]
+) -> list[Filter]:
+    """What looks at single tokens, and at those so far."""
     filters: list[Filter] = []
+    biases = read_biases(fields.get("logit_bias", ""))
+    if biases:
+        filters.append(lambda logits, _: add_biases(logits, biases))
     if fields.get("repetition_penalty", 1.0) != 1.0:
         filters.append(lambda logits, history: penalise_repetition(logits, history, fields["repetition_penalty"]))
     presence, frequency = fields.get("presence_penalty", 0.0), fields.get("frequency_penalty", 0.0)
@@ -59,6 +84,10 @@ def _penalties(fields: dict[str, Any], prompt_length: int, eos_ids: Collection[i
         )
     if fields.get("no_repeat_ngram_size", 0) > 0:
         filters.append(lambda logits, history: ban_repeated_ngrams(logits, history, fields["no_repeat_ngram_size"]))
+    # As in transformers the end of a text is no word that could be banned.
+    words = [tuple(word) for word in bad_words_ids if len(word) > 1 or word[0] not in eos_ids]
+    if words:
+        filters.append(lambda logits, history: ban_words(logits, history, words))
     if fields.get("min_new_tokens", 0) > 0 and eos_ids:
         shortest = prompt_length + fields["min_new_tokens"]
         filters.append(lambda logits, history: ban_early_end(logits, history, shortest, eos_ids))
@@ -83,6 +112,13 @@ def _cuts(fields: dict[str, Any]) -> list[Filter]:
 
 def _cut_by(cut: Callable[[Tensor, Any], Tensor], value: float) -> Filter:
     return lambda logits, _: cut(logits, value)
+
+
+def add_biases(logits: Tensor, biases: Mapping[int, float]) -> Tensor:
+    """Add its bias to the logit of each token that has one (as OpenAI's API)."""
+    logits = logits.clone()
+    logits[:, list(biases)] += torch.tensor(list(biases.values()), device=logits.device)
+    return logits
 
 
 def penalise_repetition(logits: Tensor, history: History, penalty: float) -> Tensor:
@@ -171,6 +207,20 @@ def ban_repeated_ngrams(logits: Tensor, history: History, size: int) -> Tensor:
         if banned:
             logits[row, banned] = -torch.inf
     return logits
+
+
+def ban_words(logits: Tensor, history: History, words: Sequence[tuple[int, ...]]) -> Tensor:
+    """Rule out every token that would complete one of `words`, which are sequences of tokens."""
+    logits = logits.clone()
+    for row, ids in enumerate(history):
+        banned = [word[-1] for word in words if _ends_with(ids, word[:-1])]
+        if banned:
+            logits[row, banned] = -torch.inf
+    return logits
+
+
+def _ends_with(ids: Sequence[int], last: tuple[int, ...]) -> bool:
+    return len(last) <= len(ids) and tuple(ids[len(ids) - len(last) :]) == last
 
 
 def _completions_of_seen_ngrams(ids: Sequence[int], size: int) -> list[int]:

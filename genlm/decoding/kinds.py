@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from genlm.decoding.words import BIAS_SEPARATOR, WORD_SEPARATOR, spell_biases, spell_words
 
 Value: TypeAlias = bool | int | float | str
+# What a field takes: a list may be given item by item.
+Given: TypeAlias = Value | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Number:
         above = value > self.low if self.low_open else value >= self.low
         return above and (value < self.high if self.high_open else value <= self.high)
 
-    def normal(self, value: Value) -> Value:
+    def normal(self, value: Any) -> Value:
         """An admitted value in the field's own type."""
         return self.type(value)
 
@@ -72,9 +76,10 @@ class Choice:
         """Whether `value` is one of the choices."""
         return any(value is choice or (isinstance(value, str) and value == choice) for choice in self.choices.values())
 
-    def normal(self, value: Value) -> Value:
+    def normal(self, value: Any) -> Value:
         """An admitted value as it is."""
-        return value
+        same: Value = value
+        return same
 
     @property
     def range(self) -> str:
@@ -82,12 +87,50 @@ class Choice:
         return "one of " + ", ".join(self.choices)
 
 
-Field: TypeAlias = Number | Choice
+@dataclass(frozen=True)
+class Text:
+    """A field that takes a list, spelled as one text with `separator` between its items.
+
+    `spell` gives the one spelling of what is given, a text or a list, or None where it is out of range; `range` is what
+    is admitted, in words.
+    """
+
+    spell: Callable[[object], str | None]
+    separator: str
+    range: str
+    default: str = ""
+
+    def read(self, text: str) -> Value | None:
+        """The value that `text` spells, or None where it spells none."""
+        return self.spell(text)
+
+    def admits(self, value: object) -> bool:
+        """Whether `value` is such a list or its spelling."""
+        return self.spell(value) is not None
+
+    def normal(self, value: Any) -> Value:
+        """An admitted value in its one spelling."""
+        return self.spell(value) or ""
+
+    def join(self, first: Given, second: Given) -> Given:
+        """The two lists as one; what is no list stays what it is, for the range to refuse."""
+        spelled = [self.spell(first), self.spell(second)]
+        if None in spelled:
+            return second if spelled[1] is None else first
+        return self.separator.join(each for each in spelled if each)
+
+
+Field: TypeAlias = Number | Choice | Text
 
 TEMPERATURE = Number(float, 1.0, low=0, low_open=True)
 TOP_K_OFF = Number(int, 0, low=0)
 TOP_P_OFF = Number(float, 1.0, low=0, high=1, low_open=True)
+LISTS: dict[str, Text] = {
+    "logit_bias": Text(spell_biases, BIAS_SEPARATOR, "pairs ID:BIAS with ; between them, no ID twice"),
+    "bad_words": Text(spell_words, WORD_SEPARATOR, "words with | between them"),
+}
 PENALTIES: dict[str, Field] = {
+    "logit_bias": LISTS["logit_bias"],
     "repetition_penalty": Number(float, 1.0, low=0, low_open=True),
     "presence_penalty": Number(float, 0.0, low=-100, high=100),
     "frequency_penalty": Number(float, 0.0, low=-100, high=100),
@@ -95,6 +138,7 @@ PENALTIES: dict[str, Field] = {
     "dry_base": Number(float, 1.75, low=1, high=100),
     "dry_allowed_length": Number(int, 2, low=1),
     "no_repeat_ngram_size": Number(int, 0, low=0),
+    "bad_words": LISTS["bad_words"],
     "min_new_tokens": Number(int, 0, low=0),
 }
 # Every filter at the value at which it filters nothing, in the order in which they apply.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genlm.decoding.kinds import Value
+from genlm.decoding.kinds import Given
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 
@@ -24,7 +24,7 @@ class Preset:
 
     name: str
     kind: str
-    fields: Mapping[str, Value]
+    fields: Mapping[str, Given]
 
     @property
     def strategy(self) -> Strategy:

@@ -17,7 +17,8 @@ class Request:
     ones, and so make the first of five samples another than the only one.
 
     With `alone` each sequence is decoded by itself, one token a step, so that it has the same bits whatever else is
-    asked for. `pieces` is there where a trace is wanted: how tokens are spelled in it.
+    asked for. `pieces` is there where a trace is wanted: how tokens are spelled in it. `bad_words_ids` are
+    sequences of tokens that must not be generated.
     """
 
     prompt_ids: tuple[int, ...]
@@ -32,3 +33,4 @@ class Request:
     speculate: bool = True
     alone: bool = False
     pieces: Pieces | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()

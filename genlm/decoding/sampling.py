@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genlm.decoding.checks import require_choice, require_numbers
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled, TracedToken
-from genlm.decoding.filters import Filter, make_filters
+from genlm.decoding.filters import Filter, request_filters
 from genlm.decoding.lookup import LookupCache, Rewindable
 from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
@@ -95,7 +95,7 @@ class Batch:
 
 
 def _decode(request: Request, rows: list[Row], batch: Batch, logits: Tensor) -> Iterator[Event]:
-    filters = make_filters(request.strategy, prompt_length=len(request.prompt_ids), eos_ids=request.eos_ids)
+    filters = request_filters(request)
     row_filters = make_row_filters(request.strategy)
     for step in range(request.max_new_tokens):
         tokens = _choose(logits, rows, filters, row_filters, request, step)

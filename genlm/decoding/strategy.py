@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from genlm.decoding.kinds import ALL_FIELDS, KINDS, Field, Kind, Value
+from genlm.decoding.kinds import ALL_FIELDS, KINDS, Field, Given, Kind, Value
 from genlm.decoding.spec import Assignment, Word, read_spec
 from genlm.errors import SpecError, UsageError
 
@@ -34,7 +34,7 @@ class Strategy:
     name: str = dataclasses.field(default="", compare=False)
 
     @classmethod
-    def of(cls, kind: str, fields: Mapping[str, Value] | None = None, *, name: str = "") -> Strategy:
+    def of(cls, kind: str, fields: Mapping[str, Given] | None = None, *, name: str = "") -> Strategy:
         """The strategy of `kind` with `fields` given and the others at their defaults.
 
         A temperature of 0 in a kind that samples means greedy, and gives the greedy strategy; with beams, it gives
@@ -100,7 +100,7 @@ def read_fields(spec: str) -> tuple[str, dict[str, Value]]:
     return row.name, {each.field.text: _read(spec, row, each) for each in assignments}
 
 
-def kind_from_fields(fields: Mapping[str, Value]) -> str:
+def kind_from_fields(fields: Mapping[str, Given]) -> str:
     """The kind that plain flags ask for: beams before filters, and the default where only modifiers are given."""
     if {"num_beams", "length_penalty", "early_stopping"} & fields.keys():
         return "beam"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genlm.decoding.completion import Alternative, Completion, Event, TracedToken
 from genlm.decoding.distribution import score_tokens
-from genlm.decoding.filters import make_filters
+from genlm.decoding.filters import request_filters
 from genlm.decoding.request import Request
 from genlm.model.network import Network
 from genlm.model.pieces import Pieces
@@ -53,7 +53,7 @@ def _trace(network: Network, request: Request, pieces: Pieces, new: tuple[int, .
     ids = [*request.prompt_ids, *new]
     before = len(request.prompt_ids)
     logits = network.logits_of([ids[:-1]], [before - 1])
-    filters = make_filters(request.strategy, prompt_length=before, eos_ids=request.eos_ids)
+    filters = request_filters(request)
     size = max(1, GROUP // logits.shape[-1])
     for start in range(0, len(new), size):
         own = logits[start : start + size]

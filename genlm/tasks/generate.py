@@ -16,6 +16,7 @@ from genlm.errors import InputError, UsageError
 from genlm.model.pieces import Pieces
 from genlm.records import Generation, Timing
 from genlm.records import Overflow as Overflow
+from genlm.tasks.words import bad_words_ids, check_biases
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
@@ -83,6 +84,7 @@ class Generating:
         prompt_ids: tuple[int, ...] | None = None,
     ) -> None:
         check_count(strategy, limits)
+        check_biases(model, strategy)
         self.model = model
         self.prompt = prompt
         self.strategy = strategy
@@ -91,6 +93,7 @@ class Generating:
         self.pieces = Pieces(model.tokenizer) if trace else None
         self.deterministic = deterministic
         self.prompt_ids = encode_prompt(model, prompt, limits) if prompt_ids is None else prompt_ids
+        self.bad_words_ids = bad_words_ids(model, strategy)
         self.completions: list[Completion] = []
         self._result: Generation | None = None
 
@@ -126,6 +129,7 @@ class Generating:
             least_rows=LEAST_ROWS_OF_HALVES if self.model.info.dtype in HALVES else 1,
             alone=self.deterministic,
             pieces=self.pieces,
+            bad_words_ids=self.bad_words_ids,
         )
 
     def _finish(self, started: float, prefilled: float, ended: float) -> Generation:

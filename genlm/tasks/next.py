@@ -20,6 +20,7 @@ from genlm.records import (
     Tree,
 )
 from genlm.tasks.generate import Overflow, prompt_ids
+from genlm.tasks.words import bad_words_ids, check_biases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ def next_token(
     check_at_least_one("top", top)
     ids = prompt_ids(model, prompt, 0, overflow)
     logits = _last_logits(model, ids)
-    filtered = _filter(logits, [ids], strategy, len(ids), model.eos_ids) if strategy is not None else None
+    filtered = _filter(model, logits, [ids], strategy, len(ids)) if strategy is not None else None
     from genlm.decoding.distribution import entropy
 
     return NextToken(
@@ -138,7 +139,7 @@ def grow_tree(
     nodes = [root]
     for left in range(steps, 0, -1):
         check_logits(logits)
-        filtered = _filter(logits, [node.ids for node in nodes], strategy, len(ids), model.eos_ids)
+        filtered = _filter(model, logits, [node.ids for node in nodes], strategy, len(ids))
         logprobs = filtered.log_softmax(-1)
         grown = _grow(nodes, logprobs, branches, model.eos_ids)
         nodes = [node for _, node in grown if not node.ends]
@@ -167,16 +168,17 @@ def _last_logits(model: Model, ids: Sequence[int]) -> Tensor:
 
 
 def _filter(
+    model: Model,
     logits: Tensor,
     history: Sequence[Sequence[int]],
     strategy: Strategy | None,
     prompt_length: int,
-    eos_ids: frozenset[int],
 ) -> Tensor:
     """The logits as the strategy's filters leave them, -inf for what is cut. Shape: (rows, vocab).
 
     Raises:
-        UsageError: a strategy whose cut follows from more than the tokens so far.
+        UsageError: a strategy whose cut follows from more than the tokens so far, or with a bias for a token that the
+            model does not have.
     """
     if strategy is None:
         return logits
@@ -185,9 +187,16 @@ def _filter(
 
     if make_row_filters(strategy):
         raise UsageError(f"{strategy.spec} has no one distribution: its cut depends on chance or on what was drawn")
+    check_biases(model, strategy)
+    filters = make_filters(
+        strategy,
+        prompt_length=prompt_length,
+        eos_ids=model.eos_ids,
+        bad_words_ids=bad_words_ids(model, strategy),
+    )
     # Beams are filtered as log-probabilities, in which a repetition penalty acts otherwise.
     filtered = logits.log_softmax(-1) if strategy.kind == "beam" else logits
-    for apply in make_filters(strategy, prompt_length=prompt_length, eos_ids=eos_ids):
+    for apply in filters:
         filtered = apply(filtered, history)
     return filtered
 
@@ -259,7 +268,7 @@ def _score_continuation(
     own = logits.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
     after: Sequence[float | None] = [None] * len(ids)
     if strategy is not None:
-        filtered = _filter(logits, history, strategy, len(before), model.eos_ids)
+        filtered = _filter(model, logits, history, strategy, len(before))
         after = filtered.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
     pieces = Pieces(model.tokenizer)
     rows = zip(ids, own, after, strict=True)

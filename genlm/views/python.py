@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from genlm.decoding.equivalent import stock_settings
 from genlm.decoding.strategy import Strategy
+from genlm.decoding.words import read_words
 from genlm.errors import UsageError
 
 
@@ -35,7 +36,7 @@ def python_script(run: Run) -> str:
     if run.dtype == "int8":
         raise UsageError("transformers has no --dtype int8 of this kind")
     settings = stock_settings(run.strategy)
-    lines = [*_head(run), *_model(run), *_prompt(run), *_call(run, settings), *_show(run)]
+    lines = [*_head(run), *_model(run), *_prompt(run), *_bad_words(run), *_call(run, settings), *_show(run)]
     return "\n".join(lines) + "\n"
 
 
@@ -73,6 +74,18 @@ def _prompt(run: Run) -> Iterator[str]:
         yield "prompt = torch.tensor([[tokenizer.bos_token_id]], device=device)"
 
 
+def _bad_words(run: Run) -> Iterator[str]:
+    words = _words(run)
+    if words:
+        yield "# Each as it is, and after a space."
+        yield f"texts = [text for word in {words!r} for text in (word, ' ' + word)]"
+        yield "bad_words_ids = tokenizer(texts, add_special_tokens=False).input_ids"
+
+
+def _words(run: Run) -> list[str]:
+    return list(read_words(str(run.strategy.fields["bad_words"])))
+
+
 def _call(run: Run, settings: dict[str, object]) -> Iterator[str]:
     arguments = settings | {
         "max_new_tokens": run.max_new_tokens,
@@ -82,6 +95,8 @@ def _call(run: Run, settings: dict[str, object]) -> Iterator[str]:
     yield "    prompt,"
     yield "    attention_mask=torch.ones_like(prompt),"
     yield from (f"    {name}={value!r}," for name, value in arguments.items())
+    if _words(run):
+        yield "    bad_words_ids=bad_words_ids,"
     if run.stop:
         yield f"    stop_strings={list(run.stop)!r},"
         yield "    tokenizer=tokenizer,"

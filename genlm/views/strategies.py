@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from genlm.decoding.explained import FORMULAS, MEANINGS
-from genlm.decoding.kinds import KINDS, SHARED_FIELDS, Choice, Field, Kind, Value
+from genlm.decoding.kinds import KINDS, SHARED_FIELDS, Choice, Field, Kind, Text, Value
 from genlm.decoding.strategy import Strategy
 from genlm.views.terminal import Writer
 
@@ -70,6 +70,8 @@ def _field_record(name: str, field: Field) -> dict[str, Any]:
     record = {"name": name, "default": field.default, "range": field.range, "meaning": MEANINGS[name]}
     if isinstance(field, Choice):
         return record | {"choices": list(field.choices.values())}
+    if isinstance(field, Text):
+        return record | {"type": "str"}
     return record | {
         "type": field.type.__name__,
         "low": None if field.low == -math.inf else field.low,
