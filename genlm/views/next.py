@@ -210,13 +210,19 @@ def _distribution_record(found: NextToken) -> dict[str, Any]:
     return record
 
 
-def _comparison_record(found: Comparison) -> dict[str, Any]:
-    record = {
+def _prompt_record(found: Comparison | Tree) -> dict[str, Any]:
+    return {
         "model": asdict(found.model),
         "prompt": found.prompt,
         "prompt_token_ids": list(found.prompt_token_ids),
         "entropy": found.entropy,
         "effective_choices": math.exp(found.entropy),
+    }
+
+
+def _comparison_record(found: Comparison) -> dict[str, Any]:
+    record = {
+        **_prompt_record(found),
         "candidates": [
             {
                 "rank": continuation.rank,
@@ -246,11 +252,7 @@ def _comparison_record(found: Comparison) -> dict[str, Any]:
 
 def _tree_record(found: Tree) -> dict[str, Any]:
     record = {
-        "model": asdict(found.model),
-        "prompt": found.prompt,
-        "prompt_token_ids": list(found.prompt_token_ids),
-        "entropy": found.entropy,
-        "effective_choices": math.exp(found.entropy),
+        **_prompt_record(found),
         "steps": found.steps,
         "candidates": _branch_records(found.branches),
     }
