@@ -22,6 +22,7 @@ from genlm.cli.score import score
 from genlm.cli.signals import end_tidily_when_told
 from genlm.cli.tokenize import tokenize
 from genlm.errors import GenlmError, SpecError
+from genlm.model.memory import is_out_of_memory
 from genlm.views.terminal import one_line, say, underlined
 
 INTERRUPTED = 130
@@ -102,7 +103,7 @@ def _report(error: BaseException) -> int:
         context = getattr(error, "ctx", None)
         _say_error(error.format_message(), f"{context.command_path if context else 'genlm'} --help")
         return error.exit_code
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         _say_error("out of memory", "fewer samples (-n) or beams, or a smaller model, need less")
     elif isinstance(error, OSError):
         _say_error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
@@ -122,14 +123,6 @@ def _say_error(message: str, hint: str | None = None, place: str | None = None) 
 def _is_closed_pipe(error: BaseException) -> bool:
     """Whether the reader of a pipe has left. Typer makes a SystemExit of the error where a command raises it."""
     return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. For that torch raises a RuntimeError, of no class of its own on the CPU."""
-    torch_says = ("out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
-    )
 
 
 def _open_closed_streams() -> None:
