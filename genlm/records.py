@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
@@ -325,3 +325,41 @@ class Replay:
 
     generation: Generation
     difference: Difference | None
+
+
+class RowError(TypedDict):
+    """What is wrong with a row of a file. `row` counts its rows from 1; `line` is None in a file without lines."""
+
+    message: str
+    file: str
+    row: int
+    line: int | None
+
+
+class BatchModel(TypedDict):
+    """The model that made a record."""
+
+    name: str
+    revision: str | None
+    dtype: str
+
+
+class BatchRecord(TypedDict):
+    """What became of a row of a batch: its completions, or an error. Plain data, as it is written.
+
+    `completions` are as in the JSON of a generation, `strategy` is a spec; `columns` are the row's other columns.
+    """
+
+    id: str | int
+    prompt: str | None
+    completions: list[dict[str, Any]]
+    model: BatchModel
+    strategy: str
+    seed: int
+    max_new_tokens: int
+    num_return_sequences: int
+    stop: list[str]
+    overflow: str
+    deterministic: bool
+    columns: dict[str, Any]
+    error: RowError | None

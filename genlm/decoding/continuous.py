@@ -46,15 +46,19 @@ def sample(network: Network, request: Request) -> Iterator[Event]:
     if request.alone:
         request = replace(request, least_rows=1)
     size = 1 if request.alone or looks_up(request) else None
-    loop = _Loop(network, iter([(None, request)]), size, lambda _: None, is_tolerant=False)
+    loop = _Loop(network, iter([(None, request)]), size, lambda _: None, lambda: False, is_tolerant=False)
     return (cast(Event, event) for _, event in loop.run())
 
 
 def decode_together(
-    network: Network, requests: Iterable[tuple[K, Request]], size: int | None, separately: Separately
+    network: Network,
+    requests: Iterable[tuple[K, Request | Failed]],
+    size: int | None,
+    separately: Separately,
+    is_stopping: Callable[[], bool],
 ) -> Iterator[tuple[K, Event | Failed]]:
     """See `decode_many`."""
-    return _Loop(network, iter(requests), size, separately, is_tolerant=True).run()
+    return _Loop(network, iter(requests), size, separately, is_stopping, is_tolerant=True).run()
 
 
 @dataclass(eq=False)
@@ -193,9 +197,10 @@ class _Loop(Generic[K]):
     def __init__(
         self,
         network: Network,
-        requests: Iterator[tuple[K, Request]],
+        requests: Iterator[tuple[K, Request | Failed]],
         size: int | None,
         separately: Separately,
+        is_stopping: Callable[[], bool],
         *,
         is_tolerant: bool,
     ) -> None:
@@ -203,12 +208,14 @@ class _Loop(Generic[K]):
         self.requests = requests
         self.is_auto = size is None
         self.separately = separately
+        self.is_stopping = is_stopping
         self.is_tolerant = is_tolerant
         self.batch: Batch[K] = Batch(size or MOST_ROWS, network.device)
         # The longest prompt last, which is the next.
         self.window: list[Entry[K]] = []
         self.encoded: deque[Entry[K]] = deque()
         self.separate: deque[tuple[K, Iterator[Event]]] = deque()
+        self.refused: deque[tuple[K, Failed]] = deque()
         self.choosers: WeakValueDictionary[Hashable, Chooser] = WeakValueDictionary()
         self.longest = 0
         # What is on its way from the window to the encoded, and from there to the batch.
@@ -220,11 +227,9 @@ class _Loop(Generic[K]):
 
     def run(self) -> Iterator[tuple[K, Event | Failed]]:
         """The events, to the end."""
-        while True:
-            if not self.window and not self.separate:
-                self._look_ahead()
-            if not (self.batch.seats or self.window or self.encoded or self.separate):
-                return
+        while self._has_work():
+            while self.refused:
+                yield self.refused.popleft()
             failure = None
             try:
                 yield from self._turn()
@@ -236,6 +241,14 @@ class _Loop(Generic[K]):
                 failure = error.with_traceback(None)
             if failure is not None:
                 yield from self._recover(failure)
+
+    def _has_work(self) -> bool:
+        """Take in requests where none wait. Whether there is anything left to do."""
+        if self.is_stopping():
+            self._send_away()
+        elif not self.window and not self.separate:
+            self._look_ahead()
+        return bool(self.refused or self.batch.seats or self.window or self.encoded or self.separate)
 
     def _turn(self) -> Iterator[tuple[K, Event | Failed]]:
         """One more token of every sequence under way, once those that wait have taken the free places."""
@@ -260,17 +273,29 @@ class _Loop(Generic[K]):
     def _look_ahead(self) -> None:
         """Take in the next requests."""
         for key, request in islice(self.requests, WINDOW):
-            events = self.separately(request)
-            if events is None:
-                waiting, stream = deque(range(request.count)), streams(request.seed, request.prompt_ids)
-                self.window.append(Entry(key, request, self._chooser(request), waiting, stream, left=request.count))
-            else:
+            if isinstance(request, Failed):
+                self.refused.append((key, request))
+            elif (events := self.separately(request)) is not None:
                 self.separate.append((key, events))
+            else:
+                self.window.append(self._entry(key, request))
         self.window.sort(key=lambda entry: len(entry.request.prompt_ids))
         longest = max((entry.length for entry in self.window), default=0)
         if self.is_auto and longest > self.longest:
             self.longest = longest
             self.batch.size = min(self.batch.size, rows_that_fit(self.network, longest))
+
+    def _entry(self, key: K, request: Request) -> Entry[K]:
+        waiting, stream = deque(range(request.count)), streams(request.seed, request.prompt_ids)
+        return Entry(key, request, self._chooser(request), waiting, stream, left=request.count)
+
+    def _send_away(self) -> None:
+        """Let nothing go on but the sequences under way."""
+        for entry in self.encoded:
+            entry.waiting.clear()
+        self._forget_seated()
+        self.window.clear()
+        self.separate.clear()
 
     def _chooser(self, request: Request) -> Chooser:
         kind = kind_of_filters(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from genlm.decoding.completion import Event, Failed
@@ -26,14 +26,18 @@ def decode(network: Network, request: Request) -> Iterator[Event]:
 
 
 def decode_many(
-    network: Network, requests: Iterable[tuple[K, Request]], size: int | None = None
+    network: Network,
+    requests: Iterable[tuple[K, Request | Failed]],
+    size: int | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[K, Event | Failed]]:
     """What becomes of requests, in any order: each event with the key of its request.
 
     Sequences share steps, at most `size` at once; without it, as many as pay and the memory holds. A request of a
     kind that searches, or that is to be decoded alone, runs by itself. A request that fails has `Failed` for its last
-    event. Where memory runs out, fewer sequences run at once from then on. Those that a failure of others cuts off
-    begin anew, and so do their pieces of text; their completions are the same.
+    event, as one that is `Failed` from the start. Where memory runs out, fewer sequences run at once from then on. Those that a failure of others cuts off
+    begin anew, and so do their pieces of text; their completions are the same. As soon as it `is_stopping`, no other
+    sequence begins.
     """
     from genlm.decoding.continuous import decode_together
 
@@ -41,7 +45,7 @@ def decode_many(
         is_separate = request.alone or request.strategy.kind in SEARCHES
         return decode(network, request) if is_separate else None
 
-    return decode_together(network, requests, size, separately)
+    return decode_together(network, requests, size, separately, is_stopping)
 
 
 def _run(network: Network, request: Request) -> Iterator[Event]:
