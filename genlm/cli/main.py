@@ -15,7 +15,6 @@ from genlm import __version__
 from genlm.cli.command import LazyGroup, Row
 from genlm.cli.signals import end_tidily_when_told
 from genlm.errors import GenlmError, SpecError
-from genlm.model.memory import is_out_of_memory
 from genlm.views.terminal import one_line, say, underlined
 
 INTERRUPTED = 130
@@ -24,6 +23,7 @@ INTERRUPTED = 130
 # Every command: where it is, and what `genlm --help` says of it, the first line of its own help.
 COMMANDS = {
     "generate": Row("genlm.cli.generate:generate", "Continue a prompt."),
+    "batch": Row("genlm.cli.batch:batch", "Continue every prompt of files, and write a file of completions."),
     "next": Row(
         "genlm.cli.next:next_command",
         "Show what may come next: the likeliest tokens with their probabilities.",
@@ -58,7 +58,8 @@ app = typer.Typer(
     name="genlm",
     cls=Commands,
     help="Generate text with GPT-2 and a decoding strategy of your choice.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. GENLM_DEBUG=1 shows tracebacks.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some rows of a batch failed, 130 interrupted. "
+    "GENLM_DEBUG=1 shows tracebacks.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -123,6 +124,8 @@ def _report(error: BaseException) -> int:
         context = getattr(error, "ctx", None)
         _say_error(error.format_message(), f"{context.command_path if context else 'genlm'} --help")
         return error.exit_code
+    from genlm.model.memory import is_out_of_memory
+
     if is_out_of_memory(error):
         _say_error("out of memory", "fewer samples (-n) or beams, or a smaller model, need less")
     elif isinstance(error, OSError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -41,3 +42,46 @@ def insistent_interrupts() -> Iterator[None]:
         sys.unraisablehook = hook
         if pressed:
             raise KeyboardInterrupt
+
+
+# After the first Ctrl-C, in seconds.
+MOST_FINISHING_S = 10.0
+
+
+class Finishing:
+    """Whether a user wants to come to an end: as soon as Ctrl-C was pressed, and only for so long.
+
+    `notify` is told once, outside of the handler.
+    """
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self.pressed = False
+        self._deadline = 0.0
+        self._notify: Callable[[str], None] | None = notify
+
+    def press(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signal. Raises KeyboardInterrupt the second time."""
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+        self._deadline = time.monotonic() + MOST_FINISHING_S
+
+    def __call__(self) -> bool:
+        """Whether nothing more is to begin. Raises KeyboardInterrupt where what was under way has had its time."""
+        if self.pressed and self._notify is not None:
+            self._notify("finishing what is under way; Ctrl-C again leaves at once")
+            self._notify = None
+        if self.pressed and time.monotonic() > self._deadline:
+            raise KeyboardInterrupt
+        return self.pressed
+
+
+@contextmanager
+def patient_interrupts(notify: Callable[[str], None]) -> Iterator[Finishing]:
+    """Lets a first Ctrl-C ask a block to finish, and a second end it."""
+    finishing = Finishing(notify)
+    handler = signal.signal(signal.SIGINT, finishing.press)
+    try:
+        yield finishing
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -79,7 +79,7 @@ def read_jobs(files: Iterable[InputFile], fields: Fields, settings: Settings) ->
 
 
 def _names(files: Sequence[InputFile]) -> list[str]:
-    """What ids begin with where a row has none of its own: the files' names, with their folders where they need them."""
+    """What ids begin with where a row has none: the files' names, with their folders where these tell them apart."""
     names = [Path(file.name).name for file in files]
     return names if len(set(names)) == len(names) else [file.name for file in files]
 
