@@ -21,6 +21,7 @@ from genlm.cli.next import next_command
 from genlm.cli.score import score
 from genlm.cli.signals import end_tidily_when_told
 from genlm.cli.tokenize import tokenize
+from genlm.cli.train import train
 from genlm.errors import GenlmError, SpecError
 from genlm.views.terminal import one_line, say, underlined
 
@@ -40,6 +41,7 @@ app.command("next", cls=Command)(next_command)
 app.command(cls=Command)(score)
 app.command(cls=Command)(tokenize)
 app.command(cls=Command)(attention)
+app.command(cls=Command)(train)
 app.command("bench", cls=Command)(bench_command)
 app.add_typer(strategies, name="strategies")
 
