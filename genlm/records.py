@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
@@ -325,6 +325,35 @@ class Replay:
 
     generation: Generation
     difference: Difference | None
+
+
+@dataclass(frozen=True)
+class TrainFacts:
+    """What a training run is about. Bytes are of UTF-8; `per` is what a document is.
+
+    `entropy` is the least mean loss, nats a token, that the texts allow, where they are few enough to tell.
+    """
+
+    base: str | None
+    architecture: str
+    parameters: int
+    layers: int
+    width: int
+    heads: int
+    context: int
+    tokenizer: str
+    vocab_size: int
+    num_files: int
+    num_documents: int
+    num_bytes: int
+    num_tokens: int
+    per: str
+    held_documents: int
+    held_bytes: int
+    entropy: float | None
+    recipe: dict[str, Any]
+    save_dtype: str
+    device: str
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,11 @@ def load(folder: Path) -> tuple[Place, dict[str, Tensor], dict[str, Tensor]]:
     """The place, the weights and the optimizer's memory of a checkpoint.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: it is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
     path = folder / NAME
-    if not path.is_file():
-        raise InputError(f"{folder} holds no {NAME} to go on from")
     try:
         with safe_open(path, framework="pt") as opened:
             place = Place(**json.loads(opened.metadata()["place"]))
@@ -67,6 +65,16 @@ def load(folder: Path) -> tuple[Place, dict[str, Tensor], dict[str, Tensor]]:
         for start in ("model/", "optimizer/")
     ]
     return place, parts[0], parts[1]
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint."""
+    return (folder / NAME).is_file()
+
+
+def remove(folder: Path) -> None:
+    """Take the checkpoint away, if there is one."""
+    (folder / NAME).unlink(missing_ok=True)
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:

@@ -1,55 +1,81 @@
-"""How well a model in training does on text it is not trained on."""
+"""How well a model in training does on text that it is not trained on, and what it writes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from genlm.model.info import ModelInfo
+from genlm.tasks.generate import DEFAULT_STRATEGY, Generating, Limits
+from genlm.tasks.windows import Sliding, Window, score_windows
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from tokenizers import Tokenizer
+
+SAMPLE_TOKENS = 40
 
 
-def mean_loss(model: Any, ids: Tensor, context: int, most_tokens: int, batch_size: int = 8) -> float:
-    """The mean loss (nats a token) over windows of `context` that lie evenly in `ids`, `most_tokens` in all."""
-    starts = range(0, max(1, len(ids) - 1), context)
-    every = -(-len(starts) * context // most_tokens)
-    chosen = starts[::every]
-    total, count = 0.0, 0
-    for at in range(0, len(chosen), batch_size):
-        windows = [ids[start : start + context + 1] for start in chosen[at : at + batch_size]]
-        nats, targets = _nats(model, windows, skip=[0] * len(windows))
-        total, count = total + nats, count + targets
-    return total / count
+@dataclass(frozen=True)
+class Held:
+    """Text that is held out: its ids, from an end of text on, and its length in UTF-8."""
+
+    ids: Sequence[int]
+    num_bytes: int
+
+    def bits_per_byte(self, loss: float) -> float:
+        """What a loss in nats a token comes to."""
+        return loss * (len(self.ids) - 1) / math.log(2) / self.num_bytes
 
 
-def sliding_nats(model: Any, ids: Tensor, context: int, stride: int, batch_size: int = 8) -> float:
-    """Minus the log-probability, in nats, of every id but the first, each seen with a past as long as can be.
-
-    Windows of `context` start every `stride` ids; a window counts only what the one before did not reach,
-    so from the second window on every id has at least `context - stride` ids before it.
-    """
-    starts = range(0, max(1, len(ids) - 1 - context + stride), stride)
-    total = 0.0
-    for at in range(0, len(starts), batch_size):
-        group = starts[at : at + batch_size]
-        windows = [ids[start : start + context + 1] for start in group]
-        total += _nats(model, windows, skip=[context - stride if start else 0 for start in group])[0]
-    return total
+def estimate_loss(model: Any, held: Held, context: int, most_tokens: int) -> float:
+    """The mean loss (nats a token) over windows side by side, about `most_tokens` in all, spread over the text."""
+    starts = range(0, len(held.ids) - 1, context)
+    every = max(1, round(len(held.ids) / most_tokens))
+    return _mean_loss(model, [_window(held.ids[start : start + context + 1]) for start in starts[::every]])
 
 
-def _nats(model: Any, windows: list[Tensor], skip: list[int]) -> tuple[float, int]:
-    """The loss of windows in sum, but for the first `skip` targets of each, and how many targets that were."""
-    import torch
+def _window(ids: Sequence[int]) -> Window:
+    return Window(ids[:-1], 0, ids[1:], is_last=False)
 
-    pad = torch.nn.utils.rnn.pad_sequence
-    inputs = pad([window[:-1] for window in windows], batch_first=True)
-    targets = pad([window[1:] for window in windows], batch_first=True, padding_value=-100)
-    for row, count in enumerate(skip):
-        targets[row, :count] = -100
+
+def exact_loss(model: Any, held: Held, context: int) -> float:
+    """The mean loss (nats a token) over the whole text, windows sliding by half the context."""
+    return _mean_loss(model, list(Sliding.over(context, None).windows([held.ids])))
+
+
+def _mean_loss(model: Any, windows: list[Window]) -> float:
+    from genlm.model.stock import StockModel
+
+    with _evaluating(model):
+        scores = score_windows(StockModel(model), windows)
+    total = sum(score.logprobs.double().sum().item() for score in scores if score is not None)
+    return -total / sum(len(window.targets) for window in windows)
+
+
+def sample_text(model: Any, tokenizer: Tokenizer, end: int, seed: int) -> str:
+    """A little text from a model in training."""
+    from genlm.model.load import Model
+    from genlm.model.stock import StockModel
+    from genlm.model.tokenizer import Tokenizer as Exact
+
+    info = ModelInfo("in training", "local", None, model.num_parameters(), "float32", str(model.device))
+    whole = Model(info, StockModel(model), Exact(tokenizer), frozenset([end]), end, 0.0)
+    with _evaluating(model):
+        room = (whole.network.context or SAMPLE_TOKENS + 1) - 1
+        generating = Generating(whole, "", DEFAULT_STRATEGY, Limits(max(1, min(SAMPLE_TOKENS, room))), seed)
+        for _ in generating:
+            pass
+    return generating.completions[0].text
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        logits = model(inputs.to(device), use_cache=False).logits.flatten(0, 1).float()
-        nats = torch.nn.functional.cross_entropy(logits, targets.flatten().to(device), reduction="sum").item()
-    model.train(was_training)
-    return nats, int((targets != -100).sum())
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genlm.errors import UsageError
 from genlm.tasks.train.settings import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def new_gpt2(shape: Shape, dropout: float, vocab_size: int, end_of_text: int) -> Any:
-    """A `GPT2LMHeadModel` with fresh weights, ready to train."""
+def new_gpt2(shape: Shape, vocab_size: int, end_of_text: int) -> Any:
+    """A `GPT2LMHeadModel` with fresh weights and no dropout, ready to train."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -23,9 +23,9 @@ def new_gpt2(shape: Shape, dropout: float, vocab_size: int, end_of_text: int) ->
         n_head=shape.n_head,
         # The same function as GPT-2's "gelu_new", in one fused kernel; the folder gets the usual name.
         activation_function="gelu_pytorch_tanh",
-        embd_pdrop=dropout,
-        resid_pdrop=dropout,
-        attn_pdrop=dropout,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+        attn_pdrop=0.0,
         bos_token_id=end_of_text,
         eos_token_id=end_of_text,
     )
@@ -44,13 +44,12 @@ def load_weights(model: Any, weights: dict[str, Tensor]) -> None:
     model.tie_weights()
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether a run has left weights there."""
-    return (folder / "model.safetensors").is_file()
+def set_dropout(model: Any, share: float) -> None:
+    """Let every dropout of a model drop this share. Raises UsageError for a model that has none."""
+    import torch
 
-
-def saved_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights that a run has left in its folder."""
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")
+    found = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    if not found:
+        raise UsageError(f"{type(model).__name__} has no dropout to set")
+    for module in found:
+        module.p = share

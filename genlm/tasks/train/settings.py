@@ -44,7 +44,7 @@ class Recipe:
 
     A step goes down the mean gradient of `accumulate` batches of `batch_size` rows. The run ends after `max_steps` or
     `max_minutes`, whichever comes first, or when `patience` evaluations in a row were no better than the best.
-    Evaluations on the way score about `eval_tokens` tokens.
+    Evaluations on the way score about `eval_tokens` tokens. `dropout` None leaves a model as it is.
     """
 
     max_steps: int | None
@@ -56,7 +56,7 @@ class Recipe:
     warmup_steps: int = 100
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
-    dropout: float = 0.0
+    dropout: float | None = 0.0
     eval_every: int = 250
     eval_tokens: int = 65_536
     patience: int = 10
@@ -79,7 +79,7 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name} must be greater than 0, not {value}")
-        if not 0 <= self.dropout < 1:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
     def progress(self, step: int, seconds: float) -> float:

@@ -1,150 +1,177 @@
-"""From what a user asks for to a run: read the corpus, make the tokenizer and the model, or find them again."""
+"""From a request to a run: read the corpus, make the tokenizer and the model; or find them again, and go on."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genlm.errors import InputError, OutputError
-from genlm.tasks.corpus import encode_texts, find_texts, read_text, train_bpe
-from genlm.tasks.train import checkpoint
-from genlm.tasks.train.data import Batches, Windows
-from genlm.tasks.train.folder import SavedType, save_tokenizer
-from genlm.tasks.train.loop import Held, Training
-from genlm.tasks.train.network import new_gpt2
-from genlm.tasks.train.settings import Recipe, Shape
+from genlm.model.source import Notify, find_model
+from genlm.model.tokenizer import END_OF_TEXT
+from genlm.records import TrainFacts
+from genlm.tasks.train import checkpoint, jobs
+from genlm.tasks.train.data import Documents, Rows, Windows
+from genlm.tasks.train.evaluate import Held, sample_text
+from genlm.tasks.train.folder import check_free, check_room, clear, copy_tokenizer, save_tokenizer
+from genlm.tasks.train.jobs import Job, Request
+from genlm.tasks.train.loop import Data, Training, came_to_its_end
+from genlm.tasks.train.network import new_gpt2, set_dropout
+from genlm.tasks.train.texts import Texts, count_bytes, gather
+from genlm.tasks.train.tokenizers import encode, find_tokenizer, in_one_row, is_made, largest_id, make_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SETTINGS = "training.json"
-# A checkpoint holds the weights and two numbers of memory for each; while it is replaced there are two of them.
-CHECKPOINT_BYTES = 2 * 3 * 4
+
+class Vocabulary(NamedTuple):
+    """A tokenizer, and the token that ends a text."""
+
+    tokenizer: Tokenizer
+    end: str
+
+    @property
+    def end_id(self) -> int:
+        """The id of `end`."""
+        return int(self.tokenizer.token_to_id(self.end))
 
 
-@dataclass(frozen=True)
-class Job:
-    """All that decides what a run comes to."""
+class Run(NamedTuple):
+    """A run that is ready, and what there is to say of it."""
 
-    corpus: list[str]
-    valid: list[str]
-    shape: Shape
-    recipe: Recipe
-    save_dtype: SavedType = "float32"
-    device: str = "cpu"
-    fingerprint: str = field(default="")
+    training: Training
+    facts: TrainFacts
 
 
-def begin(job: Job, out: Path, *, overwrite: bool = False) -> Training:
+def begin(request: Request, out: Path, *, overwrite: bool = False, notify: Notify = lambda _: None) -> Run:
     """A new run that leaves its model in `out`.
 
     Raises:
         InputError: a text that cannot be used.
+        ModelError: a model to go on with that cannot be had.
         OutputError: `out` is there already, or has no room.
+        UsageError: numbers that make no model or no run.
     """
-    texts, held_out = _texts(job)
-    _check_folder(out, overwrite)
-    _check_room(out, job)
-    tokenizer = train_bpe(texts, job.shape.vocab_size)
-    _clear(out)
-    save_tokenizer(tokenizer, job.shape.n_positions, out)
-    kept = asdict(job) | {"fingerprint": _fingerprint(texts, held_out)}
-    (out / SETTINGS).write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
-    return _training(job, texts, held_out, tokenizer, out)
+    check_free(out, overwrite=overwrite)
+    texts = gather(request.source, request.seed, out)
+    job = jobs.resolve(request, texts, notify)
+    if job.base is not None and out.resolve() == find_model(job.base).path.resolve():
+        raise OutputError(f"{out} is the model to go on with", hint="name another folder")
+    check_room(out, job.parameters)
+    vocabulary = _vocabulary(job, texts, notify)
+    run = _run(job, texts, vocabulary, out)
+    clear(out)
+    if job.base is None:
+        save_tokenizer(vocabulary.tokenizer, vocabulary.end, job.context, out)
+    else:
+        copy_tokenizer(find_model(job.base).path, out)
+    jobs.write(job, out)
+    return run
 
 
-def resume(out: Path) -> Training:
-    """The run whose checkpoint is in `out`, at its place.
+def resume(out: Path, request: Request | None = None, notify: Notify = lambda _: None) -> Run:
+    """The run in `out`, at the place of its last checkpoint, or at its beginning if it came to none.
 
     Raises:
-        InputError: there is none, or its corpus is not what it was.
+        InputError: there is no run, it is finished, or its texts are not what they were.
+        UsageError: `request` asks for another.
     """
-    from tokenizers import Tokenizer
-
-    job = read_job(out)
-    texts, held_out = _texts(job)
-    if _fingerprint(texts, held_out) != job.fingerprint:
-        raise InputError(f"the texts are not those that {out} was begun with")
-    training = _training(job, texts, held_out, Tokenizer.from_file(str(out / "tokenizer.json")), out)
-    training.resume()
-    return training
-
-
-def read_job(out: Path) -> Job:
-    """What the run in `out` was asked to do. Raises InputError where that cannot be told."""
-    path = out / SETTINGS
-    if not path.is_file():
-        raise InputError(f"{out} holds no {SETTINGS}: no run was begun there")
-    try:
-        kept = json.loads(path.read_bytes())
-        return Job(**kept | {"shape": Shape(**kept["shape"]), "recipe": Recipe(**kept["recipe"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged, or not of this genlm") from error
+    job = jobs.read(out)
+    if came_to_its_end(out):
+        raise InputError(f"the run in {out} is finished", hint="--overwrite trains anew, --from goes on with its model")
+    if request is not None:
+        jobs.check_same(job, jobs.resolve(request, gather(request.source, request.seed, out), notify), out)
+    texts = gather(job.source, job.recipe.seed, out)
+    if texts.fingerprint != job.fingerprint:
+        raise InputError(f"the texts are no longer those that the run in {out} was begun with")
+    run = _run(job, texts, Vocabulary(*find_tokenizer(str(out.absolute()), notify)), out)
+    if checkpoint.is_there(out):
+        run.training.resume()
+    return run
 
 
-def _texts(job: Job) -> tuple[list[str], list[str]]:
-    corpus, valid = (
-        [read_text(path) for path in find_texts(map(Path, paths))] if paths else [] for paths in (job.corpus, job.valid)
+def _vocabulary(job: Job, texts: Texts, notify: Notify) -> Vocabulary:
+    if job.shape is not None and is_made(job.tokenizer):
+        return Vocabulary(make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT)
+    return Vocabulary(*find_tokenizer(job.tokenizer, notify))
+
+
+def _run(job: Job, texts: Texts, vocabulary: Vocabulary, out: Path) -> Run:
+    tokenizer, end = vocabulary.tokenizer, vocabulary.end_id
+    model = _model(job, vocabulary)
+    documents = encode(tokenizer, texts.documents)
+    rows, entropy = _rows(job, documents, texts, end)
+    held = None
+    if texts.held_out:
+        ids = in_one_row(encode(tokenizer, texts.held_out), end).tolist()
+        held = Held(ids, count_bytes(texts.held_out))
+    num_tokens = sum(map(len, documents)) + len(documents)
+    data = Data(
+        rows,
+        held,
+        job.context,
+        bytes_per_token=texts.num_bytes / num_tokens,
+        sample=lambda seed: sample_text(model, tokenizer, end, seed),
     )
-    return corpus, valid
+    training = Training(model, data, job.recipe, out, save_dtype=job.save_dtype, device=job.device)
+    return Run(training, _facts(job, texts, model, num_tokens, entropy))
 
 
-def _training(job: Job, texts: list[str], held_out: list[str], tokenizer: Tokenizer, out: Path) -> Training:
+def _rows(job: Job, documents: Sequence[Sequence[int]], texts: Texts, end: int) -> tuple[Rows, float | None]:
+    if not texts.is_small:
+        return Windows(in_one_row(documents, end), job.context, job.recipe.seed), None
+    rows = Documents(documents, end, job.context, job.recipe.seed)
+    return rows, rows.entropy()
+
+
+def _model(job: Job, vocabulary: Vocabulary) -> Any:
     import torch
 
-    ids = encode_texts(tokenizer, texts)
     torch.manual_seed(job.recipe.seed)
-    model = new_gpt2(job.shape, job.recipe.dropout, tokenizer.get_vocab_size(), int(ids[0]))
-    rows = Windows(ids, job.shape.n_positions, job.recipe.seed)
-    return Training(
-        model,
-        lambda epoch, at: Batches(rows, job.recipe.batch_size, epoch, at),
-        _held(tokenizer, held_out),
-        job.recipe,
-        out,
-        context=job.shape.n_positions,
-        bytes_per_token=_num_bytes(texts) / (len(ids) - 1),
+    size = largest_id(vocabulary.tokenizer) + 1
+    model = _base(job.base, size) if job.shape is None else new_gpt2(job.shape, size, vocabulary.end_id)
+    if job.recipe.dropout is not None and (job.shape is None or job.recipe.dropout > 0):
+        set_dropout(model, job.recipe.dropout)
+    return model.train()
+
+
+def _base(name: str | None, vocab_size: int) -> Any:
+    import torch
+
+    from genlm.model.stock import load_stock
+
+    model = load_stock(find_model(name).path, "cpu", torch.float32, allow_pickle=False)
+    own = model.get_input_embeddings().weight.shape[0]
+    if vocab_size > own:
+        raise InputError(
+            f"the tokenizer of {name} gives ids up to {vocab_size - 1}, beyond the model's vocabulary of {own}",
+            hint="it may have no token that ends a text",
+        )
+    return model
+
+
+def _facts(job: Job, texts: Texts, model: Any, num_tokens: int, entropy: float | None) -> TrainFacts:
+    config = model.config.get_text_config()
+    return TrainFacts(
+        base=job.base,
+        architecture=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        context=job.context,
+        tokenizer=job.tokenizer,
+        vocab_size=config.vocab_size,
+        num_files=texts.num_files,
+        num_documents=len(texts.documents),
+        num_bytes=texts.num_bytes,
+        num_tokens=num_tokens,
+        per=texts.per,
+        held_documents=len(texts.held_out),
+        held_bytes=count_bytes(texts.held_out),
+        entropy=entropy,
+        recipe=asdict(job.recipe),
         save_dtype=job.save_dtype,
         device=job.device,
     )
-
-
-def _held(tokenizer: Tokenizer, texts: list[str]) -> Held | None:
-    return Held(encode_texts(tokenizer, texts), _num_bytes(texts)) if texts else None
-
-
-def _num_bytes(texts: list[str]) -> int:
-    return sum(len(text.encode()) for text in texts)
-
-
-def _fingerprint(*lists: list[str]) -> str:
-    return hashlib.sha256(json.dumps(lists).encode()).hexdigest()
-
-
-def _check_folder(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, not a folder")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
-        has_run = (out / checkpoint.NAME).is_file()
-        hint = "--resume goes on with the run in it; --overwrite begins anew" if has_run else "--overwrite begins anew"
-        raise OutputError(f"{out} is there already, and not empty", hint=hint)
-
-
-def _check_room(out: Path, job: Job) -> None:
-    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    need, free = job.shape.parameters * (CHECKPOINT_BYTES + 2 * 4), shutil.disk_usage(place).free
-    if need > free:
-        raise OutputError(f"no space: the run needs {need / 1e6:,.0f} MB in {out}, and {free / 1e6:,.0f} MB are free")
-
-
-def _clear(out: Path) -> None:
-    """Make `out`, and take away what an earlier run left in it, and nothing else."""
-    from genlm.tasks.train.loop import LOG
-
-    out.mkdir(parents=True, exist_ok=True)
-    for name in (checkpoint.NAME, SETTINGS, LOG, "model.safetensors"):
-        (out / name).unlink(missing_ok=True)
