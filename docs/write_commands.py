@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 TARGET = Path(__file__).parent / "commands.md"
 WIDTH = 100
@@ -20,19 +19,12 @@ def reference() -> str:
 
 
 def commands() -> Iterator[list[str]]:
-    """The words of every command in the order of the help, those of a group after it."""
-    from genlm.cli import app
+    """The words of every command in the order of the help, each group followed by its own."""
+    from genlm.cli.main import COMMANDS
 
-    for name in _names(app):
+    for name, row in COMMANDS.items():
         yield [name]
-    for group in app.registered_groups:
-        yield [group.name]
-        for name in _names(group.typer_instance):
-            yield [group.name, name]
-
-
-def _names(app: Any) -> list[str]:
-    return [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+        yield from ([name, part] for part in getattr(row.load(name), "commands", ()))
 
 
 def _section(arguments: list[str]) -> Iterator[str]:

@@ -1,9 +1,12 @@
-"""How a command shows its help."""
+"""How a command shows its help, and when it is imported."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 
@@ -25,6 +28,38 @@ class Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """Every option."""
         return _without_flag_types(super().get_params(ctx))
+
+
+class Row(NamedTuple):
+    """Where a command is, as `module:name` of a function or a Typer, and its line in the list of commands."""
+
+    place: str
+    help: str
+
+    def load(self, name: str) -> Any:
+        """The command itself, under this name."""
+        module, _, attribute = self.place.partition(":")
+        found = getattr(import_module(module), attribute)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_command(found)
+        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        alone.command(name, cls=Command)(found)
+        return typer.main.get_command(alone)
+
+
+class LazyGroup(Group):
+    """A group that lists its commands from a table, and imports one when it is run, helped or completed."""
+
+    table: ClassVar[Mapping[str, Row]] = {}
+
+    def __init__(self, **settings: Any) -> None:
+        listed = {name: TyperCommand(name, help=row.help) for name, row in self.table.items()}
+        super().__init__(**{**settings, "commands": listed})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The name of the command that the arguments begin with, the command itself, and the other arguments."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, self.table[name].load(name) if name else listed, rest
 
 
 def _without_flag_types(params: list[Any]) -> list[Any]:

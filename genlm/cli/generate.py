@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TextIO
 
 import typer
@@ -10,8 +9,6 @@ import typer
 from genlm.cli import options
 from genlm.cli.loading import load
 from genlm.cli.pages import open_page
-from genlm.cli.replay import check_nothing_else
-from genlm.cli.replay import replay as replay_result
 from genlm.cli.strategies import choose_strategy
 from genlm.decoding.completion import Completion
 from genlm.formats.output import is_standard_output, open_output
@@ -19,8 +16,6 @@ from genlm.formats.prompt import check_utf8, read_prompt
 from genlm.model.source import locate_model
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Generating, Limits, check_count
 from genlm.views.generation import JsonView, TextView, summary
-from genlm.views.pages.trace import trace_page
-from genlm.views.python import Run, python_script
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 from genlm.views.trace import TraceView
@@ -72,6 +67,8 @@ def generate(
     genlm generate --replay result.json
     """
     if replay is not None:
+        from genlm.cli.replay import check_nothing_else, replay_result
+
         check_nothing_else(context)
         replay_result(replay, allow_pickle=allow_pickle, format=format, output=output, quiet=quiet)
         return
@@ -97,9 +94,13 @@ def generate(
     check_count(chosen, limits)
     text = read_prompt(prompt)
     if print_python:
+        from genlm.views.python import Run, python_script
+
         place, commit = locate_model(model, revision)
         run = Run(place, commit, device, dtype, text, chosen, max_new_tokens, num_return_sequences, seed, stops)
-        _write_script(run, output)
+        script = python_script(run)
+        with open_output(output) as stream:
+            stream.write(script)
         return
     with (
         open_output(output) as stream,
@@ -122,14 +123,10 @@ def generate(
         spinner.stop()
         view.finish(generating.result)
         if page_file is not None:
+            from genlm.views.pages.trace import trace_page
+
             page_file.write(trace_page(generating.result))
     notify(summary(generating.result))
-
-
-def _write_script(run: Run, output: Path | None) -> None:
-    script = python_script(run)
-    with open_output(output) as stream:
-        stream.write(script)
 
 
 def _view(format: str, stream: TextIO, prompt: str, count: int, *, echo: bool, traced: bool) -> TextView | JsonView:

@@ -11,7 +11,9 @@ from genlm.cli.command import Command, Group
 from genlm.decoding.strategy import find_kind
 from genlm.views.strategies import show_kind, show_kinds
 
-strategies = typer.Typer(cls=Group, invoke_without_command=True)
+strategies = typer.Typer(
+    name="strategies", cls=Group, invoke_without_command=True, add_completion=False, rich_markup_mode="rich"
+)
 
 
 @strategies.callback()

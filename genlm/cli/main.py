@@ -12,36 +12,56 @@ from typing import Annotated
 import typer
 
 from genlm import __version__
-from genlm.cli.attention import attention
-from genlm.cli.bench import bench_command
-from genlm.cli.command import Command, Group
-from genlm.cli.generate import generate
-from genlm.cli.list_strategies import strategies
-from genlm.cli.next import next_command
-from genlm.cli.score import score
+from genlm.cli.command import LazyGroup, Row
 from genlm.cli.signals import end_tidily_when_told
-from genlm.cli.tokenize import tokenize
 from genlm.errors import GenlmError, SpecError
 from genlm.views.terminal import one_line, say, underlined
 
 INTERRUPTED = 130
 
+
+# Every command: where it is, and what `genlm --help` says of it, the first line of its own help.
+COMMANDS = {
+    "generate": Row("genlm.cli.generate:generate", "Continue a prompt."),
+    "next": Row(
+        "genlm.cli.next:next_command",
+        "Show what may come next: the likeliest tokens with their probabilities.",
+    ),
+    "score": Row(
+        "genlm.cli.score:score",
+        "Score texts: log-probability, perplexity, bits per byte, and the rank of every token.",
+    ),
+    "tokenize": Row(
+        "genlm.cli.tokenize:tokenize",
+        "Show the tokens that a text is to the model: pieces, ids, places, bytes; or turn ids back into text.",
+    ),
+    "attention": Row(
+        "genlm.cli.attention:attention",
+        "Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)), layer by layer, head by head.",
+    ),
+    "bench": Row("genlm.cli.bench:bench_command", "Measure how fast a model runs on this machine."),
+    "strategies": Row(
+        "genlm.cli.list_strategies:strategies",
+        "List the decoding strategies: what each does, its fields with defaults and ranges, its paper.",
+    ),
+}
+
+
+class Commands(LazyGroup):
+    """The commands of genlm."""
+
+    table = COMMANDS
+
+
 app = typer.Typer(
     name="genlm",
-    cls=Group,
+    cls=Commands,
     help="Generate text with GPT-2 and a decoding strategy of your choice.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. GENLM_DEBUG=1 shows tracebacks.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=Command)(generate)
-app.command("next", cls=Command)(next_command)
-app.command(cls=Command)(score)
-app.command(cls=Command)(tokenize)
-app.command(cls=Command)(attention)
-app.command("bench", cls=Command)(bench_command)
-app.add_typer(strategies, name="strategies")
 
 
 def _print_version(wanted: bool) -> None:

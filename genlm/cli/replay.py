@@ -29,7 +29,7 @@ def check_nothing_else(context: typer.Context) -> None:
             raise UsageError(f"--replay takes everything from the saved result: {name} does not go with it")
 
 
-def replay(
+def replay_result(
     path: Path, *, allow_pickle: bool, format: Literal["text", "json"], output: Path | None, quiet: bool
 ) -> None:
     """Run a saved result again and say whether it is the same. Exits with code 1 where it is not."""
