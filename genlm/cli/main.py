@@ -39,6 +39,9 @@ COMMANDS = {
         "genlm.cli.attention:attention",
         "Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)), layer by layer, head by head.",
     ),
+    "compare": Row(
+        "genlm.cli.compare:compare", "Compare strategies side by side: their texts, and what the metrics say of them."
+    ),
     "bench": Row("genlm.cli.bench:bench_command", "Measure how fast a model runs on this machine."),
     "strategies": Row(
         "genlm.cli.list_strategies:strategies",
@@ -57,7 +60,8 @@ app = typer.Typer(
     name="genlm",
     cls=Commands,
     help="Generate text with GPT-2 and a decoding strategy of your choice.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. GENLM_DEBUG=1 shows tracebacks.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some parts failed, 130 interrupted. "
+    "GENLM_DEBUG=1 shows tracebacks.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

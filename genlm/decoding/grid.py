@@ -105,4 +105,3 @@ def _word(text: str, at: int) -> Word:
 
 def _wrong(text: str, place: Word, message: str) -> SpecError:
     return SpecError(message, spec=text, start=place.start, end=place.end, hint="as top_p=0.8,0.9 or top_k=10..50..20")
-

@@ -34,19 +34,21 @@ class Contender:
 
 @dataclass(frozen=True)
 class Settings:
-    """How every strategy runs: `samples` completions a prompt, where it has as many, of up to `max_new_tokens`."""
+    """How every strategy runs: `samples` completions a prompt, where it has as many, of up to `max_new_tokens`.
+
+    Raises UsageError for a count that makes no sense.
+    """
 
     max_new_tokens: int
     samples: int
     seed: int
     overflow: Overflow = "error"
 
-    def limits(self, strategy: Strategy) -> Limits:
-        """Those of a strategy: beams have no more completions than there are of them, other searches have one.
+    def __post_init__(self) -> None:
+        Limits(self.max_new_tokens, self.samples, (), self.overflow)
 
-        Raises:
-            UsageError: a count that makes no sense.
-        """
+    def limits(self, strategy: Strategy) -> Limits:
+        """Those of a strategy: beams have no more completions than there are of them, other searches have one."""
         beams = strategy.fields.get("num_beams")
         has = int(beams) if beams is not None else self.samples if strategy.samples else 1
         return Limits(self.max_new_tokens, min(self.samples, has), (), self.overflow)

@@ -97,16 +97,15 @@ def estimate(measure: Measure, resampled: Array) -> Estimate | None:
     return Estimate(mean, float(low), float(high))
 
 
-def resample(cells: Sequence[Cell], seed: int) -> Array:
-    """How often each sample is taken in each of RESAMPLES bootstrap resamples. Shape: (RESAMPLES, samples).
+def resample(sizes: Sequence[int], seed: int) -> Array:
+    """How often each sample is taken in each of RESAMPLES bootstrap resamples; `sizes` counts those of each prompt.
 
     Prompts are drawn with replacement, then as many samples of each drawn prompt as it has (Davison and Hinkley 1997,
-    section 3.8): samples of one prompt are more alike than those of two.
+    section 3.8): samples of one prompt are more alike than those of two. Shape: (RESAMPLES, samples).
     """
     import numpy as np
 
     random = np.random.default_rng(seed)
-    sizes = [len(cell.samples) for cell in cells if cell.samples]
     if not sizes:
         return np.zeros((RESAMPLES, 0))
     drawn = random.multinomial(len(sizes), [1 / len(sizes)] * len(sizes), size=RESAMPLES)
@@ -116,10 +115,13 @@ def resample(cells: Sequence[Cell], seed: int) -> Array:
 
 def measure_all(cells: Sequence[Cell], seed: int) -> Metrics:
     """Every metric of the cells' samples together, with its interval."""
-    samples = [sample for cell in cells for sample in cell.samples]
-    resampled = resample(cells, seed)
-    measures = {**_measures(samples), "tokens_per_s": speed(cells)}
-    return {name: estimate(measures[name], resampled) for name in METRICS}
+    there = [cell for cell in cells if cell.samples]
+    samples = [sample for cell in there for sample in cell.samples]
+    resampled = resample([len(cell.samples) for cell in there], seed)
+    found = {name: estimate(measure, resampled) for name, measure in _measures(samples).items()}
+    # The samples of a cell share its time.
+    found["tokens_per_s"] = estimate(speed(there), resample([1] * len(there), seed))
+    return {name: found[name] for name in METRICS}
 
 
 def distances(metrics: Metrics, reference: Metrics) -> dict[str, float | None]:
@@ -266,7 +268,7 @@ def _most_in_others(found: Sequence[Counter[tuple[str, ...]]]) -> Callable[[tupl
     second: dict[tuple[str, ...], int] = {}
     for place, counts in enumerate(found):
         for run, count in counts.items():
-            best, owner = first.get(run, (0, -1))
+            best, _ = first.get(run, (0, -1))
             if count > best:
                 first[run], second[run] = (count, place), best
             elif count > second[run]:
@@ -285,10 +287,7 @@ def _ended(sample: Sample) -> float | None:
 
 
 def speed(cells: Sequence[Cell]) -> Quotient:
-    """New tokens a second, the cell's time shared among its samples."""
-    shares = [
-        (float(len(sample.token_ids)), cell.seconds / len(cell.samples)) if cell.seconds else (0.0, 0.0)
-        for cell in cells
-        for sample in cell.samples
-    ]
-    return Quotient([tokens for tokens, _ in shares], [seconds for _, seconds in shares])
+    """New tokens a second; of human text there is none."""
+    timed = [cell.seconds or 0.0 for cell in cells]
+    tokens = [float(sum(len(sample.token_ids) for sample in cell.samples)) for cell in cells]
+    return Quotient(tokens, timed)
