@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 from genlm.records import METRICS, Cell, Estimate, Sample, StrategyComparison, StrategyRow
 from genlm.views.as_json import as_object
 from genlm.views.generation import traced_record
-from genlm.views.metrics import COLUMNS, best_rows, distance_of, interval_of, shown_metrics, value_of
+from genlm.views.metrics import COLUMNS, best_note, best_rows, distance_of, interval_of, shown_metrics, value_of
 from genlm.views.repeats import repeated
-from genlm.views.score import whole_pieces
 from genlm.views.terminal import make_console, one_line, visible
 from genlm.views.tokens import counted, shortened
+from genlm.views.trace import parts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,10 +32,10 @@ def show_comparison(stream: TextIO, comparison: StrategyComparison) -> None:
     _show_texts(console, comparison)
     names = shown_metrics(comparison)
     _show_table(console, comparison.rows, [_Metric(comparison, name) for name in names])
-    _print_lines(console, _legend(comparison))
+    console.print(f"\n{best_note(comparison)}", style="dim", soft_wrap=False)
     if comparison.reference is not None:
         apart = [name for name in names if comparison.reference.metrics[name] is not None]
-        _print_lines(console, ["", "distance to the human text:"])
+        console.print("\ndistance to the human text:", style="dim")
         _show_table(console, comparison.strategies, [_Distance(name) for name in apart])
     for line in _failures(comparison):
         console.print(line, style=FAILED, soft_wrap=False)
@@ -82,13 +82,17 @@ def _first_text(cell: Cell) -> Text:
 
 def marked(sample: Sample) -> Iterator[tuple[str, bool]]:
     """A text piece by piece, and whether each is in a passage that stood in the text before."""
-    trace = (sample.trace or ())[: len(sample.words)]
-    if not trace:
+    marks = token_marks(sample)
+    if not marks:
         yield sample.text, False
-        return
-    marks = dict(zip(map(id, trace), repeated(sample.words), strict=True))
-    for text, token in whole_pieces(trace):
-        yield text, marks[id(token)]
+    for text, token, within in parts(sample):
+        if within:
+            yield text, marks.get(id(token), False)
+
+
+def token_marks(sample: Sample) -> dict[int, bool]:
+    """Of each token that was traced, by its identity: whether it is in a passage that stood in the text before."""
+    return dict(zip(map(id, sample.trace or ()), repeated(sample.words), strict=False))
 
 
 class _Metric:
@@ -172,19 +176,6 @@ def _table_cell(column: _Metric | _Distance, place: int, row: StrategyRow) -> Te
     if interval:
         shown.append(f"\n{interval} ", style="dim")
     return shown
-
-
-def _print_lines(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(line, style="dim", soft_wrap=False)
-
-
-def _legend(comparison: StrategyComparison) -> list[str]:
-    best = "nearest to the human text" if comparison.reference is not None else "the best of its column"
-    lines = ["", f"* {best}"]
-    if any(estimate and estimate.low is not None for row in comparison.rows for estimate in row.metrics.values()):
-        lines.append("below a value: its 95 % bootstrap interval")
-    return lines
 
 
 def _failures(comparison: StrategyComparison) -> list[str]:

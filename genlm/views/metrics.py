@@ -99,3 +99,11 @@ def distance_of(name: str, row: StrategyRow) -> str:
 
 def _spelled(name: str, value: float) -> str:
     return f"{value:,.{COLUMNS[name].places}f}"
+
+
+def best_note(comparison: StrategyComparison) -> str:
+    """What the mark and the interval of a value stand for."""
+    best = "nearest to the human text" if comparison.reference is not None else "the best of its column"
+    estimates = [estimate for row in comparison.rows for estimate in row.metrics.values() if estimate is not None]
+    has_intervals = any(estimate.low is not None for estimate in estimates)
+    return f"* {best}" + ("; in brackets: the 95 % bootstrap interval" if has_intervals else "")
