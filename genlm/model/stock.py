@@ -19,11 +19,10 @@ from genlm.model.thirdparty import first_line, silence_transformers
 
 def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
     """A transformers model from a folder, in evaluation mode. Never runs code from the folder."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    silence_transformers()
+    config = read_config(path)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         # A folder might name a kernel here, which is code from the Hub; None is the best that torch has.
         config._attn_implementation = None
         config.return_dict = True
@@ -39,12 +38,28 @@ def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: boo
         )
     # transformers raises whatever it stumbles over in a folder.
     except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise ModelError(f"{path}: the model needs code of its own, which genlm never runs") from error
-        raise ModelError(f"transformers cannot load {path}: {first_line(error)}") from error
+        raise _cannot_load(path, error) from error
     model, report = loaded
     _check_complete(path, report)
     return model.eval().to(torch.device(device))
+
+
+def read_config(path: Path) -> Any:
+    """The config of a folder's model, as transformers knows it. Raises ModelError where it cannot be read."""
+    from transformers import AutoConfig
+
+    silence_transformers()
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    # As above.
+    except Exception as error:
+        raise _cannot_load(path, error) from error
+
+
+def _cannot_load(path: Path, error: Exception) -> ModelError:
+    if "trust_remote_code" in str(error):
+        return ModelError(f"{path}: the model needs code of its own, which genlm never runs")
+    return ModelError(f"transformers cannot load {path}: {first_line(error)}")
 
 
 def _check_complete(path: Path, report: Mapping[str, Any]) -> None:
