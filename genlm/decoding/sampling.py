@@ -8,6 +8,7 @@ from random import Random
 from typing import TypeGuard
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genlm.decoding.checks import require_choice, require_numbers
@@ -22,6 +23,8 @@ from genlm.decoding.trace import trace_tokens
 from genlm.model.memory import rows_that_fit
 from genlm.model.network import Cache, Network
 
+# The vocabulary is summed in blocks of this many tokens before one is looked into.
+BLOCK = 256
 # Rows are dropped from a cache once no more than this part of them goes on, for each time it is copied.
 SPARSE = 0.75
 
@@ -124,7 +127,7 @@ def _choose(
     logits: Tensor, rows: list[Row], filters: list[Filter], row_filters: list[RowFilter], request: Request, step: int
 ) -> list[int]:
     """The next token of each row; its log-probability is added to the row's."""
-    total = logits.logsumexp(-1)
+    total = log_total(logits)
     require_numbers(total, step)
     filtered = logits
     for apply in filters:
@@ -150,18 +153,36 @@ def _choose(
     return ids
 
 
+def log_total(logits: Tensor) -> Tensor:
+    """The log of each row's summed exponentials, (rows, vocab) to (rows,), off the probability of the likeliest.
+
+    `logsumexp` says the same, and takes twice as long.
+    """
+    return logits.amax(-1) - logits.softmax(-1).amax(-1).log()
+
+
 def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:
     """One token a row by the inverse of the cumulative distribution, in the order of the vocabulary.
 
     Logits: (rows, vocab), -inf for what is out; uniforms: one number from [0, 1) a row. Returns ids: (rows,).
     """
     precise = precision(logits.device)
-    cumulative = logits.softmax(-1, dtype=precise).cumsum(-1)
+    probabilities = F.pad(logits.softmax(-1), (0, -logits.shape[-1] % BLOCK)).view(len(logits), -1, BLOCK)
+    blocks = probabilities.sum(-1, dtype=precise)
+    targets = torch.tensor(uniforms, dtype=precise, device=logits.device)[:, None] * blocks.sum(-1, keepdim=True)
+    block, rest = _find(blocks, targets)
+    inside = probabilities.take_along_dim(block[..., None], 1)[:, 0].to(precise)
+    return (block * BLOCK + _find(inside, rest)[0])[:, 0]
+
+
+def _find(parts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of each row in which the row's target lies, and how far into it. Targets and results: (rows, 1)."""
+    cumulative = parts.cumsum(-1)
     total = cumulative[:, -1:]
-    targets = torch.tensor(uniforms, dtype=precise, device=logits.device)[:, None] * total
-    # A target that float32 has rounded up to the total would lie past the last token.
+    # A target that rounding has moved up to the total would lie past the last part.
     targets = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    place = torch.searchsorted(cumulative, targets, right=True)
+    return place, targets - F.pad(cumulative, (1, -1)).gather(-1, place)
 
 
 def precision(device: torch.device) -> torch.dtype:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from genlm.errors import ModelError
 from genlm.model.files import read_json
 from genlm.model.info import ModelInfo
+from genlm.model.memory import keep_freed_memory
 from genlm.model.network import Network
 from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import Tokenizer, load_tokenizer
@@ -48,6 +49,8 @@ def load_model(
     started = time.perf_counter()
     config = read_json(folder.path / "config.json")
     place = choose_device(device)
+    if place == "cpu":
+        keep_freed_memory()
     precision = choose_dtype(dtype, place, config)
     in_int8 = dtype == "int8"
     tokenizer = load_tokenizer(folder.path, config.get("model_type"))
