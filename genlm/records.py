@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, TypedDict
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
+from genlm.model.engine import Engine as Engine
 from genlm.model.info import ModelInfo as ModelInfo
 from genlm.model.pieces import Token as Token
 
@@ -63,6 +64,7 @@ class Generation:
     stop: tuple[str, ...] = ()
     overflow: Overflow = "error"
     deterministic: bool = False
+    engine: Engine = "genlm"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from genlm.cli.signals import insistent_interrupts
+from genlm.model.engine import Engine
 from genlm.model.source import Notify, find_model
 from genlm.views.spinner import Spinner
 
@@ -21,6 +22,7 @@ def load(
     allow_pickle: bool,
     notify: Notify,
     spinner: Spinner,
+    engine: Engine = "genlm",
 ) -> Model:
     """Find a model, which may mean to download it, and load it. Raises ModelError where it cannot be had or loaded."""
     with insistent_interrupts():
@@ -29,4 +31,4 @@ def load(
         spinner.say(f"loading {folder.name}")
         from genlm.model.load import load_model
 
-        return load_model(folder, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        return load_model(folder, device=device, dtype=dtype, allow_pickle=allow_pickle, engine=engine)

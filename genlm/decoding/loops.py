@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 from genlm.decoding.completion import Event
 from genlm.decoding.request import Request
 from genlm.model.network import Network
+
+if TYPE_CHECKING:
+    from genlm.model.stock import StockModel
 
 
 def decode(network: Network, request: Request) -> Iterator[Event]:
@@ -21,6 +25,10 @@ def decode(network: Network, request: Request) -> Iterator[Event]:
 
 def _run(network: Network, request: Request) -> Iterator[Event]:
     kind = request.strategy.kind
+    if request.engine == "transformers":
+        from genlm.decoding.stock import stock_generate
+
+        return stock_generate(cast("StockModel", network), request)
     if kind in ("beam", "diverse-beam", "beam-sample"):
         from genlm.decoding.beam import beam_search
 

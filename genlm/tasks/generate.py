@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece, Prefilled
+from genlm.decoding.equivalent import stock_settings
 from genlm.decoding.loops import decode
 from genlm.decoding.randomness import draw_seed
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
+from genlm.model.engine import Engine
 from genlm.model.pieces import Pieces
 from genlm.records import Generation, Timing
 from genlm.records import Overflow as Overflow
@@ -64,6 +66,15 @@ def check_count(strategy: Strategy, limits: Limits) -> None:
         )
 
 
+def check_engine(engine: Engine, strategy: Strategy, *, deterministic: bool) -> None:
+    """Raise UsageError where an engine cannot do what is asked for."""
+    if engine == "genlm":
+        return
+    stock_settings(strategy)
+    if deterministic:
+        raise UsageError(f"--deterministic is genlm's own: {engine} draws all completions from one stream of numbers")
+
+
 class Generating:
     """A generation under way. Iterate over its events to the end; `result` is then there.
 
@@ -84,6 +95,7 @@ class Generating:
         prompt_ids: tuple[int, ...] | None = None,
     ) -> None:
         check_count(strategy, limits)
+        check_engine(model.engine, strategy, deterministic=deterministic)
         check_biases(model, strategy)
         self.model = model
         self.prompt = prompt
@@ -130,6 +142,7 @@ class Generating:
             alone=self.deterministic,
             pieces=self.pieces,
             bad_words_ids=self.bad_words_ids,
+            engine=self.model.engine,
         )
 
     def _finish(self, started: float, prefilled: float, ended: float) -> Generation:
@@ -147,6 +160,7 @@ class Generating:
             self.limits.stop,
             self.limits.overflow,
             self.deterministic,
+            self.model.engine,
         )
 
 
