@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import sys
 import time
@@ -39,6 +38,14 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     known = [free for free in (_free_in_machine(), _free_in_container()) if free is not None]
     return min(known, default=ASSUMED_BYTES)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. For that torch raises a RuntimeError, of no class of its own on the CPU."""
+    torch_says = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
+    )
 
 
 def _free_in_machine() -> int | None:
@@ -79,6 +86,8 @@ def keep_freed_memory() -> None:
     It gives large pieces, as the logits of many rows, back to the system, and new ones cost more than what is done
     with them. Only glibc can be told; elsewhere nothing happens.
     """
+    import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None and any(mallopt(MMAP_THRESHOLD, size) for size in MOST_KEPT):
         mallopt(TRIM_THRESHOLD, MOST_KEPT[0])
