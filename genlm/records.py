@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from genlm.decoding.completion import Completion, FinishReason, TracedToken
 from genlm.decoding.kinds import Value
@@ -344,7 +344,7 @@ class BatchModel(TypedDict):
 
     name: str
     revision: str | None
-    dtype: str
+    dtype: str | None
 
 
 class BatchRecord(TypedDict):
@@ -366,6 +366,14 @@ class BatchRecord(TypedDict):
     deterministic: bool
     columns: dict[str, Any]
     error: RowError | None
+
+
+class BatchCounts(NamedTuple):
+    """How many rows a batch has, how many of them have a record, and how many of these an error."""
+
+    rows: int
+    done: int
+    failed: int
 
 
 @dataclass(frozen=True)

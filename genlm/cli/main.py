@@ -23,6 +23,7 @@ INTERRUPTED = 130
 # Every command: where it is, and what `genlm --help` says of it, the first line of its own help.
 COMMANDS = {
     "generate": Row("genlm.cli.generate:generate", "Continue a prompt."),
+    "batch": Row("genlm.cli.batch:batch", "Continue every prompt of files, and write a file of completions."),
     "next": Row(
         "genlm.cli.next:next_command",
         "Show what may come next: the likeliest tokens with their probabilities.",
@@ -129,6 +130,8 @@ def _report(error: BaseException) -> int:
         context = getattr(error, "ctx", None)
         _say_error(error.format_message(), f"{context.command_path if context else 'genlm'} --help")
         return error.exit_code
+    from genlm.model.memory import is_out_of_memory
+
     if is_out_of_memory(error):
         _say_error("out of memory", "fewer samples (-n) or beams, or a smaller model, need less")
     elif isinstance(error, OSError):

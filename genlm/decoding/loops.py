@@ -38,9 +38,9 @@ def decode_many(
 
     Sequences share steps, at most `size` at once; without it, as many as pay and the memory holds. A request of a
     kind that searches, or that is to be decoded alone, runs by itself. A request that fails has `Failed` for its last
-    event, as one that is `Failed` from the start. Where memory runs out, fewer sequences run at once from then on. Those that a failure of others cuts off
-    begin anew, and so do their pieces of text; their completions are the same. As soon as it `is_stopping`, no other
-    sequence begins.
+    event, as one that is `Failed` from the start. Where memory runs out, fewer sequences run at once from then on.
+    Those that a failure of others cuts off begin anew, and so do their pieces of text; their completions are the
+    same. As soon as it `is_stopping`, no other sequence begins.
     """
     from genlm.decoding.continuous import decode_together
 

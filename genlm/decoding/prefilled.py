@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from genlm.decoding.strategy import Strategy
-from genlm.model.network import Cache, Network, WatchedCache
+from genlm.model.network import Network, SharedCache, WatchedCache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class _Sharing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Cache]:
+    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, SharedCache]:
         """See Network."""
         if len(prompts) != 1:
             return self._network.prefill(prompts, room)
@@ -74,7 +74,7 @@ class _Sharing:
 
     def _recall(self, prompt: Sequence[int], room: int) -> _Prefill | None:
         kept = self._kept
-        return kept if kept is not None and (kept.prompt, kept.room) == (tuple(prompt), room) else None
+        return kept if kept is not None and kept.prompt == tuple(prompt) and kept.room >= room else None
 
 
 def _copied(kept: _Prefill) -> Any:
