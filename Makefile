@@ -29,7 +29,7 @@ docs: $(VENV)/genlm-dev  ## Write docs/commands.md and docs/strategies.md anew f
 
 CORPUS ?= corpus
 fable: $(VENV)/genlm-dev  ## Train the bundled model anew from CORPUS/train and CORPUS/valid
-	$(BIN)/python training/fable.py $(CORPUS)/train $(CORPUS)/valid genlm/model/bundled/fable
+	sh training/fable.sh $(BIN)/genlm $(CORPUS) build/fable
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ from genlm.formats.texts import Text
 from genlm.model.pieces import Pieces
 from genlm.model.source import find_model
 from genlm.model.tokenizer import Tokenizer
-from genlm.tasks.corpus import train_bpe
+from genlm.tasks.train.tokenizers import train_bpe
 from genlm.tasks.tokenize import detokenize, open_tokenizer, tokenize
 
 BYTES = Pieces(Tokenizer(byte_tokenizer()))

@@ -15,6 +15,7 @@ from genlm import __version__
 from genlm.cli.command import LazyGroup, Row
 from genlm.cli.signals import end_tidily_when_told
 from genlm.errors import GenlmError, SpecError
+from genlm.model.memory import is_out_of_memory
 from genlm.views.terminal import one_line, say, underlined
 
 INTERRUPTED = 130
@@ -39,6 +40,7 @@ COMMANDS = {
         "genlm.cli.attention:attention",
         "Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)), layer by layer, head by head.",
     ),
+    "train": Row("genlm.cli.train:train", "Train a GPT-2 on texts of your own, or go on with a trained model."),
     "compare": Row(
         "genlm.cli.compare:compare", "Compare strategies side by side: their texts, and what the metrics say of them."
     ),
@@ -126,7 +128,7 @@ def _report(error: BaseException) -> int:
         context = getattr(error, "ctx", None)
         _say_error(error.format_message(), f"{context.command_path if context else 'genlm'} --help")
         return error.exit_code
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         _say_error("out of memory", "fewer samples (-n) or beams, or a smaller model, need less")
     elif isinstance(error, OSError):
         _say_error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
@@ -146,14 +148,6 @@ def _say_error(message: str, hint: str | None = None, place: str | None = None) 
 def _is_closed_pipe(error: BaseException) -> bool:
     """Whether the reader of a pipe has left. Typer makes a SystemExit of the error where a command raises it."""
     return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. For that torch raises a RuntimeError, of no class of its own on the CPU."""
-    torch_says = ("out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
-    )
 
 
 def _open_closed_streams() -> None:
