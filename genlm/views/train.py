@@ -95,11 +95,12 @@ def _numbers(report: TrainReport) -> str:
 
 def report_line(report: TrainReport) -> str:
     """How the run stands, in one line."""
-    parts = [f"step {report.step:,}", f"{report.progress:.0%}", f"loss {report.loss:.4f}"]
-    if report.valid_loss is not None:
-        parts += [f"valid {report.valid_loss:.4f}", f"{report.valid_bits_per_byte:.3f} bits/byte"]
+    parts = [f"step {report.step:,}", f"{report.progress:.0%}"]
+    if report.valid_loss is None:
+        parts.append(f"loss {report.loss:.4f} ({report.bits_per_byte:.3f} bits/byte)")
     else:
-        parts.append(f"{report.bits_per_byte:.3f} bits/byte")
+        parts.append(f"loss {report.loss:.4f}")
+        parts.append(f"valid {report.valid_loss:.4f} ({report.valid_bits_per_byte:.3f} bits/byte)")
     return "  ".join([*parts, f"{report.tokens_per_s:,.0f} tok/s", _left(report)])
 
 
@@ -125,12 +126,11 @@ def result_line(result: TrainResult) -> str:
 
 
 def _facts_line(facts: TrainFacts) -> str:
-    unit = "line" if facts.per == "line" else "file"
-    text = f"{facts.num_documents:,} texts (a {unit} each), {facts.num_bytes:,} bytes, {facts.num_tokens:,} tokens"
+    texts = f"{facts.num_documents:,} texts, a {facts.per} each" if facts.num_documents > 1 else "1 text"
     parts = [
-        f"{facts.architecture}, {facts.parameters / 1e6:.2f} M parameters, {facts.recipe['dtype']} on {facts.device}"
+        f"{facts.architecture}, {facts.parameters / 1e6:.2f} M parameters, {facts.recipe['dtype']} on {facts.device}",
+        f"{texts}: {facts.num_bytes:,} bytes, {facts.num_tokens:,} tokens",
     ]
-    parts.append(text)
     if facts.held_bytes:
         parts.append(f"{facts.held_bytes:,} bytes held out")
     if facts.entropy is not None:
