@@ -167,7 +167,7 @@ def read(out: Path) -> Job:
         source = {name: tuple(value) if isinstance(value, list) else value for name, value in kept["source"].items()}
         shape = None if kept["shape"] is None else Shape(**kept["shape"])
         return Job(**kept | {"source": Source(**source), "shape": shape, "recipe": Recipe(**kept["recipe"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged, or of another version of genlm") from error
 
 
