@@ -5,6 +5,7 @@ GenlmError                  exit code 1
 ├── ModelError              a model that cannot be loaded or run
 │   └── HubUnreachable      the Hub cannot be reached, and the model is not cached
 ├── OutputError             a result that cannot be written
+├── PartlyFailed            exit code 3: the result is there, but for some parts
 └── UsageError              exit code 2: the request itself makes no sense
     └── SpecError           a strategy spec, with the place that is wrong
 """
@@ -41,6 +42,12 @@ class HubUnreachable(ModelError):
 
 class OutputError(GenlmError):
     """A result that cannot be written."""
+
+
+class PartlyFailed(GenlmError):
+    """A result that was written, some parts of which failed and say so."""
+
+    exit_code = 3
 
 
 class UsageError(GenlmError):

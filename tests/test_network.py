@@ -106,6 +106,39 @@ def test_a_cache_lives_on_beside_what_was_taken_from_it(network: Network) -> Non
     assert_same(cache.step(torch.tensor([50, 50, 50])), last_logits(network, rows))
 
 
+def test_rows_are_put_into_places_new_and_old_and_go_on_as_themselves(network: Network) -> None:
+    _, first = network.prefill(PROMPTS[:2], 2)
+    _, second = network.prefill([PROMPTS[2]], 1)
+    cache = second.fresh(2, 8)
+    rows = [list(PROMPTS[2]), list(PROMPTS[1])]
+    cache.put(torch.tensor([0]), second, torch.tensor([0]), 8)
+    cache.put(torch.tensor([1]), first, torch.tensor([1]), 8)
+
+    def step(*tokens: int) -> None:
+        nonlocal rows
+        rows = [[*row, token] for row, token in zip(rows, tokens, strict=True)]
+        assert_same(cache.step(torch.tensor(tokens)), last_logits(network, rows))
+
+    step(7, 70)
+    cache.put(torch.tensor([2, 0]), first, torch.tensor([0, 0]), 8)
+    rows = [list(PROMPTS[0]), rows[1], list(PROMPTS[0])]
+    step(11, 12, 13)
+    cache.put(torch.tensor([0]), cache, torch.tensor([2]), 0)
+    cache.crop(2)
+    rows = [rows[2], rows[1]]
+    step(3, 4)
+    cache.crop(1)
+    rows = rows[:1]
+    for token in range(5):
+        step(token)
+    cache.put(torch.tensor([1, 0]), second, torch.tensor([0, 0]), 20)
+    rows = [list(PROMPTS[2])] * 2
+    for token in range(20):
+        step(token, 99 + token)
+    # What was put somewhere else is as it was.
+    assert_same(second.step(torch.tensor([9])), last_logits(network, [[*PROMPTS[2], 9]]))
+
+
 def test_the_whole_context_can_be_used(network: Network) -> None:
     ids = [token % 250 for token in range(CONTEXT)]
     _, cache = network.prefill([ids[:-1]], 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import genlm
 from genlm.api import LanguageModel
-from genlm.decoding import sampling
+from genlm.decoding import continuous, sampling
 from genlm.decoding.completion import Completion
 from genlm.decoding.equivalent import stock_settings
 from genlm.decoding.kinds import KINDS
@@ -284,7 +283,7 @@ def test_the_groups_that_fit_the_memory_change_nothing(
 ) -> None:
     lm = genlm.load(str(uneven), device="cpu")
     together = samples(lm, 7)
-    monkeypatch.setattr(sampling, "rows_that_fit", lambda *_: size)
+    monkeypatch.setattr(continuous, "rows_that_fit", lambda *_: size)
     assert same(samples(lm, 7), together)
 
 
@@ -296,21 +295,6 @@ def test_rows_that_end_early_do_not_change_the_others(uneven: Path) -> None:
     for completion in together:
         expected = stock_logprob(uneven, lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids, completion.token_ids)
         assert completion.logprob == pytest.approx(expected, abs=1e-3)
-
-
-def test_finished_rows_leave_the_cache_only_when_they_are_many(uneven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = genlm.load(str(uneven), device="cpu")
-    taken = []
-    take = sampling.Batch._take
-
-    def noted(batch: sampling.Batch, rows: list[int]) -> None:
-        taken.append(len(rows))
-        take(batch, rows)
-
-    monkeypatch.setattr(sampling.Batch, "_take", noted)
-    ended = samples(lm, 64, new=30)
-    assert len({len(completion.token_ids) for completion in ended}) > len(taken) > 2
-    assert all(later <= 0.75 * sooner for sooner, later in itertools.pairwise(taken))
 
 
 def test_index_seed_and_prompt_each_give_another_sample(lm: LanguageModel) -> None:
@@ -342,8 +326,14 @@ class Constant:
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         return torch.arange(1.0, 11.0).log().expand(len(ids), -1)
 
-    def take(self, rows: torch.Tensor) -> Constant:
+    def fresh(self, rows: int, length: int) -> Constant:
         return self
+
+    def put(self, places: torch.Tensor, source: Constant, rows: torch.Tensor, room: int) -> None:
+        pass
+
+    def crop(self, rows: int) -> None:
+        pass
 
     def row_bytes(self, length: int) -> int:
         return 1
@@ -351,7 +341,7 @@ class Constant:
 
 def test_the_nth_token_of_a_sample_is_the_nth_number_of_its_stream() -> None:
     request = Request((4, 2), Strategy.parse("sample"), 6, 3, 99, frozenset(), (), lambda ids: "x" * len(ids))
-    made = [event for event in sampling.sample(Constant(), request) if isinstance(event, Completion)]
+    made = [event for event in continuous.sample(Constant(), request) if isinstance(event, Completion)]
     for completion in made:
         stream = streams(99, (4, 2))(completion.index)
         numbers = [stream.random() for _ in range(6)]
@@ -367,19 +357,20 @@ def test_the_logprob_is_the_models_own_whatever_the_filters(lm: LanguageModel, t
     assert made.completions[0].logprob == pytest.approx(expected, abs=1e-3)
 
 
-def test_thousands_of_samples_come_in_groups(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_thousands_of_samples_no_more_run_at_once_than_pay(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = []
-    init = sampling.Batch.__init__
+    step = continuous.Batch.step
 
-    def noted(batch: sampling.Batch, prompt: Any, count: int, *rest: Any) -> None:
-        sizes.append(count)
-        init(batch, prompt, count, *rest)
+    def noted(batch: continuous.Batch[None]) -> torch.Tensor:
+        sizes.append(len(batch.seats))
+        return step(batch)
 
-    monkeypatch.setattr(sampling.Batch, "__init__", noted)
+    monkeypatch.setattr(continuous.Batch, "step", noted)
     made = lm.generate(PROMPT, strategy="sample", max_new_tokens=2, num_return_sequences=2000, seed=0)
     assert [completion.index for completion in made.completions] == list(range(2000))
-    assert sum(sizes) == 2000
-    assert max(sizes) <= 256
+    assert max(sizes) == 256
 
 
 def test_a_strategy_that_leaves_no_token_is_an_error(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from genlm import __version__
 from genlm.cli.command import LazyGroup, Row
 from genlm.cli.signals import end_tidily_when_told
 from genlm.errors import GenlmError, SpecError
+from genlm.model.memory import is_out_of_memory
 from genlm.views.terminal import one_line, say, underlined
 
 INTERRUPTED = 130
@@ -40,6 +41,9 @@ COMMANDS = {
         "Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)), layer by layer, head by head.",
     ),
     "train": Row("genlm.cli.train:train", "Train a GPT-2 on texts of your own, or go on with a trained model."),
+    "compare": Row(
+        "genlm.cli.compare:compare", "Compare strategies side by side: their texts, and what the metrics say of them."
+    ),
     "bench": Row("genlm.cli.bench:bench_command", "Measure how fast a model runs on this machine."),
     "strategies": Row(
         "genlm.cli.list_strategies:strategies",
@@ -58,7 +62,8 @@ app = typer.Typer(
     name="genlm",
     cls=Commands,
     help="Generate text with GPT-2 and a decoding strategy of your choice.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. GENLM_DEBUG=1 shows tracebacks.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some parts failed, 130 interrupted. "
+    "GENLM_DEBUG=1 shows tracebacks.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -123,7 +128,7 @@ def _report(error: BaseException) -> int:
         context = getattr(error, "ctx", None)
         _say_error(error.format_message(), f"{context.command_path if context else 'genlm'} --help")
         return error.exit_code
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         _say_error("out of memory", "fewer samples (-n) or beams, or a smaller model, need less")
     elif isinstance(error, OSError):
         _say_error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
@@ -143,14 +148,6 @@ def _say_error(message: str, hint: str | None = None, place: str | None = None) 
 def _is_closed_pipe(error: BaseException) -> bool:
     """Whether the reader of a pipe has left. Typer makes a SystemExit of the error where a command raises it."""
     return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. For that torch raises a RuntimeError, of no class of its own on the CPU."""
-    torch_says = ("out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
-    )
 
 
 def _open_closed_streams() -> None:

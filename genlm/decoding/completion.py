@@ -70,4 +70,11 @@ class Completion:
     trace: tuple[TracedToken, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Failed:
+    """There will be no completions, and why; of several requests at once the others go on."""
+
+    error: Exception
+
+
 Event: TypeAlias = Prefilled | Piece | Completion

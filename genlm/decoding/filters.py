@@ -10,7 +10,7 @@ after the temperature.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,8 @@ from genlm.decoding.words import read_biases
 History = Sequence[Sequence[int]]
 Filter = Callable[[Tensor, History], Tensor]
 
+# The fields that mean the new tokens alone.
+COUNTING = ("presence_penalty", "frequency_penalty", "min_new_tokens")
 SMALL_TEMPERATURE = 1e-3
 # How many repeated tokens DRY counts at most, and the most that it takes from a logit.
 LONGEST_REPEAT, LARGEST_PENALTY = 50, 1e6
@@ -45,6 +47,15 @@ def request_filters(request: Request) -> list[Filter]:
         eos_ids=request.eos_ids,
         bad_words_ids=request.bad_words_ids,
     )
+
+
+def kind_of_filters(request: Request) -> Hashable:
+    """What tells the filters of one request from another's: those of the same kind filter the same."""
+    counts = any(
+        request.strategy.fields.get(name) for name in ("presence_penalty", "frequency_penalty", "min_new_tokens")
+    )
+    prompt_length = len(request.prompt_ids) if counts else None
+    return request.strategy, prompt_length, request.eos_ids, request.bad_words_ids
 
 
 def make_filters(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from genlm.decoding.completion import Event
+from genlm.decoding.completion import Event, Failed
 from genlm.decoding.request import Request
 from genlm.model.network import Network
+
+K = TypeVar("K")
+# The kinds that choose among sequences, or look deeper than the logits: each request has a cache of its own.
+BEAMS = ("beam", "diverse-beam", "beam-sample")
+SEARCHES = (*BEAMS, "contrastive", "dola")
 
 
 def decode(network: Network, request: Request) -> Iterator[Event]:
@@ -19,9 +25,32 @@ def decode(network: Network, request: Request) -> Iterator[Event]:
     return add_traces(network, request, request.pieces, events)
 
 
+def decode_many(
+    network: Network,
+    requests: Iterable[tuple[K, Request | Failed]],
+    size: int | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[K, Event | Failed]]:
+    """What becomes of requests, in any order: each event with the key of its request.
+
+    Sequences share steps, at most `size` at once; without it, as many as pay and the memory holds. A request of a
+    kind that searches, or that is to be decoded alone, runs by itself. A request that fails has `Failed` for its last
+    event, as one that is `Failed` from the start. Where memory runs out, fewer sequences run at once from then on. Those that a failure of others cuts off
+    begin anew, and so do their pieces of text; their completions are the same. As soon as it `is_stopping`, no other
+    sequence begins.
+    """
+    from genlm.decoding.continuous import decode_together
+
+    def separately(request: Request) -> Iterator[Event] | None:
+        is_separate = request.alone or request.strategy.kind in SEARCHES
+        return decode(network, request) if is_separate else None
+
+    return decode_together(network, requests, size, separately, is_stopping)
+
+
 def _run(network: Network, request: Request) -> Iterator[Event]:
     kind = request.strategy.kind
-    if kind in ("beam", "diverse-beam", "beam-sample"):
+    if kind in BEAMS:
         from genlm.decoding.beam import beam_search
 
         return beam_search(network, request)
@@ -33,6 +62,6 @@ def _run(network: Network, request: Request) -> Iterator[Event]:
         from genlm.decoding.dola import dola
 
         return dola(network, request)
-    from genlm.decoding.sampling import sample
+    from genlm.decoding.continuous import sample
 
     return sample(network, request)

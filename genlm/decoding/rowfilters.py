@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
 from typing import Any, Protocol, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from genlm.decoding.strategy import Strategy
 
 
 class Sequenced(Protocol):
-    """What such a filter knows of a row: its place among the samples, and its own random stream."""
+    """What such a filter knows of a row: its own random stream. Two rows are never equal."""
 
-    index: int
     random: Random
 
 
@@ -75,12 +74,12 @@ class Mirostat:
     def __init__(self, tau: float, eta: float) -> None:
         self.tau = tau
         self.eta = eta
-        # By the index of the row.
-        self.mu: defaultdict[int, float] = defaultdict(lambda: 2 * tau)
+        # Of a row that is gone nothing is kept.
+        self.mu: WeakKeyDictionary[Sequenced, float] = WeakKeyDictionary()
 
     def narrow(self, logits: Tensor, rows: Sequence[Sequenced]) -> Tensor:
         """See RowFilter."""
-        limits = torch.tensor([self.mu[row.index] for row in rows], device=logits.device)[:, None]
+        limits = torch.tensor([self._mu(row) for row in rows], device=logits.device)[:, None]
         surprise = -logits.log_softmax(-1) / math.log(2)
         outside = (surprise > limits) & (logits < logits.amax(-1, keepdim=True))
         return logits.masked_fill(outside, -torch.inf)
@@ -89,4 +88,7 @@ class Mirostat:
         """See RowFilter."""
         logprobs = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
         for row, logprob in zip(rows, logprobs.tolist(), strict=True):
-            self.mu[row.index] -= self.eta * (-logprob / math.log(2) - self.tau)
+            self.mu[row] = self._mu(row) - self.eta * (-logprob / math.log(2) - self.tau)
+
+    def _mu(self, row: Sequenced) -> float:
+        return self.mu.get(row, 2 * self.tau)

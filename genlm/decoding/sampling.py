@@ -1,35 +1,28 @@
-"""The loop of greedy and of every kind that samples: one token a step for all rows, finished rows dropped."""
+"""A step of greedy and of every kind that samples: a token for each sequence, and what becomes of the sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from genlm.decoding.checks import require_choice, require_numbers
-from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled, TracedToken
-from genlm.decoding.filters import Filter, request_filters
-from genlm.decoding.lookup import LookupCache, Rewindable
-from genlm.decoding.randomness import streams
+from genlm.decoding.completion import Completion, FinishReason, TracedToken
+from genlm.decoding.filters import request_filters
 from genlm.decoding.request import Request
-from genlm.decoding.rowfilters import RowFilter, make_row_filters
+from genlm.decoding.rowfilters import make_row_filters
 from genlm.decoding.text import TextStream
 from genlm.decoding.trace import trace_tokens
-from genlm.model.memory import rows_that_fit
-from genlm.model.network import Cache, Network
-
-# Rows are dropped from a cache once no more than this part of them goes on, for each time it is copied.
-SPARSE = 0.75
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """One sequence under way; `ids` begin with the prompt's."""
 
+    request: Request
     index: int
     ids: list[int]
     text: TextStream
@@ -37,117 +30,66 @@ class Row:
     logprob: float = 0.0
     trace: list[TracedToken] = field(default_factory=list)
 
-
-def sample(network: Network, request: Request) -> Iterator[Event]:
-    """Decode `request.count` sequences, all at once or in as large groups as the memory holds.
-
-    Sequence i is the same whatever the count and the groups: it has a random stream of its own.
-    """
-    logits, prompt = network.prefill([request.prompt_ids], request.max_new_tokens)
-    yield Prefilled()
-    stream = streams(request.seed, request.prompt_ids)
-    size = 1 if request.alone else rows_that_fit(network, len(request.prompt_ids) + request.max_new_tokens)
-    for first in range(0, request.count, size):
-        indices = range(first, min(first + size, request.count))
-        rows = [start(request, index, stream(index)) for index in indices]
-        batch = Batch(prompt, len(rows), 1 if request.alone else request.least_rows, logits.device)
-        if looks_up(batch.cache, request):
-            batch.cache = LookupCache(batch.cache, request.prompt_ids)
-        yield from _decode(request, rows, batch, logits.expand(len(rows), -1))
-
-
-def looks_up(cache: Cache, request: Request) -> TypeGuard[Rewindable]:
-    """Whether drafts can pay: a text that is likely to repeat itself, alone in a cache that takes tokens back."""
-    may_draft = request.speculate and not request.alone and not request.strategy.samples
-    return may_draft and request.count == request.least_rows == 1 and isinstance(cache, Rewindable)
-
-
-class Batch:
-    """Sequences in the rows of a cache. Those that have ended stay until they are many, or a copy would not pay."""
-
-    def __init__(self, prompt: Cache, count: int, least_rows: int, device: torch.device) -> None:
-        self.cache = prompt
-        self.least_rows = least_rows
-        self.device = device
-        # Which row of the cache each sequence has.
-        self.places: list[int] = []
-        self.size = 0
-        self._take([0] * count)
-
-    def keep(self, sequences: Sequence[int]) -> None:
-        """Go on with these of the sequences, named by their place among those under way."""
-        self.places = [self.places[at] for at in sequences]
-        if len(self.places) <= SPARSE * self.size:
-            self._take(self.places)
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Add a token to each sequence. Returns the next token's logits: (sequences, vocab)."""
-        ids = torch.zeros(self.size, dtype=torch.long)
-        ids[self.places] = torch.tensor(tokens)
-        logits = self.cache.step(ids.to(self.device))
-        return logits if len(self.places) == self.size else logits[self.places]
-
-    def _take(self, rows: list[int]) -> None:
-        self.places = list(range(len(rows)))
-        self.size = max(len(rows), self.least_rows)
-        filled = rows + rows[:1] * (self.size - len(rows))
-        self.cache = self.cache.take(torch.tensor(filled, device=self.device))
-
-
-def _decode(request: Request, rows: list[Row], batch: Batch, logits: Tensor) -> Iterator[Event]:
-    filters = request_filters(request)
-    row_filters = make_row_filters(request.strategy)
-    for step in range(request.max_new_tokens):
-        tokens = _choose(logits, rows, filters, row_filters, request, step)
-        alive = []
-        for at, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            reason = yield from grow(row, token, request, is_last=step + 1 == request.max_new_tokens)
-            if reason is None:
-                alive.append(at)
-            else:
-                yield completion(row, request, reason)
-        if not alive:
-            return
-        if len(alive) < len(rows):
-            rows, tokens = [rows[at] for at in alive], [tokens[at] for at in alive]
-            batch.keep(alive)
-        logits = batch.step(tokens)
+    @property
+    def new(self) -> int:
+        """How many tokens were generated."""
+        return len(self.ids) - len(self.request.prompt_ids)
 
 
 def start(request: Request, index: int, random: Random) -> Row:
     """A row that holds the prompt."""
     text = TextStream(request.decode, request.prompt_ids, request.stop)
-    return Row(index, list(request.prompt_ids), text, random)
+    return Row(request, index, list(request.prompt_ids), text, random)
 
 
-def _choose(
-    logits: Tensor, rows: list[Row], filters: list[Filter], row_filters: list[RowFilter], request: Request, step: int
-) -> list[int]:
-    """The next token of each row; its log-probability is added to the row's."""
-    total = logits.logsumexp(-1)
-    require_numbers(total, step)
-    filtered = logits
-    for apply in filters:
-        filtered = apply(filtered, [row.ids for row in rows])
-    if filters:
-        require_choice(filtered, request.strategy, step)
-    shared = filtered
-    for each in row_filters:
-        filtered = each.narrow(filtered, rows)
-    if request.strategy.samples:
-        chosen = draw(filtered, [row.random.random() for row in rows])
-    else:
-        chosen = filtered.argmax(-1)
-    for each in row_filters:
-        each.note(shared, chosen, rows)
-    logprobs = logits.gather(-1, chosen[:, None])[:, 0] - total
-    for row, logprob in zip(rows, logprobs.tolist(), strict=True):
-        row.logprob += logprob
-    if request.pieces is not None:
-        for row, traced in zip(rows, trace_tokens(logits, filtered, chosen, request.pieces), strict=True):
+class Chooser:
+    """Chooses tokens as a request's strategy does, for rows of any requests with the same `kind_of_filters`."""
+
+    def __init__(self, request: Request) -> None:
+        self.strategy = request.strategy
+        self._filters = request_filters(request)
+        self._row_filters = make_row_filters(request.strategy)
+
+    def choose(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
+        """The next token of each row; its log-probability is added to the row's. `logits`: (rows, vocab).
+
+        Raises:
+            ModelError: logits that are not numbers, or none left to choose from. Nothing has been drawn then.
+        """
+        total = logits.logsumexp(-1)
+        require_numbers(total, rows[0].new)
+        filtered = logits
+        for apply in self._filters:
+            filtered = apply(filtered, [row.ids for row in rows])
+        if self._filters:
+            require_choice(filtered, self.strategy, rows[0].new)
+        chosen, filtered = self._pick(filtered, rows)
+        logprobs = logits.gather(-1, chosen[:, None])[:, 0] - total
+        for row, logprob in zip(rows, logprobs.tolist(), strict=True):
+            row.logprob += logprob
+        _note_trace(logits, filtered, chosen, rows)
+        ids: list[int] = chosen.tolist()
+        return ids
+
+    def _pick(self, shared: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """A token of each row, and what it was chosen from."""
+        filtered = shared
+        for each in self._row_filters:
+            filtered = each.narrow(filtered, rows)
+        if self.strategy.samples:
+            chosen = draw(filtered, [row.random.random() for row in rows])
+        else:
+            chosen = filtered.argmax(-1)
+        for each in self._row_filters:
+            each.note(shared, chosen, rows)
+        return chosen, filtered
+
+
+def _note_trace(logits: Tensor, filtered: Tensor, chosen: Tensor, rows: Sequence[Row]) -> None:
+    pieces = rows[0].request.pieces
+    if pieces is not None:
+        for row, traced in zip(rows, trace_tokens(logits, filtered, chosen, pieces), strict=True):
             row.trace.append(traced)
-    ids: list[int] = chosen.tolist()
-    return ids
 
 
 def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:
@@ -169,21 +111,20 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def grow(row: Row, token: int, request: Request, *, is_last: bool) -> Generator[Piece, None, FinishReason | None]:
-    """Add a token to a row, yield the text that it makes certain, return why the row ends, if it does."""
+def grow(row: Row, token: int) -> tuple[str, FinishReason | None]:
+    """Add a token to a row. Returns the text that it makes certain, and why the row ends, if it does."""
     row.ids.append(token)
-    reason: FinishReason | None = "eos" if token in request.eos_ids else "length" if is_last else None
+    is_last = row.new == row.request.max_new_tokens
+    reason: FinishReason | None = "eos" if token in row.request.eos_ids else "length" if is_last else None
     text = "" if reason == "eos" else row.text.push(token)
     if reason is not None:
         text += row.text.finish()
-    if text:
-        yield Piece(row.index, text)
-    return "stop" if row.text.stopped else reason
+    return text, "stop" if row.text.stopped else reason
 
 
-def completion(row: Row, request: Request, reason: FinishReason) -> Completion:
+def completion(row: Row, reason: FinishReason) -> Completion:
     """What a row that has ended has become."""
-    ids = tuple(row.ids[len(request.prompt_ids) :])
+    ids = tuple(row.ids[len(row.request.prompt_ids) :])
     # A loop that traces no token leaves that to one pass afterwards.
     trace = tuple(row.trace) or None
     return Completion(row.index, row.text.text, ids, reason, row.logprob, trace)

@@ -17,10 +17,11 @@ Choose: TypeAlias = Callable[[Sequence[int]], tuple[int, float]]
 def follow(request: Request, choose: Choose) -> Iterator[Piece | Completion]:
     """The one completion that `choose` makes, piece by piece."""
     row = start(request, 0, streams(request.seed, request.prompt_ids)(0))
-    for step in range(request.max_new_tokens):
+    reason = None
+    while reason is None:
         token, logprob = choose(row.ids)
         row.logprob += logprob
-        reason = yield from grow(row, token, request, is_last=step + 1 == request.max_new_tokens)
-        if reason is not None:
-            yield completion(row, request, reason)
-            return
+        text, reason = grow(row, token)
+        if text:
+            yield Piece(row.index, text)
+    yield completion(row, reason)

@@ -224,7 +224,10 @@ class GPT2:
 
 
 class GPT2Cache:
-    """Keys and values of every layer for the tokens so far: row r's lie at 0 .. lengths[r] - 1."""
+    """Keys and values of every layer for the tokens so far: row r's lie at 0 .. lengths[r] - 1.
+
+    There may be memory for more rows than there are.
+    """
 
     def __init__(self, model: GPT2, keys: Tensor, values: Tensor) -> None:
         self.model = model
@@ -280,6 +283,31 @@ class GPT2Cache:
         taken.lengths, taken.longest, taken.ragged = self.lengths[rows], self.longest, self.ragged
         return taken
 
+    def fresh(self, rows: int, length: int) -> GPT2Cache:
+        """See SharedCache."""
+        made = GPT2Cache.empty(self.model, rows, length)
+        made.lengths = made.lengths[:0]
+        return made
+
+    @torch.inference_mode()
+    def put(self, places: Tensor, source: GPT2Cache, rows: Tensor, room: int) -> None:
+        """See SharedCache."""
+        filled = source.longest
+        count = max(len(self.lengths), int(places.max()) + 1)
+        self._reserve(count, filled + room)
+        for mine, others in ((self.keys, source.keys), (self.values, source.values)):
+            mine[:, places, :, :filled] = others[:, rows, :, :filled]
+            # A number that is none would spoil the sequence even where it is masked.
+            mine[:, places, :, filled : self.longest] = 0.0
+        lengths = self.lengths.new_zeros(count)
+        lengths[: len(self.lengths)] = self.lengths
+        lengths[places] = source.lengths[rows]
+        self._measure(lengths)
+
+    def crop(self, rows: int) -> None:
+        """See SharedCache; the memory of the others is kept for those that may come."""
+        self._measure(self.lengths[:rows])
+
     def write_prompts(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
         """Keep the prompts' keys and values; attend among them."""
         self.keys[block.layer, :, :, : key.shape[2]] = key
@@ -296,24 +324,45 @@ class GPT2Cache:
         self._lengthen(1)
         return made
 
+    def _reserve(self, rows: int, capacity: int) -> None:
+        """Let there be memory for so many rows of so many tokens."""
+        held, held_capacity = self.keys.shape[1], self.keys.shape[3]
+        if rows > held or capacity > held_capacity:
+            larger = GPT2Cache.empty(self.model, max(rows, held), max(capacity, held_capacity))
+            larger.keys[:, :held, :, : self.longest] = self.keys[:, :, :, : self.longest]
+            larger.values[:, :held, :, : self.longest] = self.values[:, :, :, : self.longest]
+            self.keys, self.values = larger.keys, larger.values
+
+    def _measure(self, lengths: Tensor) -> None:
+        """Take these for the lengths of the rows."""
+        self.lengths = lengths
+        if len(lengths):
+            shortest, longest = (int(length) for length in lengths.aminmax())
+            self.longest, self.ragged = longest, shortest < longest
+
     def _lengthen(self, tokens: int) -> None:
         self.lengths = self.lengths + tokens
         self.longest += tokens
 
     def _write_even(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
         upto = self.longest + key.shape[2]
-        keys, values = self.keys[block.layer], self.values[block.layer]
+        keys, values = self._layer(block)
         keys[:, :, self.longest : upto] = key
         values[:, :, self.longest : upto] = value
         return block.attention(query, keys[:, :, :upto], values[:, :, :upto], self._mask, causal=False)
 
     def _write_ragged(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
         upto = self.longest + 1
-        keys, values = self.keys[block.layer], self.values[block.layer]
+        keys, values = self._layer(block)
         rows = torch.arange(len(self.lengths), device=key.device)
         keys[rows, :, self.lengths] = key[:, :, 0]
         values[rows, :, self.lengths] = value[:, :, 0]
         return block.attention(query, keys[:, :, :upto], values[:, :, :upto], self._mask, causal=False)
+
+    def _layer(self, block: Block) -> tuple[Tensor, Tensor]:
+        """The keys and values of one layer, (rows, heads, capacity, head width)."""
+        rows = len(self.lengths)
+        return self.keys[block.layer, :rows], self.values[block.layer, :rows]
 
     def _seen(self) -> Tensor:
         """Which positions each row attends to: its own tokens, the new one included. Shape: (rows, 1, 1, tokens)."""

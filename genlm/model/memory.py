@@ -40,6 +40,14 @@ def free_bytes(device: torch.device) -> int:
     return min(known, default=ASSUMED_BYTES)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. For that torch raises a RuntimeError, of no class of its own on the CPU."""
+    torch_says = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
+    )
+
+
 def _free_in_machine() -> int | None:
     kibibytes = _read_numbers(MEMINFO).get("MemAvailable")
     return None if kibibytes is None else kibibytes * 1024

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from typing_extensions import Self
 
 
 class Cache(Protocol):
@@ -22,6 +23,29 @@ class Cache(Protocol):
 
     def take(self, rows: Tensor) -> Cache:
         """A new cache with these rows, each as often as it is named. `rows`: (n,)."""
+        ...
+
+
+class SharedCache(Cache, Protocol):
+    """A cache whose rows sequences come to and leave one by one, each of a length of its own."""
+
+    def take(self, rows: Tensor) -> Self:
+        """See Cache."""
+        ...
+
+    def fresh(self, rows: int, length: int) -> Self:
+        """A cache of the same kind without any rows yet, for about so many, of up to `length` tokens."""
+        ...
+
+    def put(self, places: Tensor, source: Self, rows: Tensor, room: int) -> None:
+        """Let copies of `source`'s rows, with room for `room` more tokens, take these places, old or new; (n,) both.
+
+        What was there is forgotten. A new place is the next after the last. `source` may be the cache itself.
+        """
+        ...
+
+    def crop(self, rows: int) -> None:
+        """Forget all rows but the first so many."""
         ...
 
 
@@ -67,7 +91,7 @@ class Network(Protocol):
         """Where it runs."""
         ...
 
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Cache]:
+    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, SharedCache]:
         """Encode prompts of any lengths, one a row, with room for `room` more tokens each.
 
         Returns the next token's logits, (rows, vocab), float32, and the cache. Raises ValueError beyond the context.

@@ -190,6 +190,34 @@ class StockCache:
         past.reorder_cache(rows)
         return StockCache(self.owner, past, self.mask[rows], self.capacity)
 
+    def fresh(self, rows: int, length: int) -> StockCache:
+        """See SharedCache."""
+        return StockCache(self.owner, None, self.mask[:0, :0], 0)
+
+    @torch.inference_mode()
+    def put(self, places: Tensor, source: StockCache, rows: Tensor, room: int) -> None:
+        """See SharedCache. The last tokens of all rows lie side by side; padding that no row needs is cut away."""
+        taken = source.take(rows)
+        if self.past is None:
+            self.past, self.mask, self.capacity = taken.past, taken.mask, taken.mask.shape[1] + room
+            return
+        room = max(room, self.capacity - self.mask.shape[1])
+        self.mask = _put_rows(self.mask, places, taken.mask, max(self.mask.shape[1], taken.mask.shape[1]), axis=1)
+        length = int(self.mask.sum(-1).max())
+        self.mask, self.capacity = self.mask[:, -length:], length + room
+        for layer, other in zip(self.past.layers, taken.past.layers, strict=True):
+            window = getattr(layer, "sliding_window", None)
+            kept = length if window is None else min(length, window - 1)
+            layer.keys = _put_rows(layer.keys, places, other.keys, kept, axis=2)
+            layer.values = _put_rows(layer.values, places, other.values, kept, axis=2)
+            if window is not None:
+                layer.cumulative_length = length
+
+    def crop(self, rows: int) -> None:
+        """See SharedCache."""
+        cropped = self.take(torch.arange(rows, device=self.mask.device))
+        self.past, self.mask = cropped.past, cropped.mask
+
     def feed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, StockCache]:
         """Run new tokens, (rows, n), whose padding is 0 in `mask`, after those of the cache."""
         output, cache = self._run(ids, mask)
@@ -219,6 +247,24 @@ class StockCache:
         if not _has_rows(past):
             raise ModelError(f"{type(self.owner.model).__name__} keeps no cache of keys and values, which genlm needs")
         return output, StockCache(self.owner, past, mask, self.capacity)
+
+
+def _put_rows(tensor: Tensor, places: Tensor, rows: Tensor, length: int, *, axis: int) -> Tensor:
+    """The tensor with `rows` at these places, and the last `length` of what lies along the axis, or zeros before it."""
+    result = _last(tensor, length, axis)
+    beyond = int(places.max()) + 1 - len(result)
+    if beyond > 0:
+        result = torch.cat([result, result.new_zeros(beyond, *result.shape[1:])])
+    return result.index_copy(0, places, _last(rows, length, axis))
+
+
+def _last(tensor: Tensor, length: int, axis: int) -> Tensor:
+    missing = length - tensor.shape[axis]
+    if missing <= 0:
+        return tensor.narrow(axis, -missing, length)
+    shape = list(tensor.shape)
+    shape[axis] = missing
+    return torch.cat([tensor.new_zeros(shape), tensor], dim=axis)
 
 
 def _has_rows(past: Any) -> bool:

@@ -84,7 +84,6 @@ class Generating:
         prompt_ids: tuple[int, ...] | None = None,
     ) -> None:
         check_count(strategy, limits)
-        check_biases(model, strategy)
         self.model = model
         self.prompt = prompt
         self.strategy = strategy
@@ -93,14 +92,16 @@ class Generating:
         self.pieces = Pieces(model.tokenizer) if trace else None
         self.deterministic = deterministic
         self.prompt_ids = encode_prompt(model, prompt, limits) if prompt_ids is None else prompt_ids
-        self.bad_words_ids = bad_words_ids(model, strategy)
+        self.request = make_request(
+            model, self.prompt_ids, strategy, limits, self.seed, deterministic=deterministic, pieces=self.pieces
+        )
         self.completions: list[Completion] = []
         self._result: Generation | None = None
 
     def __iter__(self) -> Iterator[Piece | Completion]:
         self.completions.clear()
         started = prefilled = time.perf_counter()
-        for event in decode(self.model.network, self._request()):
+        for event in decode(self.model.network, self.request):
             if isinstance(event, Prefilled):
                 prefilled = time.perf_counter()
                 continue
@@ -115,22 +116,6 @@ class Generating:
         if self._result is None:
             raise RuntimeError("the generation is still under way")
         return self._result
-
-    def _request(self) -> Request:
-        return Request(
-            self.prompt_ids,
-            self.strategy,
-            self.limits.max_new_tokens,
-            self.limits.num_return_sequences,
-            self.seed,
-            self.model.eos_ids,
-            self.limits.stop,
-            self.model.tokenizer.decode,
-            least_rows=LEAST_ROWS_OF_HALVES if self.model.info.dtype in HALVES else 1,
-            alone=self.deterministic,
-            pieces=self.pieces,
-            bad_words_ids=self.bad_words_ids,
-        )
 
     def _finish(self, started: float, prefilled: float, ended: float) -> Generation:
         tokens = sum(len(completion.token_ids) for completion in self.completions)
@@ -148,6 +133,34 @@ class Generating:
             self.limits.overflow,
             self.deterministic,
         )
+
+
+def make_request(
+    model: Model,
+    prompt_ids: tuple[int, ...],
+    strategy: Strategy,
+    limits: Limits,
+    seed: int,
+    *,
+    deterministic: bool = False,
+    pieces: Pieces | None = None,
+) -> Request:
+    """What a decoding loop is asked for. Raises UsageError where the strategy names tokens that the model lacks."""
+    check_biases(model, strategy)
+    return Request(
+        prompt_ids,
+        strategy,
+        limits.max_new_tokens,
+        limits.num_return_sequences,
+        seed,
+        model.eos_ids,
+        limits.stop,
+        model.tokenizer.decode,
+        least_rows=LEAST_ROWS_OF_HALVES if model.info.dtype in HALVES else 1,
+        alone=deterministic,
+        pieces=pieces,
+        bad_words_ids=bad_words_ids(model, strategy),
+    )
 
 
 def encode_prompt(model: Model, prompt: str, limits: Limits) -> tuple[int, ...]:

@@ -29,9 +29,12 @@ def bad_words_ids(model: Model, strategy: Strategy) -> tuple[tuple[int, ...], ..
     Raises:
         InputError: a word that the tokenizer cannot express.
     """
+    words = read_words(str(strategy.fields["bad_words"]))
+    if not words:
+        return ()
     pieces = Pieces(model.tokenizer)
     found: dict[tuple[int, ...], None] = {}
-    for word in read_words(str(strategy.fields["bad_words"])):
+    for word in words:
         for text in (word, f" {word}"):
             ids = tuple(token for part in pieces.encode(text) for token in part)
             if not ids:

@@ -122,10 +122,10 @@ def as_json(generation: Generation) -> str:
 def _completion_record(completion: Completion) -> dict[str, Any]:
     record = asdict(completion)
     trace = record.pop("trace")
-    return record if trace is None else {**record, "trace": [_traced_record(token) for token in trace]}
+    return record if trace is None else {**record, "trace": [traced_record(token) for token in trace]}
 
 
-def _traced_record(token: dict[str, Any]) -> dict[str, Any]:
+def traced_record(token: dict[str, Any]) -> dict[str, Any]:
     """A token, and its alternatives, with the key `bytes` only where the text does not tell them."""
     alternatives = [_with_split_bytes(each) for each in token["alternatives"]]
     return _with_split_bytes({**token, "alternatives": alternatives})

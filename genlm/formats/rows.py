@@ -1,0 +1,355 @@
+"""Files of rows, read one row at a time: text, JSON lines, CSV, TSV and Parquet, each also compressed.
+
+A row that cannot be read is a row too, with what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeAlias, get_args
+
+from genlm.errors import InputError, UsageError
+from genlm.formats.compressed import DAMAGED, damage, open_bytes, plain_name
+
+Format: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+EXTENSIONS: dict[str, Format] = {f".{name}": name for name in FORMATS} | {".ndjson": "jsonl", ".pq": "parquet"}
+STDIN = Path("-")
+# What stands in the name of a compressed file that has none, by how it begins.
+MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+# A line or field beyond this is no prompt; reading it whole would take the memory that stays flat otherwise.
+LONGEST = 1 << 24
+ROWS_AT_ONCE = 1024
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """A row of a file: its values by column, or what is wrong with it.
+
+    `number` counts the file's rows from 1, `line` is where it begins, from 1; None in a file without lines.
+    """
+
+    source: str
+    number: int
+    line: int | None
+    columns: Mapping[str, Any]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of rows. `path` is where its bytes are, `name` what the user calls it."""
+
+    name: str
+    path: Path
+    format: Format
+    separator: str | None = None
+
+    def rows(self) -> Iterator[InputRow]:
+        """Every row, from the first.
+
+        Raises:
+            InputError: a file that cannot be read, is damaged, or is not of its format at all.
+        """
+        read: dict[Format, Callable[[InputFile], Iterator[InputRow]]] = {
+            "txt": _read_text,
+            "jsonl": _read_json_lines,
+            "csv": _read_table,
+            "tsv": _read_table,
+            "parquet": _read_parquet,
+        }
+        return read[self.format](self)
+
+
+@contextmanager
+def open_inputs(
+    paths: Sequence[Path], format: Format | None = None, separator: str | None = None
+) -> Iterator[list[InputFile]]:
+    """The files of rows at these paths. What can be read only once, as standard input, is kept on disk meanwhile.
+
+    Raises:
+        UsageError: a file whose format nothing tells, the same file twice, or a separator for what is not text.
+        InputError: a file that is not there.
+    """
+    if len(set(paths)) < len(paths):
+        twice = next(path for at, path in enumerate(paths) if path in paths[:at])
+        raise UsageError(f"{twice} is given twice")
+    formats = [format or _format_of(path) for path in paths]
+    if separator is not None and set(formats) != {"txt"}:
+        raise UsageError("--separator parts the prompts of text files only")
+    with tempfile.TemporaryDirectory(prefix="genlm-") as folder:
+        yield [
+            InputFile(*_located(path, Path(folder) / str(number)), each, separator)
+            for number, (path, each) in enumerate(zip(paths, formats, strict=True))
+        ]
+
+
+def _format_of(path: Path) -> Format:
+    if path == STDIN:
+        raise UsageError(
+            "standard input has no extension", hint=f"--input-format says what it is: {', '.join(FORMATS)}"
+        )
+    extension = Path(plain_name(path)).suffix.lower()
+    if extension not in EXTENSIONS:
+        raise UsageError(f"{path}: no format is known by {extension or 'no extension'}", hint="--input-format tells it")
+    return EXTENSIONS[extension]
+
+
+def _located(path: Path, spare: Path) -> tuple[str, Path]:
+    """A file's name, and where it can be read more than once."""
+    if path == STDIN:
+        if sys.stdin is None:
+            raise UsageError("no prompts: standard input is closed")
+        return "standard input", _kept(sys.stdin.buffer, spare)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file")
+    if not path.is_file():
+        with path.open("rb") as stream:
+            return str(path), _kept(stream, spare)
+    return str(path), path
+
+
+def _kept(stream: BinaryIO, place: Path) -> Path:
+    with place.open("wb") as file:
+        shutil.copyfileobj(stream, file)
+    with place.open("rb") as file:
+        beginning = file.read(4)
+    suffix = next((suffix for magic, suffix in MAGIC.items() if beginning.startswith(magic)), "")
+    return place.rename(place.with_name(place.name + suffix))
+
+
+@contextmanager
+def _opened(file: InputFile) -> Iterator[BinaryIO]:
+    try:
+        with open_bytes(file.path) as stream:
+            yield stream
+    except DAMAGED as error:
+        raise damage(Path(file.name), error) from error
+
+
+# Lines.
+
+
+def _read_text(file: InputFile) -> Iterator[InputRow]:
+    """A prompt a line, or between two separators; what is blank is none."""
+    pieces = _lines(file) if file.separator is None else _parts(file, file.separator.encode())
+    for number, (line, data) in enumerate(pieces, 1):
+        text = _decoded(data)
+        if isinstance(text, _Wrong):
+            yield InputRow(file.name, number, line, {}, text.reason)
+        elif text.strip():
+            yield InputRow(file.name, number, line, {"prompt": text})
+
+
+def _read_json_lines(file: InputFile) -> Iterator[InputRow]:
+    for line, data in _lines(file):
+        text = _decoded(data)
+        if not isinstance(text, _Wrong) and not text.strip():
+            continue
+        values = text if isinstance(text, _Wrong) else _object(text)
+        if isinstance(values, _Wrong):
+            yield InputRow(file.name, line, line, {}, values.reason)
+        else:
+            yield InputRow(file.name, line, line, values)
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    reason: str
+
+
+def _object(text: str) -> dict[str, Any] | _Wrong:
+    try:
+        values = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        return _Wrong("the JSON is nested too deeply")
+    except ValueError as error:
+        return _Wrong(f"not valid JSON: {error}")
+    return values if isinstance(values, dict) else _Wrong("not a JSON object")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _decoded(data: bytes | None) -> str | _Wrong:
+    if data is None:
+        return _Wrong(f"longer than {LONGEST >> 20} MiB")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return _Wrong(f"not valid UTF-8 at byte {error.start}")
+
+
+def _lines(file: InputFile) -> Iterator[tuple[int, bytes | None]]:
+    """Each line with its number, without its break; None in the place of one that is too long."""
+    with _opened(file) as stream:
+        for number, line in enumerate(_bounded_lines(stream), 1):
+            if line is not None:
+                line = line.removesuffix(b"\n").removesuffix(b"\r")
+                line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+            yield number, line
+
+
+def _bounded_lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    while line := stream.readline(LONGEST + 1):
+        if len(line) <= LONGEST:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(LONGEST)
+        yield None
+
+
+def _parts(file: InputFile, separator: bytes) -> Iterator[tuple[int, bytes | None]]:
+    """What stands between separators, with the line where it begins, without the line breaks at its ends."""
+    with _opened(file) as stream:
+        line, held = 1, b""
+        while block := stream.read(1 << 16):
+            held += block.removeprefix(BYTE_ORDER_MARK) if line == 1 and not held else block
+            *parts, held = held.split(separator)
+            for part in parts:
+                yield _part(part, line)
+                line += part.count(b"\n") + separator.count(b"\n")
+            if len(held) > 2 * LONGEST:
+                raise InputError(f"{file.name}: no separator in {LONGEST >> 19} MiB after line {line}")
+        yield _part(held, line)
+
+
+def _part(part: bytes, line: int) -> tuple[int, bytes | None]:
+    inner = part.lstrip(b"\r\n")
+    begins = line + part[: len(part) - len(inner)].count(b"\n")
+    return begins, inner.rstrip(b"\r\n") if len(inner) <= LONGEST else None
+
+
+# Tables.
+
+
+def _read_table(file: InputFile) -> Iterator[InputRow]:
+    with _opened(file) as stream, _long_fields():
+        # What is not UTF-8 becomes lone surrogates, by which its row is known.
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        reader = csv.reader(text, delimiter="\t" if file.format == "tsv" else ",", strict=True)
+        try:
+            header = next(reader, [])
+        except csv.Error as error:
+            raise InputError(f"{file.name}: no header: {error}") from error
+        if len(set(header)) < len(header) or any(map(_has_surrogates, header)):
+            raise InputError(f"{file.name}: a column's name is there twice, or is not valid UTF-8")
+        for number, (line, fields) in enumerate(_records(reader), 1):
+            yield _table_row(file.name, number, line, header, fields)
+
+
+def _records(reader: Any) -> Iterator[tuple[int, list[str] | _Wrong]]:
+    """Each record with the line where it begins; blank lines are none."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            yield line, _Wrong(f"not valid CSV: {error}")
+            continue
+        if fields is None:
+            return
+        if fields:
+            yield line, fields
+
+
+def _table_row(name: str, number: int, line: int, header: list[str], fields: list[str] | _Wrong) -> InputRow:
+    if isinstance(fields, _Wrong):
+        return InputRow(name, number, line, {}, fields.reason)
+    columns = dict(zip(header, fields, strict=False))
+    error = None
+    if len(fields) != len(header):
+        error = f"{len(fields)} fields, where the header has {len(header)}"
+    elif any(map(_has_surrogates, fields)):
+        error = "not valid UTF-8"
+    return InputRow(name, number, line, {} if error else columns, error)
+
+
+def _has_surrogates(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """The csv module has one limit for all its readers."""
+    before = csv.field_size_limit(LONGEST)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _read_parquet(file: InputFile) -> Iterator[InputRow]:
+    import pyarrow
+    from pyarrow import parquet
+
+    with tempfile.TemporaryFile() as plain:
+        source: Any = file.path
+        if plain_name(file.path) != file.path.name:
+            with _opened(file) as stream:
+                shutil.copyfileobj(stream, plain)
+            source = plain
+        try:
+            with parquet.ParquetFile(source) as table:
+                for first, batch in _batches(table):
+                    for at in range(batch.num_rows):
+                        yield _parquet_row(file.name, first + at, batch, at)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{file.name}: not a Parquet file that can be read: {error}") from error
+
+
+def _batches(table: Any) -> Iterator[tuple[int, Any]]:
+    """The rows some at a time, with the number of the first."""
+    first = 1
+    for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
+        yield first, batch
+        first += batch.num_rows
+
+
+def _parquet_row(name: str, number: int, batch: Any, at: int) -> InputRow:
+    columns: dict[str, Any] = {}
+    for column, values in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[column] = _plain(values[at].as_py())
+        except (UnicodeDecodeError, ValueError, OverflowError) as error:
+            return InputRow(name, number, None, {}, f"column {column!r} cannot be read: {error}")
+    return InputRow(name, number, None, columns)
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet as JSON has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, (Decimal, timedelta)):
+        return str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value

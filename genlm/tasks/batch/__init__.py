@@ -1,0 +1,1 @@
+"""Many prompts: rows in, a record for each out, nothing lost."""
