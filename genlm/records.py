@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 from genlm.decoding.completion import Completion, FinishReason, TracedToken
 from genlm.decoding.kinds import Value
 from genlm.decoding.strategy import Strategy
+from genlm.model.engine import Engine as Engine
 from genlm.model.info import ModelInfo as ModelInfo
 from genlm.model.pieces import Token as Token
 
@@ -64,6 +65,7 @@ class Generation:
     stop: tuple[str, ...] = ()
     overflow: Overflow = "error"
     deterministic: bool = False
+    engine: Engine = "genlm"
 
 
 @dataclass(frozen=True, slots=True)

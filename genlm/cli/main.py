@@ -24,6 +24,9 @@ INTERRUPTED = 130
 COMMANDS = {
     "generate": Row("genlm.cli.generate:generate", "Continue a prompt."),
     "batch": Row("genlm.cli.batch:batch", "Continue every prompt of files, and write a file of completions."),
+    "compare": Row(
+        "genlm.cli.compare:compare", "Compare strategies side by side: their texts, and what the metrics say of them."
+    ),
     "next": Row(
         "genlm.cli.next:next_command",
         "Show what may come next: the likeliest tokens with their probabilities.",
@@ -41,9 +44,6 @@ COMMANDS = {
         "Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)), layer by layer, head by head.",
     ),
     "train": Row("genlm.cli.train:train", "Train a GPT-2 on texts of your own, or go on with a trained model."),
-    "compare": Row(
-        "genlm.cli.compare:compare", "Compare strategies side by side: their texts, and what the metrics say of them."
-    ),
     "bench": Row("genlm.cli.bench:bench_command", "Measure how fast a model runs on this machine."),
     "strategies": Row(
         "genlm.cli.list_strategies:strategies",
