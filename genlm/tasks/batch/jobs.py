@@ -78,6 +78,13 @@ def read_jobs(files: Iterable[InputFile], fields: Fields, settings: Settings) ->
             yield _job(row, name, fields, settings)
 
 
+def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> Iterator[Job]:
+    """The jobs of rows that are at hand: prompts, or objects as a line of JSON holds them."""
+    for number, row in enumerate(rows, 1):
+        columns = {"prompt": row} if isinstance(row, str) else row
+        yield _job(InputRow("rows", number, None, columns), "rows", Fields(), settings)
+
+
 def _names(files: Sequence[InputFile]) -> list[str]:
     """What ids begin with where a row has none: the files' names, with their folders where these tell them apart."""
     names = [Path(file.name).name for file in files]
