@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from genlm.errors import UsageError
@@ -21,6 +22,8 @@ HEAD_WIDTH = 64
 # Evaluations in a run that is not told otherwise.
 EVALUATIONS = 12
 UNCLOCKED_EVERY = 250
+# A rough guess, before there is a tokenizer.
+BYTES_PER_TOKEN = 3
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def _heads(width: int) -> int:
     return next((count for count in range(width // HEAD_WIDTH, 1, -1) if width % count == 0), 1)
 
 
-def choose_recipe(num_bytes: int, *, is_tuning: bool, given: dict[str, Any]) -> Recipe:
-    """The recipe for a corpus of this size, with what was given in its place.
+def choose_recipe(num_bytes: int, held_bytes: int, context: int, *, is_tuning: bool, given: dict[str, Any]) -> Recipe:
+    """The recipe for a corpus of this size and rows of `context` tokens, with what was given in its place.
 
     A limit in minutes alone is the only limit. Raises UsageError for what makes no sense.
     """
@@ -87,6 +90,15 @@ def choose_recipe(num_bytes: int, *, is_tuning: bool, given: dict[str, Any]) -> 
     if "max_minutes" in given and "max_steps" not in given:
         settings["max_steps"] = None
     settings |= given
-    steps = settings["max_steps"]
-    settings.setdefault("eval_every", max(1, steps // EVALUATIONS) if steps else UNCLOCKED_EVERY)
-    return Recipe(**settings)
+    recipe = Recipe(**settings)
+    if "eval_every" in given:
+        return recipe
+    return replace(recipe, eval_every=_eval_every(recipe, held_bytes, context))
+
+
+def _eval_every(recipe: Recipe, held_bytes: int, context: int) -> int:
+    """So often that there are enough evaluations in a run, but that none sees more tokens than the steps before it."""
+    seen = min(recipe.eval_tokens, held_bytes // BYTES_PER_TOKEN)
+    least = math.ceil(seen / (recipe.batch_size * recipe.accumulate * context))
+    wanted = recipe.max_steps // EVALUATIONS if recipe.max_steps else UNCLOCKED_EVERY
+    return max(1, wanted, least)

@@ -42,7 +42,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder")
     if not overwrite and out.is_dir() and any(out.iterdir()):
-        is_run = (out / "training.json").is_file()
+        is_run = (out / "checkpoint.safetensors").is_file()
         hint = "--resume goes on with the run in it, --overwrite begins anew" if is_run else "name another folder"
         raise OutputError(f"{out} is there already, and not empty", hint=hint)
 

@@ -14,7 +14,7 @@ from genlm.tasks.train.defaults import choose_recipe, choose_shape
 from genlm.tasks.train.folder import SavedType
 from genlm.tasks.train.machine import choose_precision
 from genlm.tasks.train.settings import Recipe, Shape
-from genlm.tasks.train.texts import Source, Texts
+from genlm.tasks.train.texts import Source, Texts, count_bytes
 from genlm.tasks.train.tokenizers import is_made
 from genlm.tasks.windows import UNBOUNDED
 
@@ -88,7 +88,13 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
     from genlm.model.load import choose_device
 
     model = _new(request, texts) if request.base is None else _known(request, request.base, notify)
-    recipe = choose_recipe(texts.num_bytes, is_tuning=request.base is not None, given=request.recipe)
+    recipe = choose_recipe(
+        texts.num_bytes,
+        count_bytes(texts.held_out),
+        model.context,
+        is_tuning=request.base is not None,
+        given=request.recipe,
+    )
     device = choose_device(request.device)
     return Job(
         source=request.source,
@@ -161,7 +167,7 @@ def read(out: Path) -> Job:
         source = {name: tuple(value) if isinstance(value, list) else value for name, value in kept["source"].items()}
         shape = None if kept["shape"] is None else Shape(**kept["shape"])
         return Job(**kept | {"source": Source(**source), "shape": shape, "recipe": Recipe(**kept["recipe"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged, or of another version of genlm") from error
 
 

@@ -26,7 +26,7 @@ LEAST_VOCAB = 257
 # is a part of it would be known.
 LEAST_OFTEN = 2
 # A word with the space before it, as GPT-2 parts a text; a Chinese character is a word of its own.
-WORDS = r" ?(?:(?!\p{Han})[\p{L}\p{M}\p{N}_])+|\p{Han}|\s+(?!\S)|\s+| ?[^\s\p{L}\p{M}\p{N}_]+"
+WORDS = r" ?(?:(?!\p{Han})[\p{L}\p{M}\p{N}_])+|\p{Han}| ?[^\s\p{L}\p{M}\p{N}_]+|\s+?(?= [^\s\p{Han}])|\s+"
 CHARACTERS = r"[\s\S]"
 # What ends a text, by the names that tokenizers give it.
 ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
