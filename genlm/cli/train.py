@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from genlm import __version__
 from genlm.cli import options
 from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.errors import UsageError
@@ -256,7 +257,7 @@ def train(
         run = _resumed(out, request, notify) if resume else _begun(out, request, overwrite, notify)
     _train(run, out, quiet=quiet, notify=notify)
     draw_curve(out / LOG, out / CURVE)
-    write_card(out, run.facts, template)
+    write_card(out, run.facts, template, __version__)
     notify(f"the model is in {out}; genlm generate -m {out}")
 
 

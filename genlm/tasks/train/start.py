@@ -34,7 +34,9 @@ class Vocabulary(NamedTuple):
     @property
     def end_id(self) -> int:
         """The id of `end`."""
-        return int(self.tokenizer.token_to_id(self.end))
+        id = self.tokenizer.token_to_id(self.end)
+        assert id is not None
+        return id
 
 
 class Run(NamedTuple):
