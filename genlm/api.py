@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.strategy import Strategy
+from genlm.model.engine import Engine
 from genlm.model.info import ModelInfo
 from genlm.model.source import Notify, find_model
 from genlm.records import AttentionMaps, Generation, NextToken, ScoredText
@@ -134,19 +135,22 @@ def load(
     device: DeviceChoice = "auto",
     dtype: DtypeChoice = "auto",
     allow_pickle: bool = False,
+    engine: Engine = "genlm",
     notify: Notify = lambda _: None,
 ) -> LanguageModel:
     """Load a model: `fable` (bundled), a local folder in Hugging Face format, or a Hub id such as `gpt2`.
 
     Without a name the model is the one in `GENLM_MODEL`, else gpt2, or fable where gpt2 cannot be had.
+    With the engine transformers its own `generate` runs, for the kinds of strategy that it has.
     `notify` is told, in one line each, what a user would want to know.
 
     Raises:
         ModelError: a model that cannot be found, had or loaded.
+        UsageError: an engine that there is not, or that lacks the dtype.
     """
     from genlm.model.load import load_model
 
     folder = find_model(
         name or os.environ.get("GENLM_MODEL") or None, revision=revision, allow_pickle=allow_pickle, notify=notify
     )
-    return LanguageModel(load_model(folder, device=device, dtype=dtype, allow_pickle=allow_pickle))
+    return LanguageModel(load_model(folder, device=device, dtype=dtype, allow_pickle=allow_pickle, engine=engine))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from genlm.decoding.completion import Completion, FinishReason, TracedToken
 from genlm.decoding.kinds import Value
 from genlm.decoding.strategy import Strategy
+from genlm.model.engine import Engine as Engine
 from genlm.model.info import ModelInfo as ModelInfo
 from genlm.model.pieces import Token as Token
 
@@ -64,6 +65,7 @@ class Generation:
     stop: tuple[str, ...] = ()
     overflow: Overflow = "error"
     deterministic: bool = False
+    engine: Engine = "genlm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +344,7 @@ class BatchModel(TypedDict):
 
     name: str
     revision: str | None
-    dtype: str
+    dtype: str | None
 
 
 class BatchRecord(TypedDict):
@@ -364,6 +366,14 @@ class BatchRecord(TypedDict):
     deterministic: bool
     columns: dict[str, Any]
     error: RowError | None
+
+
+class BatchCounts(NamedTuple):
+    """How many rows a batch has, how many of them have a record, and how many of these an error."""
+
+    rows: int
+    done: int
+    failed: int
 
 
 @dataclass(frozen=True)

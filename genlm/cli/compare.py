@@ -16,7 +16,7 @@ from genlm.decoding.randomness import draw_seed
 from genlm.errors import PartlyFailed, UsageError
 from genlm.formats.output import open_output
 from genlm.formats.prompt import read_prompt
-from genlm.formats.prompt_lines import read_human_texts, read_prompts
+from genlm.formats.prompts import read_human_texts, read_prompts
 from genlm.model.source import Notify
 from genlm.records import StrategyComparison
 from genlm.tasks.compare import Comparing, Settings
@@ -49,7 +49,8 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Take the prompts from this file: a line each, or the prompt of each object of a .jsonl file.",
+            help="Take the prompts from this file: a line each, or the column prompt of a .jsonl, .csv, .tsv or "
+            ".parquet file.",
             rich_help_panel=options.INPUT,
         ),
     ] = None,
@@ -87,8 +88,8 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Human text, a line each, or the text of each object of a .jsonl file: a row of its own, and the "
-            "strategies' distance to it. A text that begins with a prompt is read as its continuation.",
+            help="Human text, a line each, or the column text of such a file: a row of its own, and the strategies' "
+            "distance to it. A text that begins with a prompt is read as its continuation.",
             rich_help_panel=COMPARE,
         ),
     ] = None,

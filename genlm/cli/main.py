@@ -15,7 +15,6 @@ from genlm import __version__
 from genlm.cli.command import LazyGroup, Row
 from genlm.cli.signals import end_tidily_when_told
 from genlm.errors import GenlmError, SpecError
-from genlm.model.memory import is_out_of_memory
 from genlm.views.terminal import one_line, say, underlined
 
 INTERRUPTED = 130
@@ -24,6 +23,10 @@ INTERRUPTED = 130
 # Every command: where it is, and what `genlm --help` says of it, the first line of its own help.
 COMMANDS = {
     "generate": Row("genlm.cli.generate:generate", "Continue a prompt."),
+    "batch": Row("genlm.cli.batch:batch", "Continue every prompt of files, and write a file of completions."),
+    "compare": Row(
+        "genlm.cli.compare:compare", "Compare strategies side by side: their texts, and what the metrics say of them."
+    ),
     "next": Row(
         "genlm.cli.next:next_command",
         "Show what may come next: the likeliest tokens with their probabilities.",
@@ -41,9 +44,6 @@ COMMANDS = {
         "Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)), layer by layer, head by head.",
     ),
     "train": Row("genlm.cli.train:train", "Train a GPT-2 on texts of your own, or go on with a trained model."),
-    "compare": Row(
-        "genlm.cli.compare:compare", "Compare strategies side by side: their texts, and what the metrics say of them."
-    ),
     "bench": Row("genlm.cli.bench:bench_command", "Measure how fast a model runs on this machine."),
     "strategies": Row(
         "genlm.cli.list_strategies:strategies",
@@ -128,6 +128,8 @@ def _report(error: BaseException) -> int:
         context = getattr(error, "ctx", None)
         _say_error(error.format_message(), f"{context.command_path if context else 'genlm'} --help")
         return error.exit_code
+    from genlm.model.memory import is_out_of_memory
+
     if is_out_of_memory(error):
         _say_error("out of memory", "fewer samples (-n) or beams, or a smaller model, need less")
     elif isinstance(error, OSError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -43,19 +45,43 @@ def insistent_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-@contextmanager
-def graceful_interrupt() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, for a block that ends itself at a good place. Pressed again it ends at once."""
-    pressed = False
+class Finishing:
+    """Whether a user wants to come to an end: as soon as Ctrl-C was pressed. `notify` is told so once."""
 
-    def press(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
+    def __init__(self, notify: Callable[[str], None], most_s: float) -> None:
+        self.pressed = False
+        self._notify = notify
+        self._most_s = most_s
+        self._deadline: float | None = None
+
+    def press(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signal. Raises KeyboardInterrupt the second time."""
+        if self.pressed:
             raise KeyboardInterrupt
-        pressed = True
+        self.pressed = True
 
-    handler = signal.signal(signal.SIGINT, press)
+    def __call__(self) -> bool:
+        """Whether nothing more is to begin. Raises KeyboardInterrupt where what was under way has had its time."""
+        if not self.pressed:
+            return False
+        if self._deadline is None:
+            # Not in the handler, which may have come between any two bytes of other output.
+            self._notify("finishing what is under way; Ctrl-C again leaves at once")
+            self._deadline = time.monotonic() + self._most_s
+        if time.monotonic() > self._deadline:
+            raise KeyboardInterrupt
+        return True
+
+
+@contextmanager
+def graceful_interrupt(notify: Callable[[str], None] = lambda _: None, most_s: float = math.inf) -> Iterator[Finishing]:
+    """Whether Ctrl-C was pressed, for a block that ends itself at a good place, within so many seconds.
+
+    Pressed again it ends at once.
+    """
+    finishing = Finishing(notify, most_s)
+    handler = signal.signal(signal.SIGINT, finishing.press)
     try:
-        yield lambda: pressed
+        yield finishing
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from genlm.decoding.strategy import Strategy
-from genlm.model.network import Cache, Network, WatchedCache
+from genlm.model.network import Network, SharedCache, WatchedCache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 WATCHING = ("contrastive", "dola")
 
 
-def sharing_prefill(network: Network) -> Network:
+def sharing_prefill(network: Network, room: int) -> Network:
     """The network, with the last prompt that was encoded alone kept for the next time it is asked for.
 
-    A prefill that keeps the hidden states serves one that needs none, but not the other way round: strategies in the
-    order of `watching_first` need one prefill between them.
+    It is encoded with room for `room` more tokens, which serves all that need no more. A prefill that keeps the hidden
+    states serves one that needs none, but not the other way round: strategies in the order of `watching_first` need
+    one prefill between them.
     """
-    return cast(Network, _Sharing(network))
+    return cast(Network, _Sharing(network, room))
 
 
 def watching_first(strategy: Strategy) -> bool:
@@ -46,19 +47,21 @@ class _Prefill:
 class _Sharing:
     """See sharing_prefill. What is not here is the network's own."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, room: int) -> None:
         self._network = network
+        self._room = room
         self._kept: _Prefill | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, Cache]:
+    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, SharedCache]:
         """See Network."""
         if len(prompts) != 1:
             return self._network.prefill(prompts, room)
         kept = self._recall(prompts[0], room)
         if kept is None:
+            room = max(room, self._room)
             logits, cache = self._network.prefill(prompts, room)
             kept = self._kept = _Prefill(tuple(prompts[0]), room, logits, cache, None)
         return kept.logits, _copied(kept)
@@ -67,6 +70,7 @@ class _Sharing:
         """See Network."""
         kept = self._recall(prompt, room)
         if kept is None or kept.states is None:
+            room = max(room, self._room)
             logits, cache, states = self._network.watch(prompt, room, range(self._network.layers + 1))
             kept = self._kept = _Prefill(tuple(prompt), room, logits, cache, states)
         assert kept.states is not None
@@ -74,7 +78,7 @@ class _Sharing:
 
     def _recall(self, prompt: Sequence[int], room: int) -> _Prefill | None:
         kept = self._kept
-        return kept if kept is not None and (kept.prompt, kept.room) == (tuple(prompt), room) else None
+        return kept if kept is not None and kept.prompt == tuple(prompt) and kept.room >= room else None
 
 
 def _copied(kept: _Prefill) -> Any:

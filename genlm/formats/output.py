@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from genlm.errors import OutputError
 
@@ -38,6 +38,29 @@ def open_output(path: Path | None) -> AbstractContextManager[TextIO]:
         # A device or a named pipe has no place beside it.
         return _in_place(path)
     return _replacing(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary stream whose contents take the place of the file at `path` at the end; on any error that one stays.
+
+    Raises:
+        OutputError: where the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    with _explaining(path):
+        mode = _mode(target)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".genlm-")
+    temporary = Path(name)
+    try:
+        with _explaining_writes(path), os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(descriptor)
+        with _explaining(path):
+            _move(temporary, target, mode)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -99,7 +122,7 @@ def _explaining(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 @contextmanager
@@ -110,8 +133,9 @@ def _explaining_writes(name: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in WRITE_FAILURES:
             raise
-        raise _cannot_write(name, error) from error
+        raise cannot_write(name, error) from error
 
 
-def _cannot_write(name: Path | str, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {name}: {error.strerror or error}")
+def cannot_write(name: Path | str, error: OSError, *, hint: str | None = None) -> OutputError:
+    """What to say of a file that cannot be written."""
+    return OutputError(f"cannot write {name}: {error.strerror or error}", hint=hint)

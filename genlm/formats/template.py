@@ -37,8 +37,7 @@ class Template:
         for _, name, spec, conversion in parts:
             if name == "" or spec or conversion or re.search(r"[.\[\]]", name or ""):
                 raise UsageError(
-                    f"the template names {{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}, "
-                    "which is no column",
+                    f"the template has braces around {name or 'nothing'}, which is no column by itself",
                     hint="a column is {name}, and {{ stands for a brace",
                 )
         if not self.columns:

@@ -93,7 +93,8 @@ class Comparing:
         reader = HumanTexts(self.model, self.prompts, self.settings.max_new_tokens)
         for index, text in enumerate(self._human):
             yield self._human_row.take(self._judged(self._read(reader, index, text)))
-        model = replace(self.model, network=sharing_prefill(self.model.network))
+        network = sharing_prefill(self.model.network, self.settings.max_new_tokens)
+        model = replace(self.model, network=network)
         order = sorted(range(len(self.contenders)), key=lambda at: watching_first(self.contenders[at].strategy))
         for place in range(len(self.prompts)):
             for at in order:

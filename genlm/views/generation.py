@@ -99,6 +99,7 @@ def as_json(generation: Generation) -> str:
     strategy = generation.strategy
     record = {
         "model": asdict(generation.model),
+        "engine": generation.engine,
         "strategy": {
             "name": strategy.name,
             "kind": strategy.kind,
@@ -143,6 +144,7 @@ def summary(generation: Generation) -> str:
     seconds = timing.prefill_s + timing.decode_s
     parts = [
         f"{model.name} ({model.dtype}, {model.device})",
+        *([] if generation.engine == "genlm" else [f"by {generation.engine}"]),
         generation.strategy.spec,
         *([f"seed {generation.seed}"] if generation.strategy.samples else []),
         f"{tokens} token{'' if tokens == 1 else 's'} in {seconds:.2f} s ({timing.tokens_per_s:.0f}/s)",
