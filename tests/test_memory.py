@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import platform
+import resource
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import cast
 
@@ -78,3 +83,23 @@ def test_one_row_is_run_however_little_there_is(machine: Path) -> None:
 
 def test_there_are_never_more_rows_than_pay(machine: Path) -> None:
     assert rows(row_bytes=1, length=1) == memory.MOST_ROWS
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    script = """
+        import resource, torch
+        from genlm.model.memory import keep_freed_memory
+
+        def new_pages():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            # The logits of 64 rows and a copy of them, freed at once.
+            torch.ones(64, 50257) + 1.0
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        keep_freed_memory()
+        new_pages()
+        print(max(new_pages() for _ in range(5)))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=True, text=True)
+    assert int(done.stdout) < 0.1 * 2 * 64 * 50257 * 4 / resource.getpagesize()
