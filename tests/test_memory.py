@@ -93,13 +93,12 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 
         def new_pages():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            # The logits of 64 rows and a copy of them, freed at once.
-            torch.ones(64, 50257) + 1.0
+            # More than glibc keeps by itself, whatever it has learned.
+            torch.ones(10_000_000)
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
         keep_freed_memory()
-        new_pages()
-        print(max(new_pages() for _ in range(5)))
+        print([new_pages() for _ in range(12)][-1])
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=True, text=True)
-    assert int(done.stdout) < 0.1 * 2 * 64 * 50257 * 4 / resource.getpagesize()
+    assert int(done.stdout) < 0.1 * 40_000_000 / resource.getpagesize()
