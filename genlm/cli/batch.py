@@ -51,7 +51,7 @@ def batch(
     prompts: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PROMPTS...",
+            metavar="PROMPTS",
             help=".txt, .jsonl, .csv, .tsv or .parquet, each also with .gz or .zst; - is standard input.",
         ),
     ],

@@ -27,9 +27,7 @@ def load(
     """Find a model, which may mean to download it, and load it. Raises ModelError where it cannot be had or loaded."""
     with insistent_interrupts():
         folder = find_model(name, revision=revision, allow_pickle=allow_pickle, notify=notify)
-        return load_found(
-            folder, device=device, dtype=dtype, allow_pickle=allow_pickle, spinner=spinner, engine=engine
-        )
+        return load_found(folder, device=device, dtype=dtype, allow_pickle=allow_pickle, spinner=spinner, engine=engine)
 
 
 def load_found(

@@ -78,6 +78,13 @@ def read_jobs(files: Iterable[InputFile], fields: Fields, settings: Settings) ->
             yield _job(row, name, fields, settings)
 
 
+def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> Iterator[Job]:
+    """The jobs of rows that are at hand: prompts, or objects as a line of JSON holds them."""
+    for number, row in enumerate(rows, 1):
+        columns = {"prompt": row} if isinstance(row, str) else row
+        yield _job(InputRow("rows", number, None, columns), "rows", Fields(), settings)
+
+
 def _names(files: Sequence[InputFile]) -> list[str]:
     """What ids begin with where a row has none: the files' names, with their folders where these tell them apart."""
     names = [Path(file.name).name for file in files]
@@ -95,23 +102,23 @@ def _check_columns(row: InputRow, fields: Fields) -> None:
 
 def _job(row: InputRow, name: str, fields: Fields, settings: Settings) -> Job:
     own: dict[str, Any] = dict(row.columns)
-    job = Job(f"{name}:{row.number}", None, settings, own, row.source, row.number, row.line, row.error)
-    if row.error is not None:
-        return job
+    id: str | int = f"{name}:{row.number}"
+    prompt, error = None, row.error
     try:
-        id = _take_id(own, fields.id)
-        job = job if id is None else replace(job, id=id)
-        job = replace(job, prompt=_take_prompt(own, fields))
-        return replace(job, settings=_overridden(settings, own))
-    except (ValueError, UsageError) as error:
-        return replace(job, error=str(error))
+        if error is None:
+            id = _take_id(own, fields.id, id)
+            prompt = _take_prompt(own, fields)
+            settings = _overridden(settings, own)
+    except (ValueError, UsageError) as problem:
+        error = str(problem)
+    return Job(id, prompt, settings, own, row.source, row.number, row.line, error)
 
 
-def _take_id(own: dict[str, Any], column: str) -> str | int | None:
-    """The id of a row, if it has one of its own; it is taken out. Raises ValueError where it can be none."""
+def _take_id(own: dict[str, Any], column: str, default: str) -> str | int:
+    """The id of a row, which is taken out, or the default. Raises ValueError where what it has can be none."""
     id = own.pop(column, None)
     if id is None or id == "":
-        return None
+        return default
     if isinstance(id, bool) or not isinstance(id, (str, int)):
         raise ValueError(f"{column!r} is {_shown(id)}, where text or a whole number must be")
     return _checked(id, repr(column)) if isinstance(id, str) else id
