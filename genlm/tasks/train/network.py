@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def new_gpt2(shape: Shape, dropout: float, vocab_size: int, end_of_text: int) -> Any:
-    """A `GPT2LMHeadModel` with fresh weights, ready to train."""
+def new_gpt2(shape: Shape, dropout: float, vocab_size: int, end_of_text: int, device: str) -> Any:
+    """A `GPT2LMHeadModel` with fresh weights, ready to train on the device."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -23,6 +23,8 @@ def new_gpt2(shape: Shape, dropout: float, vocab_size: int, end_of_text: int) ->
         n_head=shape.n_head,
         # The same function as GPT-2's "gelu_new", in one fused kernel; the folder gets the usual name.
         activation_function="gelu_pytorch_tanh",
+        # On the CPU plain products and a softmax take less time than the fused kernel and its backward pass.
+        attn_implementation="eager" if device == "cpu" else "sdpa",
         embd_pdrop=dropout,
         resid_pdrop=dropout,
         attn_pdrop=dropout,

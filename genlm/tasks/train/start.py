@@ -98,7 +98,7 @@ def _training(job: Job, texts: list[str], held_out: list[str], tokenizer: Tokeni
 
     ids = encode_texts(tokenizer, texts)
     torch.manual_seed(job.recipe.seed)
-    model = new_gpt2(job.shape, job.recipe.dropout, tokenizer.get_vocab_size(), int(ids[0]))
+    model = new_gpt2(job.shape, job.recipe.dropout, tokenizer.get_vocab_size(), int(ids[0]), job.device)
     rows = Windows(ids, job.shape.n_positions, job.recipe.seed)
     return Training(
         model,
