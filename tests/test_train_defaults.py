@@ -77,7 +77,7 @@ def test_a_model_to_go_on_with_brings_its_own_size(tiny: Path) -> None:
         ({"shape": {"n_layer": 2}}, "--n-layer and --from at once"),
         ({"preset": "small"}, "--preset and --from at once"),
         ({"tokenizer": "char"}, "--tokenizer and --from at once"),
-        ({"shape": {"n_positions": 65}}, "n_positions must be from 1 to the context of .*, 64, not 65"),
+        ({"shape": {"n_positions": 65}}, "n_positions must be from 2 to the context of .*, 64, not 65"),
     ],
 )
 def test_what_it_brings_is_not_asked_for(asked: dict[str, Any], message: str, tiny: Path) -> None:
@@ -88,6 +88,11 @@ def test_what_it_brings_is_not_asked_for(asked: dict[str, Any], message: str, ti
 def test_a_tokenizer_that_is_there_has_its_own_size(tiny: Path) -> None:
     with pytest.raises(UsageError, match="--vocab-size and --tokenizer"):
         job(tokenizer=str(tiny), shape={"vocab_size": 300})
+
+
+def test_patience_is_with_held_out_text() -> None:
+    with pytest.raises(UsageError, match="--patience needs held-out text"):
+        job(recipe={"patience": 3})
 
 
 def test_narrow_models_are_trained_in_float32() -> None:

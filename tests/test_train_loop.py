@@ -300,6 +300,14 @@ def test_a_run_that_is_told_to_stop_goes_on_from_there(tmp_path: Path) -> None:
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
+def test_slow_steps_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genlm.tasks.train.loop.MOST_UNSAVED_S", 0.0)
+    reports = begin(ask(tmp_path, recipe={"report_every": 2}), tmp_path / "out").training.run()
+    assert len(list(islice(reports, 2))) == 2
+    reports.close()  # type: ignore[attr-defined]
+    assert resume(tmp_path / "out").training.place.step == 3
+
+
 def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
     request = ask(tmp_path)
     begin(request, tmp_path / "cut")
@@ -410,6 +418,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     [
         (lambda: Shape(2, 30, 4, 16, 300), "n_embd=30 cannot be divided among n_head=4 heads"),
         (lambda: Shape(0, 30, 3, 16, 300), "n_layer must be 1 or more, not 0"),
+        (lambda: Shape(2, 30, 3, 1, 300), "n_positions must be 2 or more, not 1"),
         (lambda: Recipe(max_steps=0), "max_steps must be 1 or more, not 0"),
         (lambda: Recipe(max_steps=None), "a run needs an end"),
         (lambda: Recipe(max_steps=1, batch_size=0), "batch_size must be 1 or more, not 0"),

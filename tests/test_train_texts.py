@@ -89,6 +89,11 @@ def test_a_corpus_without_text_is_refused(corpus: str, tmp_path: Path) -> None:
         gather(source(tmp_path, LINE, corpus), seed=0)
 
 
+def test_held_out_text_is_named_or_taken_from_the_corpus(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--valid and --valid-share at once"):
+        gather(source(tmp_path, LINE, "sea", share=0.1), seed=0)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_is_less_than_all(share: float, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the share to hold out"):

@@ -131,7 +131,7 @@ def _report(error: BaseException) -> int:
     from genlm.model.memory import is_out_of_memory
 
     if is_out_of_memory(error):
-        _say_error("out of memory", "fewer samples (-n) or beams, or a smaller model, need less")
+        _say_error("out of memory", "fewer samples (-n) or beams, smaller batches, or a smaller model need less")
     elif isinstance(error, OSError):
         _say_error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
     else:

@@ -13,7 +13,7 @@ from genlm.tasks.train.checkpoint import replace_file
 from genlm.tasks.train.defaults import choose_recipe, choose_shape
 from genlm.tasks.train.folder import SavedType
 from genlm.tasks.train.machine import check_compiler, choose_precision
-from genlm.tasks.train.settings import Recipe, Shape
+from genlm.tasks.train.settings import LEAST_CONTEXT, Recipe, Shape
 from genlm.tasks.train.texts import Source, Texts, count_bytes
 from genlm.tasks.train.tokenizers import is_made
 from genlm.tasks.windows import UNBOUNDED
@@ -98,6 +98,10 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
     device = choose_device(request.device)
     if recipe.compile:
         check_compiler(device)
+    if request.recipe.get("patience") and not texts.held_out:
+        raise UsageError(
+            "--patience needs held-out text", hint="--valid names it, --valid-share X takes it from the corpus"
+        )
     return Job(
         source=request.source,
         base=model.base,
@@ -136,8 +140,8 @@ def _known(request: Request, name: str, notify: Notify) -> _Model:
     text_config = config.get_text_config()
     most = getattr(text_config, "max_position_embeddings", None)
     context = request.shape.get("n_positions", most or UNBOUNDED)
-    if not 1 <= context <= (most or context):
-        raise UsageError(f"n_positions must be from 1 to the context of {name}, {most}, not {context}")
+    if not LEAST_CONTEXT <= context <= (most or context):
+        raise UsageError(f"n_positions must be from {LEAST_CONTEXT} to the context of {name}, {most}, not {context}")
     dtype = str(config.dtype).removeprefix("torch.")
     size = sum(path.stat().st_size for path in weight_files(folder.path, allow_pickle=False))
     return _Model(

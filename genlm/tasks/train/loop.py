@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 LOG = "log.jsonl"
 # Without held-out text a sample comes this often in a run.
 SAMPLES = 8
+# No more than this many seconds of work are lost, however slow the steps.
+MOST_UNSAVED_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ class Training:
         started = time.perf_counter() - self.place.seconds
         losses: list[Tensor] = []
         since = self.place
+        saved = self.place.seconds
         while not self.is_at_end:
-            rate = self.recipe.rate(self.place.step, self.recipe.progress(self.place.step, self.place.seconds))
+            rate = self._rate()
             loss, tokens = self.step(rate)
             losses.append(loss)
             self._advance(tokens, time.perf_counter() - started)
@@ -120,11 +123,15 @@ class Training:
                 self.place = replace(self.place, seconds=time.perf_counter() - started)
                 losses, since = [], self.place
                 yield report
-            if stops or self._is_due(self.recipe.save_every):
+            if stops or self._is_due(self.recipe.save_every) or self.place.seconds - saved > MOST_UNSAVED_S:
                 self.save()
+                saved = self.place.seconds
             if stops:
                 return
         yield self._finish()
+
+    def _rate(self) -> float:
+        return self.recipe.rate(self.place.step, self.recipe.progress(self.place.step, self.place.seconds))
 
     def _is_due(self, every: int) -> bool:
         return self.place.step % every == 0

@@ -12,6 +12,8 @@ OptimizerName: TypeAlias = Literal["adamw", "muon"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 # The rate ends at this share of its peak.
 LAST_RATE = 0.01
+# A token, and one to predict from it and the one before.
+LEAST_CONTEXT = 2
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Shape:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
-                raise UsageError(f"{name} must be 1 or more, not {value}")
+            least = LEAST_CONTEXT if name == "n_positions" else 1
+            if value < least:
+                raise UsageError(f"{name} must be {least} or more, not {value}")
         if self.n_embd % self.n_head:
             raise UsageError(f"n_embd={self.n_embd} cannot be divided among n_head={self.n_head} heads")
 

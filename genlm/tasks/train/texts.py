@@ -77,7 +77,10 @@ def gather(source: Source, seed: int, out: Path | None = None) -> Texts:
 
     Raises:
         InputError: a file that cannot be used, no text at all, or a held-out file that is trained on, too.
+        UsageError: a share that makes no sense.
     """
+    if source.valid and source.share is not None:
+        raise UsageError("--valid and --valid-share at once: which is it?")
     files = [read_text_file(path, source.field) for path in find_files(map(Path, source.corpus), out)]
     valid = [read_text_file(path, source.field) for path in find_files(map(Path, source.valid), out)]
     _check_apart(files, valid)
