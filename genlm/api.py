@@ -13,10 +13,12 @@ from genlm.errors import UsageError
 from genlm.model.engine import Engine
 from genlm.model.info import ModelInfo
 from genlm.model.source import Notify, find_model
-from genlm.records import AttentionMaps, BatchRecord, Generation, NextToken, ScoredText
+from genlm.records import AttentionMaps, BatchRecord, Generation, NextToken, ScoredText, StrategyComparison
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.batch.jobs import Settings, given_jobs
 from genlm.tasks.batch.work import run_jobs
+from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, Contender
+from genlm.tasks.compare import Settings as ComparisonSettings
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Generating, Limits, Overflow
 from genlm.tasks.next import DEFAULT_TOP, next_token
 from genlm.tasks.score import score_text
@@ -110,6 +112,40 @@ class LanguageModel:
         limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
         settings = Settings(chosen, draw_seed() if seed is None else seed, limits, deterministic)
         return run_jobs(self._model, given_jobs(prompts, settings), batch_size=batch_size)
+
+    def compare(
+        self,
+        prompts: str | Sequence[str],
+        strategies: Sequence[str | Strategy] = DEFAULT_STRATEGIES,
+        *,
+        samples: int = 1,
+        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        seed: int | None = None,
+        reference: Sequence[str] = (),
+        judge: LanguageModel | None = None,
+        overflow: Overflow = "error",
+    ) -> StrategyComparison:
+        """Strategies side by side: their completions of the prompts and the metrics of these, with intervals.
+
+        Of each prompt there are `samples` completions, or as many as a strategy has. `reference` are human texts, to
+        which the metrics' distance is told. A prompt that fails under a strategy is a cell with an error.
+
+        Raises:
+            UsageError: a strategy or count that makes no sense; a SpecError says where in the spec.
+            InputError, ModelError: where no strategy has a completion, the first failure.
+        """
+        chosen = [Strategy.parse(each) if isinstance(each, str) else each for each in strategies]
+        comparing = Comparing(
+            self._model,
+            [prompts] if isinstance(prompts, str) else prompts,
+            [Contender(strategy, {}) for strategy in chosen],
+            ComparisonSettings(max_new_tokens, samples, draw_seed() if seed is None else seed, overflow),
+            human=reference,
+            judge=None if judge is None else judge._model,
+        )
+        for _ in comparing:
+            pass
+        return comparing.result
 
     def next(self, prompt: str, *, top: int = DEFAULT_TOP, strategy: str | Strategy | None = None) -> NextToken:
         """What may follow `prompt`: the `top` likeliest tokens, and what a strategy's filters make of them.

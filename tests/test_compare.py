@@ -482,6 +482,14 @@ def test_a_judge_is_another_model(tiny: Path, tmp_path: Path) -> None:
         )
 
 
+def test_from_python_it_is_the_same(compared: StrategyComparison, tiny: Path) -> None:
+    lm = genlm.load(str(tiny))
+    found = lm.compare(PROMPTS, SPECS, samples=4, max_new_tokens=12, seed=7, reference=HUMAN, judge=lm)
+    assert untimed(json.loads(comparison_json(found))) == untimed(json.loads(comparison_json(compared)))
+    alone = lm.compare(PROMPTS[0], ["greedy"], max_new_tokens=3)
+    assert (alone.prompts, len(alone.rows), len(alone.rows[0].samples)) == (PROMPTS[:1], 1, 1)
+
+
 def test_the_seed_is_drawn_and_told(tiny: Path) -> None:
     options = ("--max-new-tokens", "2", "-s", "sample", "--format", "json")
     seeds = {as_json(call("compare", "Once", "-m", tiny, *options))["seed"] for _ in range(2)}

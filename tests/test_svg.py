@@ -42,7 +42,9 @@ def test_colours_are_the_pages_own() -> None:
 
 def test_text_is_text_of_a_size() -> None:
     sizes = {
-        children[0]: float(attributes["font-size"]) for tag, attributes, children in elements(drawn()) if tag == "text"
+        children[0]: float(attributes["font-size"].removesuffix("px"))
+        for tag, attributes, children in elements(drawn())
+        if tag == "text"
     }
     assert sizes["a <label> & more"] == 10
 
