@@ -41,6 +41,11 @@ class Job:
     targets: list[tuple[str, str, float]]
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
+    def leave_only_targets(self) -> None:
+        """Drop the contenders of which no target speaks."""
+        spoken_of = {name for ours, theirs, _ in self.targets for name in (ours, theirs)}
+        self.contenders = {name: run for name, run in self.contenders.items() if name in spoken_of}
+
 
 def main() -> None:
     """Run the jobs asked for and print the table."""
@@ -48,6 +53,10 @@ def main() -> None:
     parser.add_argument("jobs", nargs="*", help="numbers of jobs; all without any")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--targets-only", action="store_true", help="leave out who is no part of a target")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count the processor's seconds, for a busy machine; with --threads 1"
+    )
     parser.add_argument("--json", type=Path, help="write every figure here too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -55,8 +64,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         jobs = make_jobs(Path(scratch), arguments.threads)
         chosen = [job for number, job in enumerate(jobs, 1) if not arguments.jobs or str(number) in arguments.jobs]
+        clock = time.process_time if arguments.cpu_time else time.perf_counter
         for job in chosen:
-            measure(job, arguments.rounds)
+            if arguments.targets_only:
+                job.leave_only_targets()
+            measure(job, arguments.rounds, clock)
             print("\n".join(lines(job)), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({job.name: job.seconds for job in chosen}, indent=1))
@@ -80,16 +92,16 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def measure(job: Job, rounds: int) -> None:
+def measure(job: Job, rounds: int, clock: Callable[[], float]) -> None:
     """Time every contender once a round, after one run that does not count."""
     for run in job.contenders.values():
         run()
     for _ in range(rounds):
         for name, run in job.contenders.items():
             gc.collect()
-            started = time.perf_counter()
+            started = clock()
             run()
-            job.seconds.setdefault(name, []).append(time.perf_counter() - started)
+            job.seconds.setdefault(name, []).append(clock() - started)
 
 
 def lines(job: Job) -> Iterator[str]:

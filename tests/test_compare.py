@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import save_gpt2
-from driving import Done, FakeTerminal, Terminal, call
+from driving import Done, FakeTerminal, Terminal, call, save_endless
 from models import load, save_three_words
 from rich.cells import cell_len
 from test_prefilled import Counting
@@ -443,6 +443,16 @@ class TestTerminal:
         assert "0/1" in shown
         assert shown.rindex("\x1b[2K") < shown.index("╭"), "the bar is gone before anything is shown"
         assert "1 strategy" in shown
+
+    def test_an_interrupt_takes_the_bar_away_and_leaves_no_half_file(self, tmp_path: Path) -> None:
+        endless, out = save_endless(tmp_path / "endless"), tmp_path / "out.json"
+        options = ("--max-new-tokens", "15000", "--seed", "1", "--format", "json", "-o", out)
+        with Terminal("compare", "Once", "-m", endless, "-s", "greedy", *options) as terminal:
+            terminal.wait_for("0/1")
+            terminal.press(b"\x03")
+            assert terminal.end() == 130
+        assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l"), "the cursor is there again"
+        assert not out.exists()
 
 
 def test_the_page_and_the_result_are_written_beside_each_other(tiny: Path, tmp_path: Path) -> None:

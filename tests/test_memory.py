@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import platform
+import resource
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import cast
 
@@ -78,3 +83,22 @@ def test_one_row_is_run_however_little_there_is(machine: Path) -> None:
 
 def test_there_are_never_more_rows_than_pay(machine: Path) -> None:
     assert rows(row_bytes=1, length=1) == memory.MOST_ROWS
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    script = """
+        import resource, torch
+        from genlm.model.memory import keep_freed_memory
+
+        def new_pages():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            # More than glibc keeps by itself, whatever it has learned.
+            torch.ones(10_000_000)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        keep_freed_memory()
+        print([new_pages() for _ in range(12)][-1])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=True, text=True)
+    assert int(done.stdout) < 0.1 * 40_000_000 / resource.getpagesize()

@@ -25,6 +25,7 @@ from genlm.tasks.metrics import (
     judge_perplexity,
     mean_of,
     measure_all,
+    overlaps,
     perplexity,
     repeated_part,
     resample,
@@ -39,6 +40,11 @@ TEXTS = st.lists(st.lists(st.integers(0, 6), max_size=14), min_size=1, max_size=
 def value(measure: Measure, texts: int) -> float:
     """A metric of texts that each count once."""
     return float(measure(np.ones((1, texts)))[0])
+
+
+def bleu_of(texts: list[list[int]], order: int) -> list[float | None]:
+    """The Self-BLEU of each text."""
+    return self_bleu(overlaps(texts, 5), order)
 
 
 def sample(tokens: list[int], *, reason: str = "length", prompt: int = 0, **changes: object) -> Sample:
@@ -153,16 +159,16 @@ def test_zipf_looks_at_the_5000_most_frequent_tokens() -> None:
 
 
 def test_self_bleu_of_texts_that_are_the_same_is_one_and_of_strangers_none() -> None:
-    assert self_bleu([[1, 2, 3, 4, 5]] * 3, 4) == pytest.approx([1, 1, 1])
-    assert self_bleu([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], 4) == [0, 0]
+    assert bleu_of([[1, 2, 3, 4, 5]] * 3, 4) == pytest.approx([1, 1, 1])
+    assert bleu_of([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], 4) == [0, 0]
 
 
 def test_self_bleu_by_hand() -> None:
     # Of the first, 4 of 5 tokens are in the second, 3 of 4 pairs, 2 of 3 threes and 1 of 2 fours; both are as long.
-    first, second = self_bleu([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6]], 4)
+    first, second = bleu_of([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6]], 4)
     assert first == second == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4))
     # No pair is common: 0.1 of 1 counts as if it were. The other text is longer, so brevity costs exp(1 - 3 / 2).
-    short, _ = self_bleu([[1, 2], [1, 3, 2]], 2)
+    short, _ = bleu_of([[1, 2], [1, 3, 2]], 2)
     assert short == pytest.approx((1 * 0.1) ** (1 / 2) * math.exp(1 - 3 / 2))
 
 
@@ -170,7 +176,7 @@ def test_self_bleu_by_hand() -> None:
 def test_self_bleu_is_sacrebleu_of_each_text_against_the_others(texts: list[list[int]], order: int) -> None:
     bleu = BLEU(tokenize="none", smooth_method="floor", smooth_value=0.1, max_ngram_order=order, effective_order=True)
     spelled = [" ".join(map(str, text)) for text in texts]
-    for at, found in enumerate(self_bleu(texts, order)):
+    for at, found in enumerate(bleu_of(texts, order)):
         others = [text for place, text in enumerate(spelled) if place != at and text]
         if spelled[at] and others:
             assert found == pytest.approx(bleu.sentence_score(spelled[at], others).score / 100)
@@ -244,7 +250,7 @@ def test_prompts_are_drawn_and_then_their_samples() -> None:
 
 def test_a_text_that_a_resample_takes_twice_does_not_repeat_itself() -> None:
     texts = [[number * 10 + place for place in range(6)] for number in range(8)]
-    for measure in (distinct(texts, 2), average(self_bleu(texts, 4))):
+    for measure in (distinct(texts, 2), average(bleu_of(texts, 4))):
         found = estimate(measure, resample([1] * 8, 0))
         assert found is not None
         assert found.low == pytest.approx(found.mean)

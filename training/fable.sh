@@ -8,9 +8,8 @@ test -f "$out/training.json" && resume=--resume
 
 "$genlm" train "$corpus/train" --valid "$corpus/valid" -o "$out" $resume \
     --n-layer 6 --n-embd 320 --n-head 5 --n-positions 512 --vocab-size 4096 \
-    --max-steps 5000 --batch-size 8 --optimizer muon --learning-rate 4e-3 --warmup-steps 150 --weight-decay 0.1 \
-    --dropout 0 --eval-every 500 --save-every 250 --dtype bfloat16 --save-dtype float16 --device cpu \
-    --card "$here/fable-card.md"
+    --max-steps 5000 --batch-size 8 --optimizer muon --learning-rate 4e-3 --warmup-steps 150 --dropout 0 \
+    --eval-every 500 --save-every 250 --dtype bfloat16 --save-dtype float16 --card "$here/fable-card.md"
 
 for file in config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json README.md; do
     cp "$out/$file" "$here/../genlm/model/bundled/fable/$file"

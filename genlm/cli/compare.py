@@ -156,8 +156,8 @@ def compare(
                 get(model, revision=revision), prompts, contenders, settings, human=human, judge=judging
             )
         with ProgressBar("comparing", len(comparing), enabled=not quiet) as bar:
-            for _ in comparing:
-                bar.advance()
+            for _ in bar.count(comparing):
+                pass
         result = comparing.result
         _write(result, format, stream, page)
     notify(comparison_summary(result))

@@ -294,7 +294,14 @@ def _resumed(out: Path, request: Request, notify: Notify) -> Run:
 
 
 def _train(run: Run, out: Path, *, quiet: bool, notify: Notify) -> None:
-    with TrainView(run.facts, enabled=not quiet) as view, graceful_interrupt() as asked:
+    from genlm.tasks.train.machine import suited_to
+
+    facts = run.facts
+    with (
+        suited_to(facts.device, facts.width),
+        TrainView(facts, enabled=not quiet) as view,
+        graceful_interrupt() as asked,
+    ):
         for record in run.training.run(asked):
             view.show(record)
     if not run.training.is_finished:

@@ -13,6 +13,11 @@ from torch import Tensor
 
 # Symmetric, so that zero stays zero and no offset is carried along.
 INT8_MOST = 127
+# What takes signed bytes to unsigned ones.
+UP = 128
+# What oneDNN is told of its result, scale, zero point and type, and of what else to do with it.
+IN_FLOAT = (1.0, 0, torch.float32)
+NOTHING_ELSE: tuple[str, list[float], str] = ("none", [], "")
 
 
 class Linear(Protocol):
@@ -141,14 +146,10 @@ class Int8Matrix:
         return (self._packed(quantized) if self.is_packed else self._plain(quantized)), scale
 
     def _packed(self, x: Tensor) -> Tensor:
-        # The instructions multiply unsigned by signed bytes: x is moved up by 128, and 128 taken back from the sums.
-        made: Tensor = torch.ops.onednn.qlinear_pointwise(
-            x.view(torch.uint8) + 128,
-            *(1.0, 128),
-            *(self.weight, self.scale, self.zero_points),
-            None,
-            *(1.0, 0, torch.float32),
-            *("none", [], ""),
+        # The instructions multiply unsigned by signed bytes. What moving x up adds is taken back from the sums.
+        moved = x.view(torch.uint8) + UP
+        made: Tensor = torch.ops.onednn.qlinear_pointwise.default(
+            moved, 1.0, UP, self.weight, self.scale, self.zero_points, None, *IN_FLOAT, *NOTHING_ELSE
         )
         return made
 

@@ -135,13 +135,14 @@ def distances(metrics: Metrics, reference: Metrics) -> dict[str, float | None]:
 
 def _measures(samples: Sequence[Sample]) -> dict[str, Measure]:
     texts = [sample.words for sample in samples]
+    common = overlaps(texts, 5)
     return {
         "perplexity": perplexity(sample.logprobs for sample in samples),
         "judge_perplexity": judge_perplexity(samples),
         "mean_logprob": mean_of(sample.logprobs for sample in samples),
         "entropy": mean_of(sample.entropies for sample in samples),
-        "self_bleu_4": average(self_bleu(texts, 4)),
-        "self_bleu_5": average(self_bleu(texts, 5)),
+        "self_bleu_4": average(self_bleu(common, 4)),
+        "self_bleu_5": average(self_bleu(common, 5)),
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),
         "distinct_3": distinct(texts, 3),
@@ -232,48 +233,83 @@ def zipf(counts: Array) -> float:
     return -float(slope)
 
 
-def self_bleu(texts: Sequence[Sequence[int]], order: int) -> list[float | None]:
-    """The BLEU of each text with all others as its references, from 0 to 1 (Zhu et al. 2018, arXiv:1802.01886).
+@dataclass(frozen=True)
+class Overlap:
+    """What BLEU goes by, of a text and all others: by order from 1, how many n-grams are common, and how many it has.
 
-    None for an empty text, and where there is no other. The score and its smoothing are sacrebleu's.
+    `closest` is the length of the other text that is nearest to its `length`.
     """
-    from sacrebleu.metrics.bleu import BLEU
+
+    common: list[int]
+    total: list[int]
+    length: int
+    closest: int
+
+
+def overlaps(texts: Sequence[Sequence[int]], order: int) -> list[Overlap | None]:
+    """Each text's n-grams up to an order, and those that one of the others has as often.
+
+    None for an empty text, and where there is no other.
+    """
     from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
     there = [at for at, text in enumerate(texts) if text]
-    scores: list[float | None] = [None] * len(texts)
+    found: list[Overlap | None] = [None] * len(texts)
     if len(there) < 2:
-        return scores
-    found = [extract_all_word_ngrams(" ".join(map(str, texts[at])), 1, order)[0] for at in there]
-    most = _most_in_others(found)
+        return found
+    runs = [extract_all_word_ngrams(" ".join(map(str, texts[at])), 1, order)[0] for at in there]
+    most, second = _most_often(runs)
     lengths = Counter(len(texts[at]) for at in there)
     for place, at in enumerate(there):
-        correct, total = [0] * order, [0] * order
-        for run, count in found[place].items():
-            correct[len(run) - 1] += min(count, most(run, place))
+        common, total = [0] * order, [0] * order
+        for run, count in runs[place].items():
+            best, owner = most[run]
+            common[len(run) - 1] += min(count, second[run] if owner == place else best)
             total[len(run) - 1] += count
         length = len(texts[at])
-        closest = _closest(length, lengths - Counter([length]))
-        # Of a text that is shorter than the order, the n-grams that it has count.
+        found[at] = Overlap(common, total, length, _closest(length, lengths - Counter([length])))
+    return found
+
+
+def self_bleu(found: Sequence[Overlap | None], order: int) -> list[float | None]:
+    """The BLEU of each text with all others as its references, from 0 to 1 (Zhu et al. 2018, arXiv:1802.01886).
+
+    The score and its smoothing are sacrebleu's. Of a text that is shorter than the order, the n-grams that it has
+    count.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    def score(each: Overlap) -> float:
         bleu = BLEU.compute_bleu(
-            correct, total, length, closest, "floor", BLEU_FLOOR, effective_order=True, max_ngram_order=order
+            each.common[:order],
+            each.total[:order],
+            each.length,
+            each.closest,
+            smooth_method="floor",
+            smooth_value=BLEU_FLOOR,
+            effective_order=True,
+            max_ngram_order=order,
         )
-        scores[at] = bleu.score / 100
-    return scores
+        return bleu.score / 100
+
+    return [None if each is None else score(each) for each in found]
 
 
-def _most_in_others(found: Sequence[Counter[tuple[str, ...]]]) -> Callable[[tuple[str, ...], int], int]:
-    """How often an n-gram stands in that text, but for the one at a place, which has it most often."""
-    first: dict[tuple[str, ...], tuple[int, int]] = {}
-    second: dict[tuple[str, ...], int] = {}
-    for place, counts in enumerate(found):
+NGram: TypeAlias = tuple[str, ...]
+
+
+def _most_often(texts: Sequence[Counter[NGram]]) -> tuple[dict[NGram, tuple[int, int]], dict[NGram, int]]:
+    """Of each n-gram: how often the text that has it most often has it, with its place; and how often the next one."""
+    most: dict[NGram, tuple[int, int]] = {}
+    second: dict[NGram, int] = {}
+    for place, counts in enumerate(texts):
         for run, count in counts.items():
-            best, _ = first.get(run, (0, -1))
+            best, _ = most.get(run, (0, -1))
             if count > best:
-                first[run], second[run] = (count, place), best
+                most[run], second[run] = (count, place), best
             elif count > second[run]:
                 second[run] = count
-    return lambda run, place: second[run] if first[run][1] == place else first[run][0]
+    return most, second
 
 
 def _closest(length: int, others: Iterable[int]) -> int:

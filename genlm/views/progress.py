@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from genlm.views.terminal import make_console, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+Thing = TypeVar("Thing")
 
 
 class ProgressBar:
@@ -25,13 +28,6 @@ class ProgressBar:
         self._progress: Progress | None = None
 
     def __enter__(self) -> ProgressBar:
-        if self._console is not None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-            self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
-            self._progress.add_task(one_line(self._text), total=self._total)
-            self._progress.start()
         return self
 
     def __exit__(
@@ -39,13 +35,26 @@ class ProgressBar:
     ) -> None:
         self.stop()
 
-    def advance(self) -> None:
-        """One more is done."""
-        if self._progress is not None:
-            self._progress.advance(self._progress.task_ids[0])
+    def count(self, things: Iterable[Thing]) -> Iterator[Thing]:
+        """The things one by one, each counted when it is there. Show the bar meanwhile."""
+        self._start()
+        for thing in things:
+            if self._progress is not None:
+                self._progress.advance(self._progress.task_ids[0])
+            yield thing
 
     def stop(self) -> None:
         """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    def _start(self) -> None:
+        if self._console is None:
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+        self._progress.add_task(one_line(self._text), total=self._total)
+        self._progress.start()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from genlm.errors import UsageError
+from genlm.model.memory import keep_freed_memory
 from genlm.tasks.train.settings import Precision
 
 # Below this width products are too small to gain.
 WORTH_WIDTH = 256
+# Below this width threads wait for one another longer than a product takes, on a busy machine a hundred times as long.
+WORTH_SHARING = 128
 
 
 def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: str, width: int) -> Precision:
@@ -18,6 +23,24 @@ def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: str
     if wanted != "auto":
         return wanted
     return "bfloat16" if width >= WORTH_WIDTH and _is_fast_at_bfloat16(device) else "float32"
+
+
+@contextmanager
+def suited_to(device: str, width: int) -> Iterator[None]:
+    """Let the CPU train a model of this width as fast as it can: in one thread if it is narrow, freed memory kept."""
+    import torch
+
+    if device != "cpu":
+        yield
+        return
+    keep_freed_memory()
+    threads = torch.get_num_threads()
+    if width < WORTH_SHARING:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def check_compiler(device: str) -> None:

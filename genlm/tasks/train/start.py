@@ -143,7 +143,10 @@ def _model(job: Job, vocabulary: Vocabulary) -> Any:
 
     torch.manual_seed(job.recipe.seed)
     size = largest_id(vocabulary.tokenizer) + 1
-    model = _base(job.base, size) if job.shape is None else new_gpt2(job.shape, size, vocabulary.end_id)
+    if job.shape is None:
+        model = _base(job.base, size)
+    else:
+        model = new_gpt2(job.shape, size, vocabulary.end_id, job.device)
     if job.recipe.dropout is not None and (job.shape is None or job.recipe.dropout > 0):
         set_dropout(model, job.recipe.dropout)
     return model.train()

@@ -1,0 +1,69 @@
+"""A figure as a tree of SVG elements that a page's policy lets be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from genlm.views.pages.svg import INK, PALETTE, SERIES_COLOURS, series_colour, svg_tree
+
+
+def drawn(name: str = "plot") -> Any:
+    figure = Figure(figsize=(3, 2))
+    axes = figure.add_subplot()
+    axes.plot([1, 2, 3], [3, 1, 2], "o-", color=series_colour(1))
+    axes.axhline(2, color=INK)
+    axes.set_xlabel("a <label> & more")
+    return svg_tree(figure, name)
+
+
+def elements(tree: Any) -> Iterator[tuple[str, dict[str, str], list[Any]]]:
+    tag, attributes, *children = tree
+    yield tag, attributes, children
+    for child in children:
+        if not isinstance(child, str):
+            yield from elements(child)
+
+
+def test_nothing_is_a_style_or_would_act() -> None:
+    tags = {tag for tag, _, _ in elements(drawn())}
+    assert tags == {"svg", "g", "path", "use", "text", "defs", "clipPath", "rect"}
+    assert not any("style" in attributes for _, attributes, _ in elements(drawn()))
+
+
+def test_colours_are_the_pages_own() -> None:
+    used = {value for _, attributes, _ in elements(drawn()) for value in attributes.values()}
+    assert {"var(--s1)", "var(--ink)"} <= used
+    assert not set(PALETTE) & used
+    assert len({series_colour(at) for at in range(20)}) == SERIES_COLOURS
+
+
+def test_text_is_text_of_a_size() -> None:
+    sizes = {
+        children[0]: float(attributes["font-size"]) for tag, attributes, children in elements(drawn()) if tag == "text"
+    }
+    assert sizes["a <label> & more"] == 10
+
+
+def test_what_refers_finds_what_it_refers_to_in_its_own_figure() -> None:
+    found = list(elements(drawn("first")))
+    ids = {attributes["id"] for _, attributes, _ in found if "id" in attributes}
+    assert all(id.startswith("first-") for id in ids)
+    for _, attributes, _ in found:
+        for key, value in attributes.items():
+            if key == "href":
+                assert value[1:] in ids
+            elif value.startswith("url("):
+                assert value[5:-1] in ids
+
+
+def test_the_same_figure_gives_the_same_tree() -> None:
+    assert drawn() == drawn()
+
+
+def test_the_page_gives_it_its_width() -> None:
+    _, attributes, *_ = drawn()
+    assert "viewBox" in attributes
+    assert not {"width", "height"} & attributes.keys()

@@ -1,0 +1,20 @@
+"""What the machine at hand is good at."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from genlm.tasks.train.machine import suited_to
+
+
+@pytest.mark.parametrize(("width", "threads"), [(64, 1), (320, 2)])
+def test_only_a_wide_model_is_shared_among_threads(width: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with suited_to("cpu", width):
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
