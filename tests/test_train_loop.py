@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import save_other
 
 import genlm
 from genlm.errors import InputError, ModelError, OutputError, UsageError
@@ -240,6 +241,18 @@ def test_a_trained_model_goes_on_and_gets_better(
     assert result.valid_loss is not None
     assert result.valid_loss < 0.75 * losses[0]
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (story[0] / "tokenizer.json").read_bytes()
+
+
+def test_a_model_of_another_family_goes_on_too(tmp_path: Path) -> None:
+    save_other(tmp_path / "llama", "llama")
+    recipe = {"max_steps": 12, "learning_rate": 1e-2, "eval_every": 4}
+    request = Request(ask(tmp_path).source, base=str(tmp_path / "llama"), recipe=recipe)
+    reports, result = run(request, tmp_path / "out")
+    assert result.valid_loss is not None
+    assert result.valid_loss < reports[0].valid_loss  # type: ignore[operator]
+    assert genlm.load(str(tmp_path / "out")).info.parameters > 0
+    with pytest.raises(UsageError, match="LlamaForCausalLM has no dropout to set"):
+        begin(replace(request, recipe={**recipe, "dropout": 0.1}), tmp_path / "dropped")
 
 
 def test_a_model_that_goes_on_begins_with_what_it_knows(
