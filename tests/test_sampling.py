@@ -20,6 +20,7 @@ import genlm
 from genlm.api import LanguageModel
 from genlm.decoding import continuous, sampling
 from genlm.decoding.completion import Completion
+from genlm.decoding.distribution import log_total
 from genlm.decoding.equivalent import stock_settings
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.randomness import streams
@@ -380,3 +381,28 @@ def test_a_strategy_that_leaves_no_token_is_an_error(tmp_path: Path) -> None:
     for kind in ("greedy", "sample", "top-k", "top-p"):
         with pytest.raises(ModelError, match="no_repeat_ngram_size=1 leaves no token to choose at new token 3"):
             lm.generate("fox", strategy=f"{kind}:no_repeat_ngram_size=1", max_new_tokens=4)
+
+
+@pytest.mark.parametrize("vocab", [3, 256, 300, 5000])
+def test_a_draw_is_the_inverse_of_the_cumulative_distribution(vocab: int) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    logits = 4 * torch.randn(50, vocab, generator=generator)
+    # Some are out, among them whole stretches at both ends.
+    logits[torch.rand(logits.shape, generator=generator) < 0.3] = -torch.inf
+    logits[:, : vocab // 3] = logits[:, -(vocab // 3) :] = -torch.inf
+    logits[:, vocab // 2] = 0.0
+    uniforms = torch.rand(50, generator=generator).tolist()
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    expected = [int((row <= uniform).sum()) for row, uniform in zip(cumulative, uniforms, strict=True)]
+    assert draw(logits, uniforms).tolist() == expected
+    for uniform in (0.0, BELOW_ONE):
+        ids = draw(logits, [uniform] * 50)
+        assert bool((logits.gather(-1, ids[:, None]) > -torch.inf).all())
+
+
+def test_the_log_of_the_sum_off_the_likeliest() -> None:
+    logits = torch.tensor([[1000.0, -torch.inf, 999.0], [-3e4, -3e4, -3e4], [0.0, 1.0, 2.0]])
+    torch.testing.assert_close(log_total(logits), logits.double().logsumexp(-1).float())
+    assert not bool(log_total(torch.full((1, 3), torch.nan)).isfinite().any())
+    assert not bool(log_total(torch.tensor([[0.0, torch.inf]])).isfinite().any())
+    assert not bool(log_total(torch.full((1, 3), -torch.inf)).isfinite().any())
