@@ -27,14 +27,16 @@ def new_gpt2(shape: Shape, vocab_size: int, end_of_text: int, device: str = "cpu
         n_head=shape.n_head,
         # The same function as GPT-2's "gelu_new", in one fused kernel; the folder gets the usual name.
         activation_function="gelu_pytorch_tanh",
-        attn_implementation="eager" if device == "cpu" and shape.n_positions <= PLAIN_CONTEXT else "sdpa",
         embd_pdrop=0.0,
         resid_pdrop=0.0,
         attn_pdrop=0.0,
         bos_token_id=end_of_text,
         eos_token_id=end_of_text,
     )
-    return GPT2LMHeadModel(config).train()
+    model = GPT2LMHeadModel(config).train()
+    is_plain = device == "cpu" and shape.n_positions <= PLAIN_CONTEXT
+    model.set_attn_implementation("eager" if is_plain else "sdpa")
+    return model
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:
