@@ -371,3 +371,22 @@ class BatchCounts(NamedTuple):
     rows: int
     done: int
     failed: int
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """How far a batch on a cluster is.
+
+    `rows` is None until they are counted; `done` of them have a record, `made` of these in this run, in `seconds`
+    since its first, with so many `tokens`. `busy` of the `workers` that live have something to do. `errors` are those
+    since the last look.
+    """
+
+    rows: int | None
+    done: int
+    made: int
+    tokens: int
+    seconds: float
+    workers: int
+    busy: int
+    errors: list[RowError]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from genlm.records import BatchCounts, BatchRecord, RowError
+from genlm.records import BatchCounts, BatchRecord, ClusterState, RowError
 from genlm.views.terminal import make_console, notice, one_line, say
 
 if TYPE_CHECKING:
@@ -63,8 +62,12 @@ class BatchProgress:
         if record["error"] is not None:
             self.failed += 1
             self._show_error(record["error"])
+        self._show_state()
+
+    def _show_state(self) -> None:
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self.done, speed=self._speed(), left=self._left())
+            state = {"total": self.total, "completed": self.done, "speed": self._speed(), "left": self._left()}
+            self._progress.update(self._task, **state)
         elif self._enabled and time.monotonic() - self._said >= LINE_EVERY_S:
             self._said = time.monotonic()
             notice(f"{self.done:,} of {self.total:,} prompts  {self._speed()}  {self._left()}")
@@ -84,7 +87,7 @@ class BatchProgress:
         place = f"row {error['row']}" if error["line"] is None else f"line {error['line']}"
         return f"{error['file']}, {place}: {error['message']}"
 
-    def summary(self, where: Path, failed: int) -> str:
+    def summary(self, where: object, failed: int) -> str:
         """What was done, in one line; `failed` are all the prompts that have an error now."""
         parts = [f"{self.done:,} of {self.total:,} prompts are in {where}"]
         if failed:
@@ -125,6 +128,33 @@ class BatchProgress:
         )
         self._task = self._progress.add_task("", total=self.total, completed=self.done, speed="", left="")
         self._progress.start()
+
+
+class ClusterProgress(BatchProgress):
+    """The same of a batch that several workers do, and how many of these there are."""
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        super().__init__(BatchCounts(0, 0, 0), enabled=enabled)
+        self._state: ClusterState | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the first record was made."""
+        return self._state.seconds if self._state is not None else 0.0
+
+    def see(self, state: ClusterState) -> None:
+        """Show how far it is."""
+        self._state = state
+        self.total, self.done, self.tokens = state.rows or 0, state.done, state.tokens
+        self._before = state.done - state.made
+        for error in state.errors:
+            self.failed += 1
+            self._show_error(error)
+        self._show_state()
+
+    def _speed(self) -> str:
+        workers = 0 if self._state is None else self._state.workers
+        return f"{super()._speed()}  {workers} worker{'' if workers == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:
