@@ -112,7 +112,7 @@ def alone(prompts: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -
     return output.read_bytes()
 
 
-def settings(model: Path, new: int = 60) -> list[str]:
+def settings(model: Path, new: int = 40) -> list[str]:
     """Those of all runs; alone, a completion is the same to the last digit of its log-probability."""
     return ["-m", str(model), "--seed", "7", "--max-new-tokens", str(new), "--device", "cpu", "--deterministic"]
 

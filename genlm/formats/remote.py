@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 from genlm.errors import InputError
 
@@ -68,7 +69,8 @@ class RemoteFile:
     def open(self, mode: str = "rb") -> BinaryIO:
         """The file's bytes. Raises OSError where it cannot be read."""
         system, path = file_system(self.uri)
-        return cast(BinaryIO, system.open_input_file(path))
+        # Lines are read of it, which pyarrow's own file has not.
+        return io.BufferedReader(system.open_input_file(path))
 
     def stat(self) -> FileStatus:
         """See Path; the size alone."""

@@ -48,13 +48,15 @@ def forget_unfinished(folder: LocalFolder | RemoteFolder, part: str) -> None:
 
 
 def read_records(folder: LocalFolder | RemoteFolder, part: str) -> tuple[list[BatchRecord], bool]:
-    """The whole records there are of a part, wherever they are kept, and whether they are all in the part itself.
+    """The whole records there are of a part, wherever they are kept, and whether they are the part itself.
 
     A line that was not written to its end is none.
     """
-    kept = [f"{UNFINISHED}/{part}/{name}" for name in folder.names(f"{UNFINISHED}/{part}")]
-    records = [record for name in (part, *kept) for record in _records_in(folder.read(name) or b"")]
-    return records, not kept
+    whole = folder.read(part) or b""
+    kept = [folder.read(f"{UNFINISHED}/{part}/{name}") or b"" for name in folder.names(f"{UNFINISHED}/{part}")]
+    records = [record for data in (whole, *kept) for record in _records_in(data)]
+    is_part = not kept and whole.endswith(b"\n") and whole.count(b"\n") == len(records)
+    return records, is_part
 
 
 def _records_in(data: bytes) -> Iterable[BatchRecord]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,12 +84,12 @@ class Worker:
 
     def _make(self, chunk: Chunk) -> Made:
         folder, plan = self._plan.folder, self._plan
-        records, is_tidy = read_records(folder, chunk.part)
+        records, is_part = read_records(folder, chunk.part)
         known = plan.model.known if self._model is None else model_of(self._model.info)
         done = finished(chunk.jobs, records, known, plan.output, retries=plan.retries)
         left = [job for job in chunk.jobs if str(job.id) not in done]
         self._pulse.note(chunk.part, len(done))
-        if not left and is_tidy and len(records) == len(done):
+        if not left and is_part and len(records) == len(done):
             return Made(chunk.part, None, len(done), sum(record["error"] is not None for record in done.values()))
         if left:
             with self._keeping(chunk.part) as unfinished:
@@ -141,7 +143,7 @@ class Pulse:
         self._report = Report(self._name)
         self._stopping = threading.Event()
         self.is_idle = True
-        threading.Thread(target=self._beat, daemon=True).start()
+        threading.Thread(target=_beat, args=(weakref.ref(self),), daemon=True).start()
 
     def is_stopping(self) -> bool:
         """Whether the office has said to stop."""
@@ -162,13 +164,6 @@ class Pulse:
             if record["error"] is not None:
                 self._report.errors.append(record["error"])
 
-    def _beat(self) -> None:
-        while not self._stopping.wait(PULSE_S):
-            self.tell()
-        while True:
-            self.tell()
-            threading.Event().wait(PULSE_S)
-
     def tell(self) -> None:
         """Report now."""
         with self._lock:
@@ -176,6 +171,13 @@ class Pulse:
         report.is_idle = self.is_idle
         if self._office.report(report):
             self._stopping.set()
+
+
+def _beat(pulse: weakref.ref[Pulse]) -> None:
+    while (alive := pulse()) is not None:
+        alive.tell()
+        del alive
+        time.sleep(PULSE_S)
 
 
 def _place(error: RowError) -> str:
