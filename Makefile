@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format docs fable clean
+.PHONY: help demo test quick lint format docs fable clean
 
 help:  ## Show these tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -13,6 +13,9 @@ demo: $(VENV)/genlm  ## Install genlm into .venv and continue "Once upon a time"
 
 test: $(VENV)/genlm-dev  ## Run the tests
 	$(BIN)/python -m pytest
+
+quick: $(VENV)/genlm-dev  ## Run the tests but those that start a Ray
+	$(BIN)/python -m pytest -m "not ray"
 
 lint: $(VENV)/genlm-dev  ## Check style and types
 	$(BIN)/ruff check .
@@ -29,7 +32,7 @@ docs: $(VENV)/genlm-dev  ## Write docs/commands.md and docs/strategies.md anew f
 
 CORPUS ?= corpus
 fable: $(VENV)/genlm-dev  ## Train the bundled model anew from CORPUS/train and CORPUS/valid
-	$(BIN)/python training/fable.py $(CORPUS)/train $(CORPUS)/valid genlm/model/bundled/fable
+	sh training/fable.sh $(BIN)/genlm $(CORPUS) build/fable
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

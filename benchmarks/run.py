@@ -151,6 +151,11 @@ def make_jobs(scratch: Path, threads: int) -> list[Job]:
         ),
         Job(f"4 beams, {NEW} new tokens", beams, [("genlm float32", "transformers float32", 1.5)]),
         Job(
+            f"greedy, 4 beams, top-k 50 and top-p 0.9 of one prompt, up to 8 texts each, {NEW} new tokens",
+            {"genlm compare float32": ours["float32"].compare(8), "transformers float32": stock.compare(8)},
+            [("genlm compare float32", "transformers float32", 1 / 0.6)],
+        ),
+        Job(
             "start to first token, fable",
             {"genlm": first_token_by_genlm, "transformers": first_token_by_transformers},
             [("genlm", "transformers", 1 / 0.6)],
@@ -192,6 +197,23 @@ class Ours:
     def beams(self, number: int) -> Run:
         """Beam search."""
         return self._run(1, f"beam:num_beams={number}")
+
+    def compare(self, samples: int) -> Run:
+        """What `genlm compare` does by default, with the metrics and the alternatives of every token."""
+        from dataclasses import replace
+
+        from genlm.decoding.strategy import Strategy
+        from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, Contender, Settings
+
+        contenders = [Contender(Strategy.parse(spec), {}) for spec in DEFAULT_STRATEGIES]
+        model = replace(self.model, eos_ids=frozenset())
+        text = " ".join(f"t{token}" for token in PROMPT)
+
+        def run() -> object:
+            comparing = Comparing(model, [text], contenders, Settings(NEW, samples, 0))
+            return list(comparing), comparing.result
+
+        return run
 
     def _run(self, rows: int, spec: str, *, speculate: bool = False) -> Run:
         from genlm.decoding.loops import decode
@@ -236,6 +258,16 @@ class Stock:
     def beams(self, number: int) -> Run:
         """Beam search."""
         return self._run(1, "float32", do_sample=False, num_beams=number)
+
+    def compare(self, samples: int) -> Run:
+        """The same strategies one after the other, as many texts of each as genlm compare makes."""
+        runs = [
+            self._run(1, "float32", do_sample=False),
+            self._run(1, "float32", do_sample=False, num_beams=4, num_return_sequences=min(4, samples)),
+            self._run(1, "float32", do_sample=True, top_k=50, num_return_sequences=samples),
+            self._run(1, "float32", do_sample=True, top_p=0.9, top_k=0, num_return_sequences=samples),
+        ]
+        return lambda: [run() for run in runs]
 
     def pipeline(self) -> Run:
         """The text-generation pipeline, float32, greedy."""

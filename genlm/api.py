@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from genlm.decoding.completion import Completion, Piece
+from genlm.decoding.randomness import draw_seed
 from genlm.decoding.strategy import Strategy
+from genlm.errors import UsageError
+from genlm.model.engine import Engine
 from genlm.model.info import ModelInfo
 from genlm.model.source import Notify, find_model
-from genlm.records import AttentionMaps, Generation, NextToken, ScoredText
+from genlm.records import AttentionMaps, BatchRecord, Generation, NextToken, ScoredText
 from genlm.tasks.attention import look_at_attention
+from genlm.tasks.batch.jobs import Settings, given_jobs
+from genlm.tasks.batch.work import run_jobs
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Generating, Limits, Overflow
 from genlm.tasks.next import DEFAULT_TOP, next_token
 from genlm.tasks.score import score_text
@@ -77,6 +82,35 @@ class LanguageModel:
         limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
         return iter(self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic))
 
+    def batch(
+        self,
+        prompts: Iterable[str | Mapping[str, Any]],
+        *,
+        strategy: str | Strategy = DEFAULT_STRATEGY,
+        max_new_tokens: int = DEFAULT_NEW_TOKENS,
+        num_return_sequences: int = 1,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        overflow: Overflow = "error",
+        deterministic: bool = False,
+        batch_size: int | None = None,
+    ) -> Iterator[BatchRecord]:
+        """Continue many prompts together; a record for each, as it ends, with what `generate` gives for it alone.
+
+        A prompt is a text, or a mapping as a line of `genlm batch` holds it: with `prompt`, and perhaps `id`,
+        `strategy`, `seed`, `max_new_tokens` and other columns. One that fails has a record with `error`. At most
+        `batch_size` sequences run at once; without it as many as pay and the memory holds.
+
+        Raises:
+            UsageError: a strategy or limit that makes no sense; a SpecError says where in the spec.
+        """
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, not {batch_size}")
+        chosen = Strategy.parse(strategy) if isinstance(strategy, str) else strategy
+        limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
+        settings = Settings(chosen, draw_seed() if seed is None else seed, limits, deterministic)
+        return run_jobs(self._model, given_jobs(prompts, settings), batch_size=batch_size)
+
     def next(self, prompt: str, *, top: int = DEFAULT_TOP, strategy: str | Strategy | None = None) -> NextToken:
         """What may follow `prompt`: the `top` likeliest tokens, and what a strategy's filters make of them.
 
@@ -134,19 +168,22 @@ def load(
     device: DeviceChoice = "auto",
     dtype: DtypeChoice = "auto",
     allow_pickle: bool = False,
+    engine: Engine = "genlm",
     notify: Notify = lambda _: None,
 ) -> LanguageModel:
     """Load a model: `fable` (bundled), a local folder in Hugging Face format, or a Hub id such as `gpt2`.
 
     Without a name the model is the one in `GENLM_MODEL`, else gpt2, or fable where gpt2 cannot be had.
+    With the engine transformers its own `generate` runs, for the kinds of strategy that it has.
     `notify` is told, in one line each, what a user would want to know.
 
     Raises:
         ModelError: a model that cannot be found, had or loaded.
+        UsageError: an engine that there is not, or that lacks the dtype.
     """
     from genlm.model.load import load_model
 
     folder = find_model(
         name or os.environ.get("GENLM_MODEL") or None, revision=revision, allow_pickle=allow_pickle, notify=notify
     )
-    return LanguageModel(load_model(folder, device=device, dtype=dtype, allow_pickle=allow_pickle))
+    return LanguageModel(load_model(folder, device=device, dtype=dtype, allow_pickle=allow_pickle, engine=engine))

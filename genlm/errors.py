@@ -6,6 +6,7 @@ GenlmError                  exit code 1
 │   └── HubUnreachable      the Hub cannot be reached, and the model is not cached
 ├── OutputError             a result that cannot be written
 ├── ClusterError            a cluster that cannot be reached, started, or that was lost
+├── PartlyFailed            exit code 3: the result is there, but for some parts
 └── UsageError              exit code 2: the request itself makes no sense
     └── SpecError           a strategy spec, with the place that is wrong
 """
@@ -52,6 +53,12 @@ class OutputError(GenlmError):
 
 class ClusterError(GenlmError):
     """A cluster that cannot be reached, started, or that was lost."""
+
+
+class PartlyFailed(GenlmError):
+    """A result that was written, some parts of which failed and say so."""
+
+    exit_code = 3
 
 
 class UsageError(GenlmError):

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
-from genlm.decoding.completion import Completion
+from genlm.decoding.completion import Completion, FinishReason, TracedToken
+from genlm.decoding.kinds import Value
 from genlm.decoding.strategy import Strategy
+from genlm.model.engine import Engine as Engine
 from genlm.model.info import ModelInfo as ModelInfo
 from genlm.model.pieces import Token as Token
 
@@ -63,6 +65,7 @@ class Generation:
     stop: tuple[str, ...] = ()
     overflow: Overflow = "error"
     deterministic: bool = False
+    engine: Engine = "genlm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +374,194 @@ class BatchCounts(NamedTuple):
     rows: int
     done: int
     failed: int
+
+
+@dataclass(frozen=True)
+class TrainFacts:
+    """What a training run is about. Bytes are of UTF-8; `per` is what a document is.
+
+    `entropy` is the least mean loss, nats a token, that the texts allow, where they are few enough to tell.
+    """
+
+    base: str | None
+    architecture: str
+    parameters: int
+    layers: int
+    width: int
+    heads: int
+    context: int
+    tokenizer: str
+    vocab_size: int
+    num_files: int
+    num_documents: int
+    num_bytes: int
+    num_tokens: int
+    per: str
+    held_documents: int
+    held_bytes: int
+    entropy: float | None
+    recipe: dict[str, Any]
+    save_dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a training run stands after a step.
+
+    Losses are mean nats a token: `loss` over the steps since the report before, `valid_loss` over held-out text, only
+    where an evaluation was made. `progress` is from 0 to 1; `seconds` counts what earlier sessions took, too.
+    """
+
+    step: int
+    epoch: int
+    tokens: int
+    seconds: float
+    progress: float
+    loss: float
+    bits_per_byte: float
+    learning_rate: float
+    tokens_per_s: float
+    valid_loss: float | None = None
+    valid_bits_per_byte: float | None = None
+    sample: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run came to. The losses are of the weights in the folder, on all the held-out text."""
+
+    step: int
+    tokens: int
+    seconds: float
+    best_step: int
+    stopped_early: bool
+    valid_loss: float | None = None
+    valid_bits_per_byte: float | None = None
+
+
+# The metrics of a comparison of strategies, in the order in which they are shown.
+METRICS = (
+    "perplexity",
+    "judge_perplexity",
+    "mean_logprob",
+    "entropy",
+    "self_bleu_4",
+    "self_bleu_5",
+    "distinct_1",
+    "distinct_2",
+    "distinct_3",
+    "zipf",
+    "repetition",
+    "seq_rep_4",
+    "length",
+    "ended",
+    "tokens_per_s",
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What another model makes of a text, in its own tokens: their number, and the sum of their log-probabilities."""
+
+    logprob: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text in a comparison: completion `index` of prompt `prompt`, or a human text, after that prompt or after none.
+
+    `logprobs` and `entropies` have an entry for each of `token_ids`, under the model's own distribution (nats); None
+    for a first token that nothing stands before. `finish_reason` is None for human text, whose writer ended it.
+    `trace` is there for the first texts only: a page shows no more.
+    """
+
+    prompt: int | None
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    logprobs: tuple[float | None, ...]
+    entropies: tuple[float | None, ...]
+    judgement: Judgement | None = None
+    trace: tuple[TracedToken, ...] | None = None
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """Its tokens, without the one that ended it."""
+        return self.token_ids[:-1] if self.finish_reason == "eos" else self.token_ids
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A strategy on a prompt: its samples, and the seconds that decoding them took; or why there are none.
+
+    The cells of human text have no seconds, and `prompt` None where the text follows none.
+    """
+
+    prompt: int | None
+    samples: tuple[Sample, ...] = ()
+    seconds: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95 % bootstrap interval; both ends are None for a single text."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class StrategyRow:
+    """A strategy in a comparison, or human text, which has no `spec`.
+
+    `swept` are the fields that a grid gave it. A metric is None where the texts do not define it. `distances` are those
+    of the metrics to the human text's.
+    """
+
+    name: str
+    spec: str | None
+    swept: dict[str, Value]
+    cells: tuple[Cell, ...]
+    metrics: dict[str, Estimate | None]
+    distances: dict[str, float | None] | None = None
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The samples of all its cells."""
+        return tuple(sample for cell in self.cells for sample in cell.samples)
+
+    @property
+    def failed(self) -> tuple[Cell, ...]:
+        """The cells without samples."""
+        return tuple(cell for cell in self.cells if cell.error is not None)
+
+
+@dataclass(frozen=True)
+class StrategyComparison:
+    """Strategies side by side on the same prompts; the row of human text, where there is one, is the last."""
+
+    model: ModelInfo
+    judge: ModelInfo | None
+    seed: int
+    max_new_tokens: int
+    num_return_sequences: int
+    prompts: tuple[str, ...]
+    rows: tuple[StrategyRow, ...]
+
+    @property
+    def strategies(self) -> tuple[StrategyRow, ...]:
+        """The rows of strategies."""
+        return tuple(row for row in self.rows if row.spec is not None)
+
+    @property
+    def reference(self) -> StrategyRow | None:
+        """The row of human text."""
+        return next((row for row in self.rows if row.spec is None), None)
 
 
 @dataclass(frozen=True)

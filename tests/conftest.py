@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def byte_tokenizer(vocab_size: int = 300) -> Any:
     """A byte-level BPE tokenizer with an end-of-text token, trained on a few sentences."""
-    from genlm.tasks.corpus import train_bpe
+    from genlm.tasks.train.tokenizers import train_bpe
 
     return train_bpe([TEXT], vocab_size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -119,3 +120,27 @@ def test_what_a_model_expects_finds_likely_and_attends_to(tiny: Path) -> None:
     assert lm.generate("Once upon a", strategy="greedy", max_new_tokens=1).completions[0].token_ids == (best.id,)
     (head,) = lm.attention("Once upon a", layer=1, head=0).heads
     assert len(head.weights) == len(found.prompt_token_ids)
+
+
+def test_many_prompts_give_the_records_of_each_alone(lm: LanguageModel) -> None:
+    prompts = ["fox", {"id": "w", "prompt": "The wolf", "strategy": "greedy", "tag": 1}, {"id": 3}]
+    records = {record["id"]: record for record in lm.batch(prompts, max_new_tokens=6, seed=4, batch_size=2)}
+    assert records.keys() == {"rows:1", "w", 3}
+    for record, spec in ((records["rows:1"], "top-p"), (records["w"], "greedy")):
+        alone = lm.generate(str(record["prompt"]), strategy=spec, max_new_tokens=6, seed=4)
+        assert [each["text"] for each in record["completions"]] == [alone.completions[0].text]
+    assert records["w"]["columns"] == {"tag": 1}
+    error = records[3]["error"]
+    assert error is not None
+    assert error["message"] == "'prompt' is missing"
+
+
+def test_a_batch_takes_prompts_as_it_needs_them(lm: LanguageModel) -> None:
+    made = lm.batch(f"fox {number}" for number in itertools.count())
+    assert [len(next(made)["completions"]) for _ in range(3)] == [1, 1, 1]
+
+
+def test_a_batch_that_makes_no_sense_is_refused_at_once(lm: LanguageModel) -> None:
+    for wrong in ({"strategy": "nope"}, {"batch_size": 0}, {"max_new_tokens": 0}):
+        with pytest.raises(UsageError):
+            lm.batch(["fox"], **wrong)  # type: ignore[arg-type]

@@ -10,46 +10,69 @@ import torch
 from models import save_other
 
 import genlm
-from genlm.model.linear import FloatEmbedding, FloatLinear, Int8Embedding, Int8Linear, Int8Matrix
+from genlm.model import linear
+from genlm.model.linear import FloatEmbedding, FloatLinear, Int8Embedding, Int8Linear, quantize
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(params=[True, False], ids=["packed", "plain"])
+def _either_layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix as oneDNN lays it out, on a processor that has the instructions, and as it is elsewhere."""
+    if request.param and not linear._has_vnni():
+        pytest.skip("needs a processor with VNNI instructions")
+    monkeypatch.setattr(linear, "_has_vnni", lambda: request.param)
+
+
 def test_a_quantized_weight_is_within_half_a_step_of_its_own() -> None:
     weight = random(30, 40)
-    matrix = Int8Matrix(weight)
-    assert matrix.weight.dtype is torch.int8
-    assert ((matrix.weight * matrix.scale[:, None] - weight).abs() <= matrix.scale[:, None] * 0.5001).all()
+    quantized, scale = quantize(weight)
+    assert quantized.dtype is torch.int8
+    assert ((quantized * scale - weight).abs() <= scale * 0.5001).all()
 
 
+@pytest.mark.usefixtures("_either_layout")
 def test_a_product_is_near_the_float_one() -> None:
     weight, bias, x = random(64, 96), random(96, seed=1), random(5, 64, seed=2)
     exact, near = FloatLinear(weight, bias)(x), Int8Linear(weight, bias)(x)
     assert (near - exact).norm() / exact.norm() < 0.015
 
 
+@pytest.mark.usefixtures("_either_layout")
 def test_a_product_worked_out_by_hand() -> None:
     # The scales are 1/127 and 2/127, the numbers whole multiples of them: nothing is lost.
-    linear = Int8Linear(torch.tensor([[127.0, 0.0], [-127.0, 254.0]]) / 127, torch.tensor([0.5, -1.0]))
-    assert linear(torch.tensor([[1.0, 0.0], [127.0, -127.0]])) == pytest.approx(
+    product = Int8Linear(torch.tensor([[127.0, 0.0], [-127.0, 254.0]]) / 127, torch.tensor([0.5, -1.0]))
+    assert product(torch.tensor([[1.0, 0.0], [127.0, -127.0]])) == pytest.approx(
         torch.tensor([[1.5, -1.0], [254.5, -255.0]])
     )
 
 
+@pytest.mark.usefixtures("_either_layout")
 def test_a_row_is_the_same_whatever_rows_are_beside_it() -> None:
-    linear, x = Int8Linear(random(64, 96), random(96)), random(40, 64)
-    together = linear(x)
+    product, x = Int8Linear(random(64, 96), random(96)), random(40, 64)
+    together = product(x)
     for row in range(40):
-        assert torch.equal(linear(x[row : row + 1])[0], together[row])
+        assert torch.equal(product(x[row : row + 1])[0], together[row])
 
 
+@pytest.mark.usefixtures("_either_layout")
 def test_zeros_stay_zeros() -> None:
-    linear = Int8Linear(torch.zeros(8, 4), torch.arange(4.0))
-    assert torch.equal(linear(torch.zeros(2, 8)), torch.arange(4.0).expand(2, 4))
+    product = Int8Linear(torch.zeros(8, 4), torch.arange(4.0))
+    assert torch.equal(product(torch.zeros(2, 8)), torch.arange(4.0).expand(2, 4))
 
 
+def test_both_layouts_sum_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The largest sums there are, which would overflow 16 bits in pairs.
+    weight, x = torch.full((3072, 4), 2.0), torch.cat([torch.full((1, 3072), 5.0), random(2, 3072)])
+    packed = Int8Linear(weight, torch.zeros(4))(x)
+    monkeypatch.setattr(linear, "_has_vnni", lambda: False)
+    assert torch.equal(Int8Linear(weight, torch.zeros(4))(x), packed)
+    assert packed[0] == pytest.approx(torch.full((4,), 30720.0))
+
+
+@pytest.mark.usefixtures("_either_layout")
 def test_an_embedding_and_its_tied_head_are_near_the_float_ones() -> None:
     weight, x = random(50, 64), random(3, 64, seed=1)
     exact, near = FloatEmbedding(weight), Int8Embedding(weight)

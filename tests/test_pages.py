@@ -16,12 +16,14 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import UsageError
 from genlm.formats.texts import Text
 from genlm.model.load import Model
-from genlm.records import AttentionMaps, Generation, ScoredText
+from genlm.records import AttentionMaps, Generation, ScoredText, StrategyComparison, StrategyRow
 from genlm.tasks.attention import look_at_attention
+from genlm.tasks.compare import Comparing, Contender, Settings
 from genlm.tasks.generate import Generating, Limits
 from genlm.tasks.score import Scoring
 from genlm.views.pages import make_page
 from genlm.views.pages.attention import attention_page
+from genlm.views.pages.compare import comparison_page
 from genlm.views.pages.score import ScorePage
 from genlm.views.pages.trace import trace_page
 from genlm.views.terminal import visible
@@ -61,6 +63,17 @@ def generation(model: Model) -> Generation:
 
 
 @pytest.fixture(scope="module")
+def comparison(model: Model) -> StrategyComparison:
+    """Three strategies, one of them swept, on two prompts that would act if they could, with human text."""
+    sampled = [Contender(Strategy.parse(f"top-p:top_p={top_p}"), {"top_p": top_p}) for top_p in (0.5, 0.7, 0.9)]
+    greedy = Contender(Strategy.of("greedy", name=HOSTILE), {})
+    prompts = (HOSTILE[:20], "مرحبا 狐")
+    comparing = Comparing(model, prompts, [greedy, *sampled], Settings(20, 3, 1), human=[f"{prompts[0]} {HOSTILE}"])
+    assert list(comparing)
+    return comparing.result
+
+
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if EXECUTABLE is None:
         pytest.skip("no Chromium is installed here")
@@ -81,6 +94,17 @@ def score(browser: Browser, scored: tuple[list[ScoredText], str], tmp_path: Path
 @pytest.fixture
 def trace(browser: Browser, generation: Generation, tmp_path: Path) -> Iterator[Page]:
     yield from opened(browser, trace_page(generation), tmp_path / "trace.html")
+
+
+@pytest.fixture(scope="module")
+def compared(comparison: StrategyComparison) -> str:
+    """Their page."""
+    return comparison_page(comparison)
+
+
+@pytest.fixture
+def compare(browser: Browser, compared: str, tmp_path: Path) -> Iterator[Page]:
+    yield from opened(browser, compared, tmp_path / "compare.html")
 
 
 def opened(browser: Browser, page: str, path: Path) -> Iterator[Page]:
@@ -240,7 +264,7 @@ def test_texts_are_shown_and_never_run(score: Page, attention: Page) -> None:
         assert page.run("document.querySelectorAll('b').length") == 0
 
 
-@pytest.mark.parametrize("name", ["attention", "score", "trace"])
+@pytest.mark.parametrize("name", ["attention", "score", "trace", "compare"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
 def test_a_page_fits_its_window_and_can_be_read(
@@ -260,6 +284,133 @@ def test_a_page_fits_its_window_and_can_be_read(
         page.run("enlarge(0)")
         assert page.run("large.getBoundingClientRect().right <= window.innerWidth")
         assert not overflows(page)
+
+
+def test_texts_stand_side_by_side_as_they_are(compare: Page, comparison: StrategyComparison) -> None:
+    shown = visible(HOSTILE)
+    assert compare.run("document.getElementById('prompt').textContent") == visible(comparison.prompts[0])
+    names = compare.run("[...document.querySelectorAll('.card h3')].map(h => h.textContent)")
+    assert names == [f"1{shown}", *(f"{at}top-p:top_p={p}" for at, p in ((2, 0.5), (3, 0.7), (4, 0.9))), "Hreference"]
+    texts = compare.run(
+        "[...document.querySelectorAll('.card')].map(c => [...c.querySelectorAll('.words')].map(w => w.textContent))"
+    )
+    first = [[visible(sample.text) for sample in row.cells[0].samples] for row in comparison.rows]
+    assert texts == first
+    assert [len(each) for each in texts] == [1, 3, 3, 3, 1]
+    assert compare.run("document.querySelectorAll('script').length") == 2
+    assert compare.run("document.querySelectorAll('b, i').length") == 0
+
+
+def test_another_prompt_is_chosen(compare: Page, comparison: StrategyComparison) -> None:
+    compare.run(
+        "(() => { const s = document.getElementById('prompts'); s.value = 1; s.dispatchEvent(new Event('change')) })()"
+    )
+    assert compare.run("document.getElementById('prompt').textContent") == comparison.prompts[1]
+    found = compare.run("[...document.querySelectorAll('.card')].map(c => c.querySelector('.words').textContent)")
+    assert found == [visible(row.cells[1].samples[0].text) for row in comparison.strategies]
+
+
+@pytest.mark.parametrize("how", ["hover", "tap", "keys"])
+def test_a_token_of_any_strategy_shows_what_else_was_likely(
+    compare: Page, comparison: StrategyComparison, how: str
+) -> None:
+    token = list(parts(comparison.rows[2].cells[0].samples[0]))[1][1]
+    words = "document.querySelectorAll('.card')[2].querySelector('.words')"
+    place = f"{words}.querySelectorAll('.token')[1]"
+    if how == "keys":
+        compare.run(f"{words}.querySelector('.token').focus()")
+        compare.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
+        assert compare.run(f"document.activeElement === {place}")
+    else:
+        x, y = compare.middle(place)
+        compare.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        (compare.move if how == "hover" else compare.click)(x, y)
+    told = str(compare.run("note.hidden ? '' : note.textContent"))
+    assert f"id {token.id}, rank {token.rank}\n" in told
+    assert len(told.split("\n\n")[1].split("\n")) == len(token.alternatives)
+
+
+def test_repeated_passages_are_underlined(browser: Browser, comparison: StrategyComparison, tmp_path: Path) -> None:
+    row = comparison.rows[0]
+    sample = row.cells[0].samples[0]
+    traced = (sample.trace or ())[0]
+    tokens = tuple(replace(traced, text=letter, bytes=None, id=ord(letter)) for letter in "abcdabcdx")
+    again = replace(
+        sample, text="abcdabcdx", token_ids=tuple(map(ord, "abcdabcdx")), trace=tokens, finish_reason="length"
+    )
+    cells = (replace(row.cells[0], samples=(again,)),)
+    page = comparison_page(replace(comparison, rows=(replace(row, cells=cells),)))
+    for shown in opened(browser, page, tmp_path / "again.html"):
+        marks = shown.run("[...document.querySelectorAll('.token')].map(t => t.classList.contains('again'))")
+        assert marks == [False] * 4 + [True] * 4 + [False]
+
+
+def test_the_table_is_sorted_by_a_click_and_by_a_key(compare: Page, comparison: StrategyComparison) -> None:
+    order = "[...document.querySelectorAll('#rows tr')].map(r => r.querySelector('.number').textContent)"
+    assert compare.run(order) == ["1", "2", "3", "4", "H"]
+    values = {
+        str(at + 1) if row.spec else "H": row.metrics["perplexity"].mean  # type: ignore[union-attr]
+        for at, row in enumerate(comparison.rows)
+    }
+    rising = sorted(values, key=lambda number: values[number])
+    heading = "document.querySelectorAll('#headings th')[1]"
+    compare.click(*compare.middle(f"{heading}.querySelector('button')"))
+    assert compare.run(order) == rising
+    assert compare.run(f"{heading}.getAttribute('aria-sort')") == "ascending"
+    compare.run(f"{heading}.querySelector('button').focus()")
+    for kind in ("keyDown", "keyUp"):
+        compare.call(
+            "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r"
+        )
+    assert compare.run(order) == rising[::-1]
+    assert compare.run(f"{heading}.getAttribute('aria-sort')") == "descending"
+    compare.run("document.querySelectorAll('#headings button')[0].click()")
+    assert compare.run("document.querySelectorAll('[aria-sort]').length") == 1
+
+
+def test_what_has_no_value_is_last_whichever_way_a_table_is_sorted(
+    compare: Page, comparison: StrategyComparison
+) -> None:
+    headings = compare.run("[...document.querySelectorAll('#headings button')].map(b => b.textContent)")
+    at = headings.index("tokens/s")
+    for _ in range(2):
+        compare.run(f"document.querySelectorAll('#headings button')[{at}].click()")
+        cells = compare.run(f"[...document.querySelectorAll('#rows tr')].map(r => r.children[{at}].textContent)")
+        assert cells[-1] == "–"
+        assert "–" not in cells[:-1]
+
+
+def test_every_plot_is_drawn_in_the_colours_of_the_page(compare: Page) -> None:
+    titles = compare.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
+    assert titles[0].startswith("Perplexity against Self-BLEU-4")
+    assert titles[1].startswith("Mean probability of the tokens at each place")
+    assert "perplexity along top_p" in titles
+    seen = "[...document.querySelectorAll('figure svg')].every(s => s.getBoundingClientRect().height > 100)"
+    assert compare.run(seen)
+    assert compare.run("document.querySelectorAll('figure svg [style]').length") == 0
+    line = "document.querySelector('figure svg [stroke=\"var(--s1)\"]')"
+    colours = []
+    for scheme in ("light", "dark"):
+        compare.prefer(scheme)
+        colours.append(compare.run(f"getComputedStyle({line}).stroke"))
+    assert len(set(colours)) == 2
+    assert all(re.fullmatch(r"rgb\(\d+, \d+, \d+\)", colour) for colour in colours)
+
+
+def test_plots_are_the_same_every_time(comparison: StrategyComparison, compared: str) -> None:
+    assert comparison_page(comparison) == compared
+
+
+def test_a_page_of_very_many_prompts_shows_the_traced_ones_and_says_so(comparison: StrategyComparison) -> None:
+    def untraced(row: StrategyRow) -> StrategyRow:
+        first, *others = row.cells
+        bare = [replace(cell, samples=tuple(replace(each, trace=None) for each in cell.samples)) for cell in others]
+        return replace(row, cells=(first, *bare))
+
+    page = comparison_page(replace(comparison, rows=tuple(map(untraced, comparison.rows))))
+    data = json.loads(page.split('id="data">')[1].split("<")[0])
+    assert len(data["prompts"]) == 1
+    assert data["cut"] == "Shown are the texts of 1 of 2 prompts."
 
 
 def test_the_policy_of_a_page_stops_what_is_not_its_own(browser: Browser, maps: AttentionMaps, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from genlm.formats.texts import Text
 from genlm.model.pieces import Pieces
 from genlm.model.source import find_model
 from genlm.model.tokenizer import Tokenizer
-from genlm.tasks.corpus import train_bpe
 from genlm.tasks.tokenize import detokenize, open_tokenizer, tokenize
+from genlm.tasks.train.tokenizers import train_bpe
 
 BYTES = Pieces(Tokenizer(byte_tokenizer()))
 # It has tokens of spaces and line breaks together, which a cut between them would part.

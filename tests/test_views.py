@@ -183,7 +183,7 @@ class TestJson:
     def test_the_object_has_exactly_these_keys(self) -> None:
         record = json.loads(as_json(generation("a")))
         assert list(record) == [
-            *("model", "strategy", "seed", "max_new_tokens"),
+            *("model", "engine", "strategy", "seed", "max_new_tokens"),
             *("num_return_sequences", "stop", "overflow", "deterministic"),
             *("prompt", "prompt_token_ids", "completions", "timing"),
         ]

@@ -11,7 +11,7 @@ import typer
 from genlm.cli import options
 from genlm.cli.command import check_alone
 from genlm.cli.loading import load_found
-from genlm.cli.signals import patient_interrupts
+from genlm.cli.signals import graceful_interrupt
 from genlm.cli.strategies import choose_strategy
 from genlm.decoding.randomness import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 SOME_FAILED = 3
 RUN, CLUSTER = "Run", "Cluster"
 CLUSTER_OPTIONS = {"address", "workers", "gpus_per_worker", "cpus_per_worker", "dashboard", "verbose"}
+# What is under way when Ctrl-C is pressed has so many seconds to end.
+MOST_FINISHING_S = 10.0
 
 
 def _read_batch_size(text: str) -> int | None:
@@ -63,7 +65,7 @@ def batch(
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="PROMPTS...",
+            metavar="PROMPTS",
             help=".txt, .jsonl, .csv, .tsv or .parquet, each also with .gz or .zst; - is standard input. "
             "s3:// and gs:// paths are files too.",
         ),
@@ -365,7 +367,7 @@ def _run(planned: Batch, model: Model, size: int | None, progress: BatchProgress
         InputError: a row that has failed, where it `is_strict`.
     """
     try:
-        with progress, patient_interrupts(progress.say) as finishing:
+        with progress, graceful_interrupt(progress.say, MOST_FINISHING_S) as finishing:
             for record in run_jobs(model, planned.jobs(), batch_size=size, is_stopping=finishing):
                 planned.add(record, as_line(record))
                 progress.show(record)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import typer
 
-from genlm.cli.signals import Finishing, patient_interrupts
+from genlm.cli.batch import MOST_FINISHING_S, SOME_FAILED
+from genlm.cli.signals import Finishing, graceful_interrupt
 from genlm.errors import OutputError, UsageError
 from genlm.formats.remote import RemoteFile, is_remote
 from genlm.formats.rows import STDIN
@@ -20,7 +21,6 @@ from genlm.tasks.cluster.session import CLIENT, Running, check_ray, open_session
 from genlm.views.batch import ClusterProgress
 from genlm.views.spinner import Spinner
 
-SOME_FAILED = 3
 # Workers hear of it within a second.
 HEARD_S = 2.0
 
@@ -79,7 +79,7 @@ def run_on_cluster(plan: Plan, cluster: Cluster, output: str, notify: Callable[[
 def _follow(running: Running, progress: ClusterProgress, spinner: Spinner, output: str) -> None:
     """Show how far it is until it ends. Raises KeyboardInterrupt where Ctrl-C has ended it."""
     try:
-        with ExitStack() as display, patient_interrupts(progress.say) as finishing:
+        with ExitStack() as display, graceful_interrupt(progress.say, MOST_FINISHING_S) as finishing:
             is_shown = False
             while not running.wait():
                 state = running.look()

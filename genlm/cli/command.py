@@ -58,7 +58,7 @@ def check_alone(
         if source is None or source.name != "COMMANDLINE":
             continue
         if name in without or (only is not None and name not in only):
-            given = param.make_metavar(context) if param.param_type_name == "argument" else max(param.opts, key=len)
+            given = getattr(param, "metavar", None) if param.param_type_name == "argument" else max(param.opts, key=len)
             raise UsageError(f"{given} does not go with {option}")
 
 

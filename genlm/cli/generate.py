@@ -14,7 +14,7 @@ from genlm.decoding.completion import Completion
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import check_utf8, read_prompt
 from genlm.model.source import locate_model
-from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Generating, Limits, check_count
+from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Generating, Limits, check_count, check_engine
 from genlm.views.generation import JsonView, TextView, summary
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
@@ -30,6 +30,7 @@ def generate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     allow_pickle: options.AllowPickle = False,
+    engine: options.EngineName = "genlm",
     strategy: options.StrategySpec = None,
     presets: options.Presets = None,
     num_beams: options.NumBeams = None,
@@ -92,6 +93,7 @@ def generate(
     stops = tuple(check_utf8(text, "a stop text") for text in stop or ())
     limits = Limits(max_new_tokens, num_return_sequences, stops, overflow)
     check_count(chosen, limits)
+    check_engine(engine, chosen, deterministic=deterministic)
     text = read_prompt(prompt)
     if print_python:
         from genlm.views.python import Run, python_script
@@ -115,6 +117,7 @@ def generate(
             allow_pickle=allow_pickle,
             notify=notify,
             spinner=spinner,
+            engine=engine,
         )
         traced = trace or page_file is not None
         generating = Generating(loaded, text, chosen, limits, seed, trace=traced, deterministic=deterministic)

@@ -24,6 +24,9 @@ INTERRUPTED = 130
 COMMANDS = {
     "generate": Row("genlm.cli.generate:generate", "Continue a prompt."),
     "batch": Row("genlm.cli.batch:batch", "Continue every prompt of files, and write a file of completions."),
+    "compare": Row(
+        "genlm.cli.compare:compare", "Compare strategies side by side: their texts, and what the metrics say of them."
+    ),
     "next": Row(
         "genlm.cli.next:next_command",
         "Show what may come next: the likeliest tokens with their probabilities.",
@@ -40,6 +43,7 @@ COMMANDS = {
         "genlm.cli.attention:attention",
         "Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)), layer by layer, head by head.",
     ),
+    "train": Row("genlm.cli.train:train", "Train a GPT-2 on texts of your own, or go on with a trained model."),
     "bench": Row("genlm.cli.bench:bench_command", "Measure how fast a model runs on this machine."),
     "strategies": Row(
         "genlm.cli.list_strategies:strategies",
@@ -58,7 +62,7 @@ app = typer.Typer(
     name="genlm",
     cls=Commands,
     help="Generate text with GPT-2 and a decoding strategy of your choice.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some rows of a batch failed, 130 interrupted. "
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some parts failed, 130 interrupted. "
     "GENLM_DEBUG=1 shows tracebacks.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

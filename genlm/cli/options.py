@@ -41,6 +41,15 @@ Dtype: TypeAlias = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+EngineName: TypeAlias = Annotated[
+    Literal["genlm", "transformers"],
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="genlm, or transformers: its own generate, every field pinned, for the kinds that it has.",
+        rich_help_panel=MODEL,
+    ),
+]
 AllowPickle: TypeAlias = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Also load pickled weights, if you trust their source.", rich_help_panel=MODEL),

@@ -41,6 +41,7 @@ def replay_result(
             revision=saved.revision,
             device=saved.device,
             dtype=saved.dtype,
+            engine=saved.engine,
             allow_pickle=allow_pickle,
             notify=notify,
             spinner=spinner,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -44,42 +45,41 @@ def insistent_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-# After the first Ctrl-C, in seconds.
-MOST_FINISHING_S = 10.0
-
-
 class Finishing:
-    """Whether a user wants to come to an end: as soon as Ctrl-C was pressed, and only for so long.
+    """Whether a user wants to come to an end: as soon as Ctrl-C was pressed. `notify` is told so once."""
 
-    `notify` is told once, outside of the handler.
-    """
-
-    def __init__(self, notify: Callable[[str], None]) -> None:
+    def __init__(self, notify: Callable[[str], None], most_s: float) -> None:
         self.pressed = False
-        self._deadline = 0.0
-        self._notify: Callable[[str], None] | None = notify
+        self._notify = notify
+        self._most_s = most_s
+        self._deadline: float | None = None
 
     def press(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signal. Raises KeyboardInterrupt the second time."""
         if self.pressed:
             raise KeyboardInterrupt
         self.pressed = True
-        self._deadline = time.monotonic() + MOST_FINISHING_S
 
     def __call__(self) -> bool:
         """Whether nothing more is to begin. Raises KeyboardInterrupt where what was under way has had its time."""
-        if self.pressed and self._notify is not None:
+        if not self.pressed:
+            return False
+        if self._deadline is None:
+            # Not in the handler, which may have come between any two bytes of other output.
             self._notify("finishing what is under way; Ctrl-C again leaves at once")
-            self._notify = None
-        if self.pressed and time.monotonic() > self._deadline:
+            self._deadline = time.monotonic() + self._most_s
+        if time.monotonic() > self._deadline:
             raise KeyboardInterrupt
-        return self.pressed
+        return True
 
 
 @contextmanager
-def patient_interrupts(notify: Callable[[str], None]) -> Iterator[Finishing]:
-    """Lets a first Ctrl-C ask a block to finish, and a second end it."""
-    finishing = Finishing(notify)
+def graceful_interrupt(notify: Callable[[str], None] = lambda _: None, most_s: float = math.inf) -> Iterator[Finishing]:
+    """Whether Ctrl-C was pressed, for a block that ends itself at a good place, within so many seconds.
+
+    Pressed again it ends at once.
+    """
+    finishing = Finishing(notify, most_s)
     handler = signal.signal(signal.SIGINT, finishing.press)
     try:
         yield finishing

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from genlm.decoding.checks import require_memory, require_numbers
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
+from genlm.decoding.distribution import log_total
 from genlm.decoding.filters import request_filters
 from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
@@ -176,7 +177,7 @@ class _Group:
 
     def _candidates(self, logits: Tensor, cost: Tensor) -> Iterator[Beam]:
         """`width` continuations of all beams together: the likeliest, likeliest first, or as they are drawn."""
-        require_numbers(logits.logsumexp(-1), len(self.beams[0].ids))
+        require_numbers(log_total(logits), len(self.beams[0].ids))
         logprobs = logits.log_softmax(-1)
         scores = self._filtered(logprobs - cost)
         scores = scores + torch.tensor([beam.score for beam in self.beams], device=logits.device)[:, None]

@@ -43,7 +43,10 @@ def stock_settings(strategy: Strategy) -> dict[str, object]:
         UsageError: a kind, or a field at a value, that transformers does not have.
     """
     if strategy.kind not in STOCK_KINDS:
-        raise UsageError(f"transformers has no strategy of the kind {strategy.kind}")
+        raise UsageError(
+            f"transformers has no strategy of the kind {strategy.kind}",
+            hint="without code from the Hub it has " + ", ".join(STOCK_KINDS),
+        )
     is_beam = "num_beams" in strategy.fields
     settings: dict[str, object] = {"do_sample": strategy.samples, "num_beams": 1}
     settings |= BEAM if is_beam else {}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from genlm.decoding.completion import Event, Failed
 from genlm.decoding.request import Request
 from genlm.model.network import Network
+
+if TYPE_CHECKING:
+    from genlm.model.stock import StockModel
 
 K = TypeVar("K")
 # The kinds that choose among sequences, or look deeper than the logits: each request has a cache of its own.
@@ -42,7 +45,7 @@ def decode_many(
     from genlm.decoding.continuous import decode_together
 
     def separately(request: Request) -> Iterator[Event] | None:
-        is_separate = request.alone or request.strategy.kind in SEARCHES
+        is_separate = request.alone or request.engine != "genlm" or request.strategy.kind in SEARCHES
         return decode(network, request) if is_separate else None
 
     return decode_together(network, requests, size, separately, is_stopping)
@@ -50,6 +53,10 @@ def decode_many(
 
 def _run(network: Network, request: Request) -> Iterator[Event]:
     kind = request.strategy.kind
+    if request.engine == "transformers":
+        from genlm.decoding.stock import stock_generate
+
+        return stock_generate(cast("StockModel", network), request)
     if kind in BEAMS:
         from genlm.decoding.beam import beam_search
 

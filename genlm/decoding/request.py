@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from genlm.decoding.strategy import Strategy
 from genlm.decoding.text import Decode
+from genlm.model.engine import Engine
 from genlm.model.pieces import Pieces
 
 
@@ -18,7 +19,7 @@ class Request:
 
     With `alone` each sequence is decoded by itself, one token a step, so that it has the same bits whatever else is
     asked for. `pieces` is there where a trace is wanted: how tokens are spelled in it. `bad_words_ids` are
-    sequences of tokens that must not be generated.
+    sequences of tokens that must not be generated. The engine transformers needs a StockModel.
     """
 
     prompt_ids: tuple[int, ...]
@@ -34,3 +35,4 @@ class Request:
     alone: bool = False
     pieces: Pieces | None = None
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    engine: Engine = "genlm"

@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from random import Random
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genlm.decoding.checks import require_choice, require_numbers
 from genlm.decoding.completion import Completion, FinishReason, TracedToken
+from genlm.decoding.distribution import log_total
 from genlm.decoding.filters import request_filters
 from genlm.decoding.request import Request
 from genlm.decoding.rowfilters import make_row_filters
 from genlm.decoding.text import TextStream
 from genlm.decoding.trace import trace_tokens
+
+# The vocabulary is summed in blocks of this many tokens before one is looked into.
+BLOCK = 256
 
 
 @dataclass(eq=False)
@@ -56,7 +61,7 @@ class Chooser:
         Raises:
             ModelError: logits that are not numbers, or none left to choose from. Nothing has been drawn then.
         """
-        total = logits.logsumexp(-1)
+        total = log_total(logits)
         require_numbers(total, rows[0].new)
         filtered = logits
         for apply in self._filters:
@@ -98,12 +103,22 @@ def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:
     Logits: (rows, vocab), -inf for what is out; uniforms: one number from [0, 1) a row. Returns ids: (rows,).
     """
     precise = precision(logits.device)
-    cumulative = logits.softmax(-1, dtype=precise).cumsum(-1)
+    probabilities = F.pad(logits.softmax(-1), (0, -logits.shape[-1] % BLOCK)).view(len(logits), -1, BLOCK)
+    blocks = probabilities.sum(-1, dtype=precise)
+    targets = torch.tensor(uniforms, dtype=precise, device=logits.device)[:, None] * blocks.sum(-1, keepdim=True)
+    block, rest = _find(blocks, targets)
+    inside = probabilities.take_along_dim(block[..., None], 1)[:, 0].to(precise)
+    return (block * BLOCK + _find(inside, rest)[0])[:, 0]
+
+
+def _find(parts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of each row in which the row's target lies, and how far into it. Targets and results: (rows, 1)."""
+    cumulative = parts.cumsum(-1)
     total = cumulative[:, -1:]
-    targets = torch.tensor(uniforms, dtype=precise, device=logits.device)[:, None] * total
-    # A target that float32 has rounded up to the total would lie past the last token.
+    # A target that rounding has moved up to the total would lie past the last part.
     targets = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    place = torch.searchsorted(cumulative, targets, right=True)
+    return place, targets - F.pad(cumulative, (1, -1)).gather(-1, place)
 
 
 def precision(device: torch.device) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -49,20 +49,32 @@ def add_traces(network: Network, request: Request, pieces: Pieces, events: Itera
         yield event
 
 
+def trace_text(network: Network, before: Sequence[int], text: Sequence[int], pieces: Pieces) -> list[TracedToken]:
+    """What the model makes of a text that it did not write, after at least one token before it; nothing is filtered."""
+    groups = _logits_of(network, before, text)
+    return [traced for _, own, tokens in groups for traced in trace_tokens(own, own, tokens, pieces)]
+
+
 def _trace(network: Network, request: Request, pieces: Pieces, new: tuple[int, ...]) -> Iterator[TracedToken]:
     ids = [*request.prompt_ids, *new]
     before = len(request.prompt_ids)
-    logits = network.logits_of([ids[:-1]], [before - 1])
     filters = request_filters(request)
-    size = max(1, GROUP // logits.shape[-1])
-    for start in range(0, len(new), size):
-        own = logits[start : start + size]
+    for start, own, tokens in _logits_of(network, request.prompt_ids, new):
         # Beams are filtered as log-probabilities, in which a repetition penalty acts otherwise.
         filtered = own.log_softmax(-1) if "num_beams" in request.strategy.fields else own
         history = [ids[: before + at] for at in range(start, start + len(own))]
         for apply in filters:
             filtered = apply(filtered, history)
-        yield from trace_tokens(own, filtered, torch.tensor(new[start : start + size], device=own.device), pieces)
+        yield from trace_tokens(own, filtered, tokens, pieces)
+
+
+def _logits_of(network: Network, before: Sequence[int], text: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The logits that each token of a text was drawn from, and the tokens, in groups with the place of the first."""
+    logits = network.logits_of([[*before, *text][:-1]], [len(before) - 1])
+    size = max(1, GROUP // logits.shape[-1])
+    for start in range(0, len(text), size):
+        own = logits[start : start + size]
+        yield start, own, torch.tensor(text[start : start + size], device=own.device)
 
 
 def _traced(

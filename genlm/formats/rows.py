@@ -37,6 +37,14 @@ ROWS_AT_ONCE = 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+# JSON by its standard, without the numbers that are none.
+STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 @dataclass(frozen=True)
 class InputRow:
     """A row of a file: its values by column, or what is wrong with it.
@@ -177,16 +185,12 @@ class _Wrong:
 
 def _object(text: str) -> dict[str, Any] | _Wrong:
     try:
-        values = json.loads(text, parse_constant=_refuse_constant)
+        values = STRICT.decode(text)
     except RecursionError:
         return _Wrong("the JSON is nested too deeply")
     except ValueError as error:
         return _Wrong(f"not valid JSON: {error}")
     return values if isinstance(values, dict) else _Wrong("not a JSON object")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _decoded(data: bytes | None) -> str | _Wrong:

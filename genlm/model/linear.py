@@ -112,35 +112,66 @@ class FloatEmbedding:
         return (self.weight,)
 
 
+def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in int8, and the scale of each, from its largest number: (n, m) and (n, 1).
+
+    Dettmers et al. 2022, arXiv:2208.07339, vector-wise quantization.
+    """
+    largest = rows.abs().amax(-1, keepdim=True).float().clamp_(min=torch.finfo(torch.float32).tiny)
+    scale = largest.div_(INT8_MOST)
+    return (rows / scale.to(rows.dtype)).round_().to(torch.int8), scale
+
+
 class Int8Matrix:
     """A matrix (out, in) in int8 with a scale for each of its rows; `x @ matrix.T` with x in int8 too.
 
-    Each row of x gets a scale of its own from its largest number (Dettmers et al. 2022, arXiv:2208.07339, vector-wise
-    quantization). The sums are exact integers, so a row's result does not depend on the rows beside it.
+    Each row of x gets a scale of its own. The sums are exact integers, so a row's result does not depend on the rows
+    beside it. The matrix lies as oneDNN wants it, where that is quick.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        largest = weight.abs().amax(-1).float().clamp(min=torch.finfo(torch.float32).tiny)
-        self.scale = largest / INT8_MOST
-        self.weight = (weight / self.scale[:, None].to(weight.dtype)).round_().to(torch.int8)
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        self.scale = scale.flatten()
+        self.is_packed = _has_vnni()
+        self.weight = torch.ops.onednn.qlinear_prepack(weight, None) if self.is_packed else weight
+        self.zero_points = torch.zeros(len(self.scale), dtype=torch.int32)
 
-    def product(self, x: Tensor) -> Tensor:
-        """x @ matrix.T without the matrix's own scale. `x`: (n, in), float32. Shape: (n, out)."""
-        scale = x.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(INT8_MOST)
-        quantized = (x / scale).round_().to(torch.int8)
-        return torch._int_mm(quantized, self.weight.t()).to(torch.float32).mul_(scale)
+    def product(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x @ matrix.T but for the scale of each row of x, and that scale: (n, out), float32, and (n, 1)."""
+        quantized, scale = quantize(x)
+        return (self._packed(quantized) if self.is_packed else self._plain(quantized)), scale
+
+    def _packed(self, x: Tensor) -> Tensor:
+        # The instructions multiply unsigned by signed bytes: x is moved up by 128, and 128 taken back from the sums.
+        made: Tensor = torch.ops.onednn.qlinear_pointwise(
+            x.view(torch.uint8) + 128,
+            *(1.0, 128),
+            *(self.weight, self.scale, self.zero_points),
+            None,
+            *(1.0, 0, torch.float32),
+            *("none", [], ""),
+        )
+        return made
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return torch._int_mm(x, self.weight.t()).to(torch.float32).mul_(self.scale)
+
+
+@cache
+def _has_vnni() -> bool:
+    """Whether oneDNN sums the products of bytes exactly and at once; without these instructions pairs may overflow."""
+    return _has_onednn() and hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.cpu._is_vnni_supported()
 
 
 class Int8Linear:
     """A weight (in, out) in int8, one scale an output channel; activations are quantized as they come."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.matrix = Int8Matrix(weight.t().contiguous())
+        self.matrix = Int8Matrix(*quantize(weight.t().contiguous()))
         self.bias = bias.float()
 
     def __call__(self, rows: Tensor) -> Tensor:
         """See Linear."""
-        return torch.addcmul(self.bias, self.matrix.product(rows), self.matrix.scale)
+        return torch.addcmul(self.bias, *self.matrix.product(rows))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """See Linear."""
@@ -148,18 +179,20 @@ class Int8Linear:
 
 
 class Int8Embedding:
-    """An embedding in int8, one scale a token."""
+    """An embedding in int8, one scale a token: by rows to look up, and as a matrix to multiply."""
 
     def __init__(self, weight: Tensor) -> None:
-        self.matrix = Int8Matrix(weight)
+        self.rows, self.scale = quantize(weight)
+        self.matrix = Int8Matrix(self.rows, self.scale)
 
     def look_up(self, ids: Tensor) -> Tensor:
         """See Embedding."""
-        return F.embedding(ids, self.matrix.weight).float() * self.matrix.scale[ids][..., None]
+        return F.embedding(ids, self.rows).float() * self.scale[ids]
 
     def __call__(self, rows: Tensor) -> Tensor:
         """See Embedding."""
-        return self.matrix.product(rows).mul_(self.matrix.scale)
+        product, scale = self.matrix.product(rows)
+        return product.mul_(scale)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """See Embedding."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from genlm.errors import ModelError
+from genlm.errors import ModelError, UsageError
+from genlm.model.engine import ENGINES, Engine
 from genlm.model.files import read_json
 from genlm.model.info import ModelInfo
+from genlm.model.memory import keep_freed_memory
 from genlm.model.network import Network
 from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import Tokenizer, load_tokenizer
@@ -33,28 +35,41 @@ class Model:
     eos_ids: frozenset[int]
     start_id: int | None
     load_s: float
+    engine: Engine = "genlm"
 
 
 def load_model(
-    folder: ModelFolder, *, device: DeviceChoice = "auto", dtype: DtypeChoice = "auto", allow_pickle: bool = False
+    folder: ModelFolder,
+    *,
+    device: DeviceChoice = "auto",
+    dtype: DtypeChoice = "auto",
+    allow_pickle: bool = False,
+    engine: Engine = "genlm",
 ) -> Model:
     """Load a model. `auto` is the best device there is, and float32 on the CPU, the checkpoint's own dtype elsewhere.
 
+    The engine transformers runs every model, GPT-2 too, and `generate`, as transformers does.
+
     Raises:
+        UsageError: an engine that there is not, or int8 by transformers.
         ModelError: files that are missing, damaged or at odds with each other, or a device that is not there.
     """
     from genlm.model import gpt2_config
 
     started = time.perf_counter()
+    _check_engine(engine, dtype)
     config = read_json(folder.path / "config.json")
     place = choose_device(device)
+    if place == "cpu":
+        keep_freed_memory()
     precision = choose_dtype(dtype, place, config)
     in_int8 = dtype == "int8"
     tokenizer = load_tokenizer(folder.path, config.get("model_type"))
     files = weight_files(folder.path, allow_pickle=allow_pickle)
+    is_lean = engine == "genlm" and gpt2_config.supports(config)
     if in_int8 and (place != "cpu" or not gpt2_config.supports(config)):
         raise ModelError("int8 runs GPT-2 models on the CPU only", hint="--dtype auto takes what the model runs in")
-    if gpt2_config.supports(config):
+    if is_lean:
         network, parameters = _load_lean(config, folder.path, files, precision, place, in_int8=in_int8)
     else:
         network, parameters = _load_any(folder.path, precision, place, allow_pickle)
@@ -68,7 +83,15 @@ def load_model(
         eos_ids=_eos_ids(folder.path, config, network.vocab_size),
         start_id=_start_id(config, tokenizer, network.vocab_size),
         load_s=time.perf_counter() - started,
+        engine=engine,
     )
+
+
+def _check_engine(engine: Engine, dtype: DtypeChoice) -> None:
+    if engine not in ENGINES:
+        raise UsageError(f"no engine {engine!r}", hint="there are " + ", ".join(ENGINES))
+    if engine == "transformers" and dtype == "int8":
+        raise UsageError("the engine transformers has no int8", hint="--engine genlm has, for GPT-2 models on the CPU")
 
 
 def choose_device(device: DeviceChoice) -> str:

@@ -75,6 +75,24 @@ def _read_numbers(path: Path) -> dict[str, int]:
     return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdigit()}
 
 
+# The parameters of mallopt, as in malloc.h, and sizes that no tensor of a step goes beyond; glibc may take the second.
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+MOST_KEPT = (2**30, 2**25)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, for each step to take it again.
+
+    It gives large pieces, as the logits of many rows, back to the system, and new ones cost more than what is done
+    with them. Only glibc can be told; elsewhere nothing happens.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None and any(mallopt(MMAP_THRESHOLD, size) for size in MOST_KEPT):
+        mallopt(TRIM_THRESHOLD, MOST_KEPT[0])
+
+
 # Large enough to lie outside every cache, in float32 numbers.
 READ_SIZE = 2**26
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,11 +19,10 @@ from genlm.model.thirdparty import first_line, silence_transformers
 
 def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
     """A transformers model from a folder, in evaluation mode. Never runs code from the folder."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    silence_transformers()
+    config = read_config(path)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         # A folder might name a kernel here, which is code from the Hub; None is the best that torch has.
         config._attn_implementation = None
         config.return_dict = True
@@ -39,12 +38,28 @@ def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: boo
         )
     # transformers raises whatever it stumbles over in a folder.
     except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise ModelError(f"{path}: the model needs code of its own, which genlm never runs") from error
-        raise ModelError(f"transformers cannot load {path}: {first_line(error)}") from error
+        raise _cannot_load(path, error) from error
     model, report = loaded
     _check_complete(path, report)
     return model.eval().to(torch.device(device))
+
+
+def read_config(path: Path) -> Any:
+    """The config of a folder's model, as transformers knows it. Raises ModelError where it cannot be read."""
+    from transformers import AutoConfig
+
+    silence_transformers()
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    # As above.
+    except Exception as error:
+        raise _cannot_load(path, error) from error
+
+
+def _cannot_load(path: Path, error: Exception) -> ModelError:
+    if "trust_remote_code" in str(error):
+        return ModelError(f"{path}: the model needs code of its own, which genlm never runs")
+    return ModelError(f"transformers cannot load {path}: {first_line(error)}")
 
 
 def _check_complete(path: Path, report: Mapping[str, Any]) -> None:
@@ -55,6 +70,22 @@ def _check_complete(path: Path, report: Mapping[str, Any]) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{path}: the weights lack {missing[0]}{more}, which config.json asks for")
+
+
+# Given a sequence's new tokens: whether it ends with them.
+Ends: TypeAlias = Callable[[Sequence[int]], bool]
+
+
+class _Criterion:
+    """What ends sequences, as a stopping criterion of transformers."""
+
+    def __init__(self, ends: Ends, prompt_length: int) -> None:
+        self.ends = ends
+        self.prompt_length = prompt_length
+
+    def __call__(self, ids: Tensor, scores: object, **settings: object) -> Tensor:
+        ended = [self.ends(row) for row in ids[:, self.prompt_length :].tolist()]
+        return torch.tensor(ended, device=ids.device)
 
 
 class StockModel:
@@ -125,6 +156,41 @@ class StockModel:
         """See Network."""
         check_room(len(ids), self.context)
         return queries_and_keys(self.model, torch.tensor([list(ids)], device=self.device))
+
+    def generate(
+        self, prompt: Sequence[int], settings: Mapping[str, object], seed: int, ends: Ends | None = None
+    ) -> list[list[int]]:
+        """The new tokens of each sequence that transformers' `generate` makes with these settings, and no others.
+
+        `ends` tells of a sequence's new tokens whether they are its last. A sequence that is shorter than another is
+        padded at its end.
+
+        Raises:
+            ModelError: logits that are not numbers, or a step that is left no token.
+        """
+        from transformers import GenerationConfig
+
+        # Neither the model's own settings nor those that its config.json may hold.
+        self.model.generation_config = GenerationConfig()
+        ids = torch.tensor([list(prompt)], device=self.device)
+        # Padding is fed to the model, and so has to be a token of it.
+        padding = (settings.get("eos_token_id") or [0])[0]  # type: ignore[index]
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), torch.inference_mode():
+            torch.manual_seed(seed)
+            try:
+                made: Tensor = self.model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    pad_token_id=padding,
+                    stopping_criteria=None if ends is None else [_Criterion(ends, len(prompt))],
+                    **settings,
+                )
+            except RuntimeError as error:
+                if "probability tensor" not in str(error):
+                    raise
+                raise ModelError("transformers had no distribution to draw from: every token is ruled out") from error
+        rows: list[list[int]] = made[:, len(prompt) :].tolist()
+        return rows
 
     def row_bytes(self, length: int) -> int:
         """See Network; an upper bound, for a model may keep fewer heads or less of the past."""

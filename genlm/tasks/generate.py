@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece, Prefilled
+from genlm.decoding.equivalent import stock_settings
 from genlm.decoding.loops import decode
 from genlm.decoding.randomness import draw_seed
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
+from genlm.model.engine import Engine
 from genlm.model.pieces import Pieces
 from genlm.records import Generation, Timing
 from genlm.records import Overflow as Overflow
@@ -62,6 +64,15 @@ def check_count(strategy: Strategy, limits: Limits) -> None:
             f"num_return_sequences={count} is more than num_beams={beams}",
             hint=f"{strategy.kind} with num_beams={count} keeps as many",
         )
+
+
+def check_engine(engine: Engine, strategy: Strategy, *, deterministic: bool) -> None:
+    """Raise UsageError where an engine cannot do what is asked for."""
+    if engine == "genlm":
+        return
+    stock_settings(strategy)
+    if deterministic:
+        raise UsageError(f"--deterministic is genlm's own: {engine} draws all completions from one stream of numbers")
 
 
 class Generating:
@@ -132,6 +143,7 @@ class Generating:
             self.limits.stop,
             self.limits.overflow,
             self.deterministic,
+            self.model.engine,
         )
 
 
@@ -145,7 +157,12 @@ def make_request(
     deterministic: bool = False,
     pieces: Pieces | None = None,
 ) -> Request:
-    """What a decoding loop is asked for. Raises UsageError where the strategy names tokens that the model lacks."""
+    """What a decoding loop is asked for.
+
+    Raises:
+        UsageError: a strategy that names tokens which the model lacks, or that its engine does not have.
+    """
+    check_engine(model.engine, strategy, deterministic=deterministic)
     check_biases(model, strategy)
     return Request(
         prompt_ids,
@@ -160,6 +177,7 @@ def make_request(
         alone=deterministic,
         pieces=pieces,
         bad_words_ids=bad_words_ids(model, strategy),
+        engine=model.engine,
     )
 
 

@@ -84,7 +84,7 @@ def compare_continuations(
     """
     if not continuations or "" in continuations:
         raise UsageError("a candidate must not be empty")
-    encoded = [_continue(model, prompt, text) for text in continuations]
+    encoded = [continuation_ids(model, prompt, text) for text in continuations]
     ids = prompt_ids(model, prompt, max(map(len, encoded)) - 1, overflow)
     logits = _last_logits(model, ids)
     from genlm.decoding.distribution import entropy
@@ -150,6 +150,25 @@ def grow_tree(
         logits = cache.step(torch.tensor([node.id for node in nodes], device=logits.device))
     pieces = Pieces(model.tokenizer)
     return Tree(model.info, prompt, ids, strategy, steps, first_entropy, _to_branches(root, pieces))
+
+
+def continuation_ids(model: Model, prompt: str, text: str) -> tuple[int, ...]:
+    """The ids of a continuation: as they follow in the whole text if the prompt's stay the same there, else alone.
+
+    Raises:
+        InputError: a text that the tokenizer cannot express.
+    """
+    encode = model.tokenizer.encode
+    whole = encode(prompt + text)
+    before = encode(prompt) if prompt else []
+    if prompt and len(whole) > len(before) and whole[: len(before)] == before:
+        ids = whole[len(before) :]
+    else:
+        ids = [token for part in Pieces(model.tokenizer).encode(text) for token in part]
+    beyond = next((token for token in ids if token >= model.network.vocab_size), None)
+    if not ids or beyond is not None:
+        raise InputError(f"the model's tokenizer cannot express the candidate {text!r}")
+    return tuple(ids)
 
 
 def check_at_least_one(name: str, value: int) -> None:
@@ -237,21 +256,6 @@ def _describe(model: Model, strategy: Strategy, logits: Tensor, filtered: Tensor
             for rank, id, logprob in zip(ranks, best.indices.tolist(), best.values.tolist(), strict=True)
         ),
     )
-
-
-def _continue(model: Model, prompt: str, text: str) -> tuple[int, ...]:
-    """The ids of a continuation: as they follow in the whole text if the prompt's stay the same there, else alone."""
-    encode = model.tokenizer.encode
-    whole = encode(prompt + text)
-    before = encode(prompt) if prompt else []
-    if prompt and len(whole) > len(before) and whole[: len(before)] == before:
-        ids = whole[len(before) :]
-    else:
-        ids = [token for part in Pieces(model.tokenizer).encode(text) for token in part]
-    beyond = next((token for token in ids if token >= model.network.vocab_size), None)
-    if not ids or beyond is not None:
-        raise InputError(f"the model's tokenizer cannot express the candidate {text!r}")
-    return tuple(ids)
 
 
 def _score_continuation(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
+from genlm.model.engine import ENGINES, Engine
 from genlm.model.pieces import Pieces
 from genlm.records import Difference, Generation, Replay
 from genlm.tasks.generate import Generating, Limits, check_count
@@ -52,6 +53,7 @@ class SavedResult:
     prompt: str
     prompt_ids: tuple[int, ...]
     sequences: tuple[SavedSequence, ...]
+    engine: Engine
 
     def start(self, model: Model) -> Generating:
         """The same generation, to be run by a model. Raises InputError where the model cannot take its prompt."""
@@ -122,6 +124,8 @@ def read_result(path: Path) -> SavedResult:
             SavedSequence(tuple(each.items("token_ids", int)), each.take("text", str), each.take("finish_reason", str))
             for each in completions
         ),
+        # Results before there was a choice do not say it.
+        record.one_of("engine", ENGINES) if "engine" in record.values else "genlm",
     )
 
 

@@ -66,8 +66,9 @@ class BatchProgress:
 
     def _show_state(self) -> None:
         if self._progress is not None and self._task is not None:
-            state = {"total": self.total, "completed": self.done, "speed": self._speed(), "left": self._left()}
-            self._progress.update(self._task, **state)
+            self._progress.update(
+                self._task, total=self.total, completed=self.done, speed=self._speed(), left=self._left()
+            )
         elif self._enabled and time.monotonic() - self._said >= LINE_EVERY_S:
             self._said = time.monotonic()
             notice(f"{self.done:,} of {self.total:,} prompts  {self._speed()}  {self._left()}")

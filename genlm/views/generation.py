@@ -99,6 +99,7 @@ def as_json(generation: Generation) -> str:
     strategy = generation.strategy
     record = {
         "model": asdict(generation.model),
+        "engine": generation.engine,
         "strategy": {
             "name": strategy.name,
             "kind": strategy.kind,
@@ -122,10 +123,10 @@ def as_json(generation: Generation) -> str:
 def _completion_record(completion: Completion) -> dict[str, Any]:
     record = asdict(completion)
     trace = record.pop("trace")
-    return record if trace is None else {**record, "trace": [_traced_record(token) for token in trace]}
+    return record if trace is None else {**record, "trace": [traced_record(token) for token in trace]}
 
 
-def _traced_record(token: dict[str, Any]) -> dict[str, Any]:
+def traced_record(token: dict[str, Any]) -> dict[str, Any]:
     """A token, and its alternatives, with the key `bytes` only where the text does not tell them."""
     alternatives = [_with_split_bytes(each) for each in token["alternatives"]]
     return _with_split_bytes({**token, "alternatives": alternatives})
@@ -143,6 +144,7 @@ def summary(generation: Generation) -> str:
     seconds = timing.prefill_s + timing.decode_s
     parts = [
         f"{model.name} ({model.dtype}, {model.device})",
+        *([] if generation.engine == "genlm" else [f"by {generation.engine}"]),
         generation.strategy.spec,
         *([f"seed {generation.seed}"] if generation.strategy.samples else []),
         f"{tokens} token{'' if tokens == 1 else 's'} in {seconds:.2f} s ({timing.tokens_per_s:.0f}/s)",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece, TracedToken
-from genlm.records import Generation
+from genlm.records import Generation, Sample
 from genlm.views.generation import TextView
 from genlm.views.score import STYLES, whole_pieces
 
@@ -38,7 +38,7 @@ class TraceView(TextView):
             self._writer.console.print(legend())
 
 
-def parts(completion: Completion) -> Iterator[tuple[str, TracedToken, bool]]:
+def parts(completion: Completion | Sample) -> Iterator[tuple[str, TracedToken, bool]]:
     """What a completion was generated as: each text, its token, and whether it is within the completion's text."""
     left = sys.maxsize if completion.finish_reason == "length" else len(completion.text)
     for text, token in whole_pieces(completion.trace or ()):

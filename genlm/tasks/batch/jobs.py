@@ -34,7 +34,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """A prompt to be continued, or a row that cannot be: then `error` says why, and `prompt` is None."""
+    """A prompt to be continued, or a row of which `error` says why it cannot be."""
 
     id: str | int
     prompt: str | None
@@ -83,6 +83,13 @@ def read_file(file: InputFile, name: str, fields: Fields, settings: Settings) ->
         yield _job(row, name, fields, settings)
 
 
+def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> Iterator[Job]:
+    """The jobs of rows that are at hand: prompts, or objects as a line of JSON holds them."""
+    for number, row in enumerate(rows, 1):
+        columns = {"prompt": row} if isinstance(row, str) else row
+        yield _job(InputRow("rows", number, None, columns), "rows", Fields(), settings)
+
+
 def names_of(files: Sequence[InputFile]) -> list[str]:
     """What ids begin with where a row has none: the files' names, with their folders where these tell them apart."""
     names = [Path(file.name).name for file in files]
@@ -100,35 +107,48 @@ def _check_columns(row: InputRow, fields: Fields) -> None:
 
 def _job(row: InputRow, name: str, fields: Fields, settings: Settings) -> Job:
     own: dict[str, Any] = dict(row.columns)
-    id = own.pop(fields.id, None)
-    job = Job(f"{name}:{row.number}", None, settings, own, row.source, row.number, row.line, row.error)
-    if row.error is not None:
-        return job
-    if id is not None and id != "":
-        if isinstance(id, bool) or not isinstance(id, (str, int)):
-            return replace(job, error=f"{fields.id!r} is {_shown(id)}, where text or a whole number must be")
-        if isinstance(id, str) and not _is_text(id):
-            return replace(job, error=f"{fields.id!r} is not valid Unicode")
-        job = replace(job, id=id)
+    id: str | int = f"{name}:{row.number}"
+    prompt, error = None, row.error
     try:
-        return replace(job, settings=_overridden(settings, own), prompt=_prompt(own, fields), columns=own)
-    except (ValueError, UsageError) as error:
-        return replace(job, error=str(error))
+        if error is None:
+            id = _take_id(own, fields.id, id)
+            prompt = _take_prompt(own, fields)
+            settings = _overridden(settings, own)
+    except (ValueError, UsageError) as problem:
+        error = str(problem)
+    return Job(id, prompt, settings, own, row.source, row.number, row.line, error)
 
 
-def _prompt(own: dict[str, Any], fields: Fields) -> str:
-    """The prompt of a row, whose column is taken out where it is one."""
+def _take_id(own: dict[str, Any], column: str, default: str) -> str | int:
+    """The id of a row, which is taken out, or the default. Raises ValueError where what it has can be none."""
+    id = own.pop(column, None)
+    if id is None or id == "":
+        return default
+    if isinstance(id, bool) or not isinstance(id, (str, int)):
+        raise ValueError(f"{column!r} is {_shown(id)}, where text or a whole number must be")
+    return _checked(id, repr(column)) if isinstance(id, str) else id
+
+
+def _take_prompt(own: dict[str, Any], fields: Fields) -> str:
+    """The prompt of a row; where it is a column, that is taken out. Raises ValueError where there is none."""
     if fields.template is not None:
-        prompt = fields.template.fill(own)
-    else:
-        if own.get(fields.prompt) is None:
-            raise ValueError(f"{fields.prompt!r} is {'null' if fields.prompt in own else 'missing'}")
-        prompt = own.pop(fields.prompt)
-        if not isinstance(prompt, str):
-            raise ValueError(f"{fields.prompt!r} is {_shown(prompt)}, where text must be")
-    if not _is_text(prompt):
-        raise ValueError("the prompt is not valid Unicode: it holds half of a surrogate pair")
-    return prompt
+        return _checked(fields.template.fill(own), "the prompt")
+    is_missing = fields.prompt not in own
+    prompt = own.pop(fields.prompt, None)
+    if prompt is None:
+        raise ValueError(f"{fields.prompt!r} is {'missing' if is_missing else 'null'}")
+    if not isinstance(prompt, str):
+        raise ValueError(f"{fields.prompt!r} is {_shown(prompt)}, where text must be")
+    return _checked(prompt, "the prompt")
+
+
+def _checked(text: str, what: str) -> str:
+    """The text. Raises ValueError where it holds half of a character, as JSON can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
+    return text
 
 
 def _overridden(settings: Settings, own: dict[str, Any]) -> Settings:
@@ -164,14 +184,6 @@ def _whole(name: str, value: Any) -> int | None:
     except ValueError:
         pass
     raise UsageError(f"{name} is {_shown(value)}, where a whole number must be")
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(value: Any) -> str:

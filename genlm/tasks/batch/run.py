@@ -219,7 +219,7 @@ class Batch:
     def _written_before(self) -> Iterator[Written]:
         for number, (place, line) in enumerate(self.journal.lines(), 1):
             try:
-                yield self._written(json.loads(line), place, len(line))
+                yield self._written(json.loads(line.decode()), place, len(line))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 if place + len(line) == self.journal.size and number > 1:
                     # What a loss of power may leave of the last record.

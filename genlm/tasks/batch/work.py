@@ -57,9 +57,9 @@ def _requests(model: Model, jobs: Iterable[Job]) -> Iterator[tuple[_Pending, Req
     for job in jobs:
         settings = job.settings
         try:
-            if job.prompt is None:
-                raise InputError(str(job.error))
-            ids = encode_prompt(model, job.prompt, settings.limits)
+            if job.error is not None:
+                raise InputError(job.error)
+            ids = encode_prompt(model, job.prompt or "", settings.limits)
             request = make_request(
                 model, ids, settings.strategy, settings.limits, settings.seed, deterministic=settings.deterministic
             )

@@ -85,7 +85,7 @@ def record_made_with(record: BatchRecord) -> dict[str, Any]:
     """The same of a record as it was written."""
     model = record["model"]
     plain: dict[str, Any] = {
-        name: record[name]  # type: ignore[literal-required]
+        name: record[name]
         for name in (
             "strategy",
             "seed",

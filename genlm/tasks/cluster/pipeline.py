@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -29,11 +30,11 @@ WORKERS_PER_READER = 8
 QUICK_BYTES = 32 << 20
 
 
-class Files(Datasource):  # type: ignore[misc]
+class Files(Datasource):
     """One stream of tables for each file."""
 
     def __init__(self, count: int, read: Callable[[int], Iterator[pa.Table]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._count = count
         self._read = read
 
@@ -44,11 +45,10 @@ class Files(Datasource):  # type: ignore[misc]
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> Any:
         """A task for each file, for a compressed file or a table can only be read from its beginning."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        read = self._read
-        return [ReadTask(lambda file=file: read(file), unknown) for file in range(self._count)]
+        return [ReadTask(partial(self._read, file), unknown) for file in range(self._count)]
 
 
-class Parts(Datasink[list[tuple[int, int]]]):  # type: ignore[misc]
+class Parts(Datasink[list[tuple[int, int]]]):
     """Writes each part to a file of its own, whole or not at all; the rows and failures of all are in `written`."""
 
     def __init__(self, plan: Plan) -> None:
@@ -164,4 +164,7 @@ def _read(plan: Plan, read: Callable[[int], Iterator[pa.Table]], readers: int) -
     # A chunk is small beside the work that it is, wherever it lies.
     context.execution_options.actor_locality_enabled = False
     source = Files(len(plan.files), read)
-    return ray.data.read_datasource(source, num_cpus=0, concurrency=readers, override_num_blocks=len(plan.files))
+    rows: Dataset = ray.data.read_datasource(
+        source, num_cpus=0, concurrency=readers, override_num_blocks=len(plan.files)
+    )
+    return rows

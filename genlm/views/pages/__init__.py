@@ -28,12 +28,13 @@ SKELETON = """<!doctype html>
 """
 
 
-def make_page(title: str, data: Any, name: str) -> str:
-    """A page around `name`.html, with `name`.js to bring its `data` to life.
+def make_page(title: str, data: Any, name: str, *shared: str) -> str:
+    """A page around `name`.html, with `name`.js to bring its `data` to life, after the scripts that are `shared`.
 
     Texts are in the data alone, where nothing can end the script element; the script puts them in as text.
     """
-    style, script = _asset("page.css") + _asset(f"{name}.css"), _asset("page.js") + _asset(f"{name}.js")
+    parts = ("page", *shared, name)
+    style, script = ("".join(_asset(f"{part}.{kind}") for part in parts) for kind in ("css", "js"))
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"

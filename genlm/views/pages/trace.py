@@ -21,7 +21,7 @@ def trace_page(generation: Generation) -> str:
     samples: list[dict[str, Any]] = []
     room = MOST_TOKENS
     for completion in generation.completions:
-        tokens = [_token(*part) for part in parts(completion)]
+        tokens = [token_record(*part) for part in parts(completion)]
         if room > 0:
             samples.append({"head": _head(completion), "tokens": tokens[:room]})
         room -= len(tokens)
@@ -33,7 +33,7 @@ def trace_page(generation: Generation) -> str:
         "samples": samples,
         "cut": f"Shown are the first {MOST_TOKENS:,} of {MOST_TOKENS - room:,} tokens." if room < 0 else None,
     }
-    return make_page("Generation", data, "trace")
+    return make_page("Generation", data, "trace", "tokens")
 
 
 def _head(completion: Completion) -> str:
@@ -41,7 +41,7 @@ def _head(completion: Completion) -> str:
     return f"{completion.index + 1} \u00b7 {count}, {completion.logprob:.3f} nats, {completion.finish_reason}"
 
 
-def _token(text: str, token: TracedToken, within: bool) -> dict[str, Any]:
+def token_record(text: str, token: TracedToken, within: bool) -> dict[str, Any]:
     """As the page's script reads it."""
     return {
         "text": visible(text),

@@ -1,0 +1,286 @@
+"""A file of ragged prompts, genlm against others: `python benchmarks/batch.py`.
+
+256 prompts of 8 to 200 tokens, 8 to 128 new tokens each, top-p 0.9, GPT-2's shape (124M parameters) with random weights
+from a seed. Every contender runs in a process of its own, one after the other in each round, so that its peak memory is
+its own and a machine whose speed drifts slows all alike. The others take batches of a fixed size, the best of those
+tried on part of the job; each batch runs to the most new tokens of its rows, which they are told. Only tokens that the
+job asks for count. CTranslate2 takes part where it is installed (`pip install ctranslate2`).
+
+`python benchmarks/batch.py --rows 1000000` instead times a file of so many prompts of which nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+
+SHORTEST, LONGEST, LEAST_NEW, MOST_NEW = 8, 200, 8, 128
+VOCABULARY = 50_000
+# What the sizes of a batch are tried on.
+TRIED = 48
+# (ours, theirs, at least so many times as fast, at most so much memory)
+TARGETS = [("genlm float32", "transformers pipeline", 3.0, 1.3), ("genlm int8", "CTranslate2 int8", 1.2, None)]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens to be continued by so many."""
+
+    ids: list[int]
+    new: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run of a contender: seconds without loading, new tokens that count, peak memory in bytes."""
+
+    seconds: float
+    tokens: int
+    peak: int
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
+def main() -> None:
+    """Run the contenders in turn and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", action="append", help="a contender; may be repeated")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--rows", type=int, help="time a finished file of so many rows")
+    parser.add_argument("--run", nargs=3, metavar=("CONTENDER", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.rows:
+        print("\n".join(resume_finished(arguments.rows)))
+        return
+    if arguments.run:
+        contender, size, folder = arguments.run
+        print(json.dumps(run(contender, int(size), Path(folder), arguments.prompts, arguments.threads)))
+        return
+    from run import machine
+
+    print(machine(arguments.threads))
+    with tempfile.TemporaryDirectory() as folder:
+        names = arguments.only or available()
+        print("\n".join(compare(names, arguments, Path(folder))))
+
+
+def available() -> list[str]:
+    """The contenders that are installed."""
+    names = ["genlm float32", "transformers pipeline", "genlm int8"]
+    return names + (["CTranslate2 int8"] if find_spec("ctranslate2") else [])
+
+
+def compare(names: list[str], arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """The lines of the table."""
+    prepare(folder, names)
+
+    def measure(name: str, size: int, prompts: int) -> Measured:
+        command = [sys.executable, __file__, "--run", name, str(size), str(folder)]
+        command += ["--prompts", str(prompts), "--threads", str(arguments.threads)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return Measured(*json.loads(done.stdout.splitlines()[-1]))
+
+    sizes = {name: 0 for name in names if name.startswith("genlm")}
+    for name in set(names) - sizes.keys():
+        tried = {size: measure(name, size, TRIED).speed for size in arguments.sizes}
+        sizes[name] = max(tried, key=lambda size: tried[size])
+        yield f"{name}: " + ", ".join(f"{speed:.0f}/s in batches of {size}" for size, speed in tried.items())
+    rounds = [{name: measure(name, sizes[name], arguments.prompts) for name in names} for _ in range(arguments.rounds)]
+    yield f"\n| {arguments.prompts} ragged prompts | batch | tokens/s | min | max | peak memory |"
+    yield "|---|---|---|---|---|---|"
+    for name in names:
+        speeds = [each[name].speed for each in rounds]
+        size = sizes[name] or "auto"
+        peak = median_peak(rounds, name)
+        yield (
+            f"| {name} | {size} | {statistics.median(speeds):.0f} | {min(speeds):.0f} | {max(speeds):.0f} "
+            f"| {peak / 2**20:.0f} MiB |"
+        )
+    yield ""
+    for ours, theirs, faster, memory in TARGETS:
+        if {ours, theirs} <= set(names):
+            ratio = statistics.median(each[ours].speed / each[theirs].speed for each in rounds)
+            yield f"{ours} against {theirs}: **{ratio:.2f} x** (wanted: {faster} x)"
+            if memory is not None:
+                share = median_peak(rounds, ours) / median_peak(rounds, theirs)
+                yield f"peak memory of the same: **{share:.2f} x** (wanted: at most {memory} x)"
+
+
+def median_peak(rounds: list[dict[str, Measured]], name: str) -> float:
+    """The median of a contender's peaks."""
+    return statistics.median(each[name].peak for each in rounds)
+
+
+def prepare(folder: Path, names: list[str]) -> None:
+    """The model, for each contender in its own format."""
+    from run import make_model
+
+    make_model(folder / "model")
+    if "CTranslate2 int8" in names:
+        from ctranslate2.converters import TransformersConverter
+
+        TransformersConverter(str(folder / "model")).convert(str(folder / "ct2"), quantization="int8")
+
+
+def make_prompts(count: int) -> list[Prompt]:
+    """The job, the same every time."""
+    dice = random.Random(0)
+    return [
+        Prompt(
+            [dice.randrange(VOCABULARY) for _ in range(dice.randint(SHORTEST, LONGEST))],
+            dice.randint(LEAST_NEW, MOST_NEW),
+        )
+        for _ in range(count)
+    ]
+
+
+def run(contender: str, size: int, folder: Path, count: int, threads: int) -> tuple[float, int, int]:
+    """One run in this process: seconds, tokens, peak in bytes."""
+    import torch
+
+    torch.set_num_threads(threads)
+    prompts = make_prompts(count)
+    warm = make_prompts(4)
+    if contender.startswith("genlm"):
+        job = with_genlm(folder / "model", contender.removeprefix("genlm "))
+    elif contender == "transformers pipeline":
+        job = with_pipeline(folder / "model", size)
+    else:
+        job = with_ctranslate2(folder / "ct2", size, threads)
+    job(warm)
+    started = time.perf_counter()
+    tokens = job(prompts)
+    seconds = time.perf_counter() - started
+    return seconds, tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+Job = Callable[[list[Prompt]], int]
+
+
+def with_genlm(folder: Path, dtype: str) -> Job:
+    """The unit of work of `genlm batch`, which chooses the size of the batch itself."""
+    from genlm.decoding.strategy import Strategy
+    from genlm.model.load import load_model
+    from genlm.model.source import find_model
+    from genlm.tasks.batch.jobs import Job as Row
+    from genlm.tasks.batch.jobs import Settings
+    from genlm.tasks.batch.work import run_jobs
+    from genlm.tasks.generate import Limits
+
+    model = load_model(find_model(str(folder)), device="cpu", dtype=dtype)  # type: ignore[arg-type]
+    strategy = Strategy.parse("top-p:top_p=0.9")
+
+    def job(prompts: list[Prompt]) -> int:
+        rows = (
+            Row(number, text_of(prompt), Settings(strategy, 0, Limits(prompt.new)), {}, "", number, None)
+            for number, prompt in enumerate(prompts)
+        )
+        return sum(len(record["completions"][0]["token_ids"]) for record in run_jobs(model, rows))
+
+    return job
+
+
+def with_pipeline(folder: Path, size: int) -> Job:
+    """The text-generation pipeline of transformers, float32."""
+    from transformers import AutoTokenizer, pipeline
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", pad_token="<|endoftext|>")
+    made = pipeline("text-generation", model=str(folder), tokenizer=tokenizer, dtype="float32", device="cpu")
+
+    def job(prompts: list[Prompt]) -> int:
+        for some in batches(prompts, size):
+            made(
+                [text_of(prompt) for prompt in some],
+                batch_size=size,
+                max_new_tokens=max(prompt.new for prompt in some),
+                do_sample=True,
+                top_p=0.9,
+                top_k=0,
+                return_full_text=False,
+            )
+        return sum(prompt.new for prompt in prompts)
+
+    return job
+
+
+def with_ctranslate2(folder: Path, size: int, threads: int) -> Job:
+    """CTranslate2's generator, int8."""
+    import ctranslate2
+
+    generator = ctranslate2.Generator(str(folder), compute_type="int8", intra_threads=threads)
+
+    def job(prompts: list[Prompt]) -> int:
+        for some in batches(prompts, size):
+            generator.generate_batch(
+                [text_of(prompt).split() for prompt in some],
+                max_batch_size=size,
+                max_length=max(prompt.new for prompt in some),
+                include_prompt_in_result=False,
+                sampling_topk=0,
+                sampling_topp=0.9,
+            )
+        return sum(prompt.new for prompt in prompts)
+
+    return job
+
+
+def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
+    """The prompts, so many at a time."""
+    return (prompts[at : at + size] for at in range(0, len(prompts), size))
+
+
+def text_of(prompt: Prompt) -> str:
+    """Text that the benchmark's tokenizer makes these tokens of."""
+    return " ".join(f"t{token}" for token in prompt.ids)
+
+
+def resume_finished(rows: int) -> Iterator[str]:
+    """How long a resumed run takes that has nothing left to do, and how much memory, for growing files."""
+    yield "| rows | seconds | peak memory |"
+    yield "|---|---|---|"
+    for count in (rows // 100, rows // 10, rows):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            finish_by_hand(folder, count)
+            command = [sys.executable, "-m", "genlm", "batch", "in.jsonl", "-o", "out.jsonl", "-m", "fable", "--resume"]
+            started = time.perf_counter()
+            _, status, used = os.wait4(subprocess.Popen(command, cwd=folder).pid, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+            yield f"| {count:,} | {time.perf_counter() - started:.1f} | {used.ru_maxrss / 1024:.0f} MiB |"
+
+
+def finish_by_hand(folder: Path, rows: int) -> None:
+    """Prompts and their records, as one real run makes them, many times over."""
+    (folder / "in.jsonl").write_text('{"id": "0", "prompt": "Once upon a time"}\n')
+    command = [sys.executable, "-m", "genlm", "batch", "in.jsonl", "-o", "out.jsonl", "-m", "fable", "-q"]
+    subprocess.run(command, cwd=folder, check=True)
+    record = json.loads((folder / "out.jsonl").read_text())
+    with (folder / "in.jsonl").open("w") as prompts, (folder / "out.jsonl").open("w") as records:
+        for number in range(rows):
+            prompts.write(json.dumps({"id": str(number), "prompt": record["prompt"]}) + "\n")
+            records.write(json.dumps(record | {"id": str(number)}, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

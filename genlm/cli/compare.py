@@ -1,0 +1,198 @@
+"""`genlm compare`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal, TextIO
+
+import typer
+
+from genlm.cli import options
+from genlm.cli.contenders import choose_contenders
+from genlm.cli.loading import load
+from genlm.cli.pages import open_page
+from genlm.decoding.randomness import draw_seed
+from genlm.errors import PartlyFailed, UsageError
+from genlm.formats.output import open_output
+from genlm.formats.prompt import read_prompt
+from genlm.formats.prompts import read_human_texts, read_prompts
+from genlm.model.source import Notify
+from genlm.records import StrategyComparison
+from genlm.tasks.compare import Comparing, Settings
+from genlm.tasks.generate import DEFAULT_NEW_TOKENS
+from genlm.tasks.saved import read_comparison
+from genlm.views.compare import (
+    comparison_csv,
+    comparison_json,
+    comparison_markdown,
+    comparison_summary,
+    failures,
+    show_comparison,
+)
+from genlm.views.pages.compare import comparison_page
+from genlm.views.progress import ProgressBar
+from genlm.views.spinner import Spinner
+from genlm.views.terminal import notice
+
+COMPARE = "What to compare"
+# What a saved comparison does not tell.
+WITH_SAVED = {"saved", "format", "output", "html", "quiet"}
+Format = Literal["text", "json", "csv", "markdown"]
+WRITERS = {"json": comparison_json, "csv": comparison_csv, "markdown": comparison_markdown}
+
+
+def compare(
+    context: typer.Context,
+    prompt: options.Prompt = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take the prompts from this file: a line each, or the column prompt of a .jsonl, .csv, .tsv or "
+            ".parquet file.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    saved: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Show a comparison that --format json has written. No model is loaded.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--strategy",
+            "-s",
+            metavar="SPEC",
+            help="KIND[:FIELD=VALUE,...], or @NAME for a preset; may be repeated. Without any: greedy, beam, top-k "
+            "and top-p.",
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    presets: options.Presets = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUES",
+            help="Sweep a field of the strategies, as top_p=0.8,0.9 or top_p=0.5..0.9..0.1 (first..last..step); may be "
+            "repeated: every combination runs.",
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Human text, a line each, or the column text of such a file: a row of its own, and the strategies' "
+            "distance to it. A text that begins with a prompt is read as its continuation.",
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another model, whose perplexity of the texts is a metric too.",
+            rich_help_panel=COMPARE,
+        ),
+    ] = None,
+    seed: options.Seed = None,
+    max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS,
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples",
+            "-n",
+            metavar="N",
+            help="How many completions of each prompt; of beams as many as there are, of other searches one.",
+            rich_help_panel=options.LENGTH,
+        ),
+    ] = 1,
+    overflow: options.OnOverflow = "error",
+    model: options.ModelName = None,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    allow_pickle: options.AllowPickle = False,
+    format: Annotated[
+        Format,
+        typer.Option(
+            metavar="FORMAT",
+            help="text, json: everything, csv: a line a strategy, or markdown.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = "text",
+    output: options.Output = None,
+    html: options.Html = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare strategies side by side: their texts, and what the metrics say of them.
+
+    genlm compare "Once upon a time" -n 8
+    genlm compare "Once upon a time" -s greedy -s top-p --grid top_p=0.5..0.9..0.1 --html page.html
+    genlm compare --file prompts.txt --reference stories.txt --judge gpt2-large --format json -o out.json
+    genlm compare --from out.json --html page.html
+    """
+    notify: Notify = (lambda _: None) if quiet else notice
+    if saved is not None:
+        _check_nothing_else(context)
+    with open_output(output) as stream, open_page(html, output) as page:
+        if saved is not None:
+            _write(read_comparison(saved), format, stream, page)
+            return
+        contenders = choose_contenders(strategy or (), presets, grid or (), notify)
+        settings = Settings(max_new_tokens, samples, draw_seed() if seed is None else seed, overflow)
+        prompts = _prompts(prompt, file)
+        human = read_human_texts(reference) if reference is not None else ()
+        with Spinner(enabled=not quiet) as spinner:
+            get = partial(load, device=device, dtype=dtype, allow_pickle=allow_pickle, notify=notify, spinner=spinner)
+            judging = get(judge, revision=None) if judge is not None else None
+            comparing = Comparing(
+                get(model, revision=revision), prompts, contenders, settings, human=human, judge=judging
+            )
+        with ProgressBar("comparing", len(comparing), enabled=not quiet) as bar:
+            for _ in comparing:
+                bar.advance()
+        result = comparing.result
+        _write(result, format, stream, page)
+    notify(comparison_summary(result))
+    _check_whole(result, len(comparing))
+
+
+def _check_nothing_else(context: typer.Context) -> None:
+    """Raise UsageError where an option is given that the saved comparison decides."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name not in WITH_SAVED and source is not None and source.name == "COMMANDLINE":
+            name = "a prompt" if param.param_type_name == "argument" else max(param.opts, key=len)
+            raise UsageError(f"--from takes everything from the saved comparison: {name} does not go with it")
+
+
+def _prompts(prompt: str | None, file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return (read_prompt(prompt),)
+    if prompt is not None:
+        raise UsageError("a prompt as argument and --file at once: which is it?")
+    return read_prompts(file)
+
+
+def _write(comparison: StrategyComparison, format: Format, stream: TextIO, page: TextIO | None) -> None:
+    if format == "text":
+        show_comparison(stream, comparison)
+    else:
+        stream.write(WRITERS[format](comparison))
+    if page is not None:
+        page.write(comparison_page(comparison))
+
+
+def _check_whole(comparison: StrategyComparison, cells: int) -> None:
+    """Raise PartlyFailed where some of the cells failed."""
+    failed = failures(comparison)
+    if failed:
+        where, why = failed[0]
+        raise PartlyFailed(f"{len(failed):,} of {cells:,} cells failed, the first {where}: {why}")

@@ -1,0 +1,301 @@
+"""`genlm train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from genlm.cli import options
+from genlm.cli.signals import graceful_interrupt, insistent_interrupts
+from genlm.errors import UsageError
+from genlm.formats.documents import FIELD
+from genlm.model.source import Notify
+from genlm.views.spinner import Spinner
+from genlm.views.terminal import notice
+from genlm.views.train import TrainView
+from genlm.views.train_card import read_card, write_card
+from genlm.views.train_curve import draw_curve
+
+if TYPE_CHECKING:
+    from genlm.tasks.train.jobs import Request
+    from genlm.tasks.train.start import Run
+
+TEXTS, SIZE, LOOP, LEFT = "Texts", "Model", "Training", "Output"
+BY_SIZE = "by the size of the corpus"
+LOG, CURVE = "log.jsonl", "loss.png"
+
+
+def train(
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="CORPUS...",
+            help="Text files, .jsonl files, folders of both at any depth; .gz and .zst are read as they are.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The folder for the model.", rich_help_panel=LEFT),
+    ] = None,
+    valid: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Hold this text out, a file or folder; may be repeated.", rich_help_panel=TEXTS
+        ),
+    ] = None,
+    valid_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Without --valid: hold out this share; 0.05 of 100 kB or more, else 0.",
+            rich_help_panel=TEXTS,
+        ),
+    ] = None,
+    per: Annotated[
+        Literal["line", "file"] | None,
+        typer.Option(
+            metavar="UNIT",
+            help="What one text is: a line, or a file. Without it a line of a corpus below 10 kB, else a file.",
+            rich_help_panel=TEXTS,
+        ),
+    ] = None,
+    text_field: Annotated[
+        str, typer.Option(metavar="NAME", help="The field of a .jsonl record to take.", rich_help_panel=TEXTS)
+    ] = FIELD,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Go on with a trained model (fable, a folder, a Hub id): its size, its tokenizer.",
+            rich_help_panel=SIZE,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="tiny, small, medium, large or gpt2; the numbers below alter it.",
+            show_default=BY_SIZE,
+            rich_help_panel=SIZE,
+        ),
+    ] = None,
+    n_layer: Annotated[int | None, typer.Option(metavar="N", help="Blocks.", rich_help_panel=SIZE)] = None,
+    n_embd: Annotated[int | None, typer.Option(metavar="N", help="Width.", rich_help_panel=SIZE)] = None,
+    n_head: Annotated[
+        int | None, typer.Option(metavar="N", help="Heads; they divide the width.", rich_help_panel=SIZE)
+    ] = None,
+    n_positions: Annotated[
+        int | None, typer.Option(metavar="N", help="Context, in tokens.", rich_help_panel=SIZE)
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Entries of the tokenizer, at most.", rich_help_panel=SIZE)
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="bpe, word or char, made from the corpus; or one that is there: a model, a tokenizer.json.",
+            show_default="bpe",
+            rich_help_panel=SIZE,
+        ),
+    ] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Steps.", show_default=BY_SIZE, rich_help_panel=LOOP),
+    ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Minutes; alone the only limit. Two such runs are not the same.", rich_help_panel=LOOP
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Rows in a batch.", show_default=BY_SIZE, rich_help_panel=LOOP),
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(metavar="N", help="Batches in a step.", show_default="1", rich_help_panel=LOOP)
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="At its peak; a cosine leads down from there.", show_default=BY_SIZE, rich_help_panel=LOOP
+        ),
+    ] = None,
+    warmup_steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Steps up to the peak.", show_default=BY_SIZE, rich_help_panel=LOOP),
+    ] = None,
+    optimizer: Annotated[
+        Literal["adamw", "muon"] | None,
+        typer.Option(
+            metavar="NAME",
+            help="adamw, or muon: Muon for the blocks' matrices, AdamW for the rest.",
+            show_default="adamw",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Of matrices only.", show_default="0.1", rich_help_panel=LOOP),
+    ] = None,
+    max_grad_norm: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="A longer gradient is cut to this.", show_default="1.0", rich_help_panel=LOOP),
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(metavar="P", help="Dropout.", show_default=BY_SIZE, rich_help_panel=LOOP)
+    ] = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Steps between evaluations; the best weights are kept.",
+            show_default="a twelfth of --max-steps",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="End after N evaluations without a new best; 0 is never.",
+            show_default="10",
+            rich_help_panel=LOOP,
+        ),
+    ] = None,
+    save_every: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Steps between checkpoints.", show_default="250", rich_help_panel=LOOP),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Makes it repeatable.", show_default="0", rich_help_panel=LOOP)
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        typer.Option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best there is.", rich_help_panel=LOOP),
+    ] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(
+            metavar="DTYPE",
+            help="What products are computed in: float32, bfloat16 (weights stay float32), or auto: bfloat16 for a "
+            "model 256 wide or more where the machine is made for it.",
+            rich_help_panel=LOOP,
+        ),
+    ] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile: slow to begin, then faster.", rich_help_panel=LOOP)
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in DIR; needs no CORPUS.", rich_help_panel=LEFT)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew where DIR holds a model.", rich_help_panel=LEFT)
+    ] = False,
+    save_dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(
+            metavar="DTYPE",
+            help="Of the weights in DIR.",
+            show_default="float32, or as --from",
+            rich_help_panel=LEFT,
+        ),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Your own model card, Markdown; {figures} in it becomes the table.",
+            rich_help_panel=LEFT,
+        ),
+    ] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a GPT-2 on texts of your own, or go on with a trained model.
+
+    genlm train book.txt -o model
+    genlm train corpus/ --valid held-out.txt -o model --preset small --max-minutes 30
+    genlm train poems.txt --from gpt2 -o poet
+    genlm train --resume -o model
+    """
+    if out is None:
+        raise UsageError("no place for the model", hint="-o DIR names a folder")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite at once: which is it?")
+    template = read_card(card)
+    shape = _given(n_layer=n_layer, n_embd=n_embd, n_head=n_head, n_positions=n_positions, vocab_size=vocab_size)
+    recipe = _given(
+        max_steps=max_steps,
+        max_minutes=max_minutes,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        dropout=dropout,
+        eval_every=eval_every,
+        patience=patience,
+        save_every=save_every,
+        seed=seed,
+        compile=compile or None,
+    )
+    notify = (lambda _: None) if quiet else notice
+    with Spinner(enabled=not quiet) as spinner, insistent_interrupts():
+        spinner.say("reading the corpus")
+        from genlm.tasks.train.jobs import Request
+        from genlm.tasks.train.texts import Source
+
+        source = Source(_absolute(corpus), _absolute(valid), valid_share, per, text_field)
+        request = Request(source, base, tokenizer, preset, shape, recipe, dtype, save_dtype, device)
+        run = _resumed(out, request, notify) if resume else _begun(out, request, overwrite, notify)
+    _train(run, out, quiet=quiet, notify=notify)
+    draw_curve(out / LOG, out / CURVE)
+    write_card(out, run.facts, template)
+    notify(f"the model is in {out}; genlm generate -m {out}")
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """What has a value."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _absolute(paths: list[Path] | None) -> tuple[str, ...]:
+    return tuple(str(path.absolute()) for path in paths or ())
+
+
+def _begun(out: Path, request: Request, overwrite: bool, notify: Notify) -> Run:
+    from genlm.tasks.train.start import begin
+
+    if not request.source.corpus:
+        raise UsageError("no corpus", hint="name files or folders of text, as in: genlm train book.txt -o model")
+    return begin(request, out, overwrite=overwrite, notify=notify)
+
+
+def _resumed(out: Path, request: Request, notify: Notify) -> Run:
+    from genlm.tasks.train.jobs import Request
+    from genlm.tasks.train.start import resume
+    from genlm.tasks.train.texts import Source
+
+    if request == Request(Source(())):
+        return resume(out, notify=notify)
+    if not request.source.corpus:
+        raise UsageError(
+            "--resume goes on as the run was begun, and takes no other options",
+            hint="or give the whole command again, with --resume",
+        )
+    return resume(out, request, notify)
+
+
+def _train(run: Run, out: Path, *, quiet: bool, notify: Notify) -> None:
+    with TrainView(run.facts, enabled=not quiet) as view, graceful_interrupt() as asked:
+        for record in run.training.run(asked):
+            view.show(record)
+    if not run.training.is_finished:
+        notify(f"interrupted at step {run.training.place.step}; genlm train --resume -o {out} goes on from there")
+        raise KeyboardInterrupt

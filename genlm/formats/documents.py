@@ -1,0 +1,124 @@
+"""The texts of a corpus: files and folders, plain or JSON Lines, compressed or not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from genlm.errors import InputError
+from genlm.formats.compressed import DAMAGED, damage, open_bytes, plain_name
+
+JSON_LINES = ".jsonl"
+IN_FOLDERS = (".txt", JSON_LINES)
+FIELD = "text"
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file's documents: the texts of a .jsonl file's records, or the contents as a whole.
+
+    `digest` is the SHA-256 of the contents, decompressed.
+    """
+
+    path: Path
+    documents: tuple[str, ...]
+    digest: str
+
+    @property
+    def is_records(self) -> bool:
+        """Whether the file itself says where a document ends."""
+        return plain_name(self.path).endswith(JSON_LINES)
+
+    @property
+    def num_bytes(self) -> int:
+        """The length of all documents in UTF-8."""
+        return sum(len(document.encode()) for document in self.documents)
+
+
+def find_files(sources: Iterable[Path], without: Path | None = None) -> list[Path]:
+    """The files named by `sources`, each once; a folder stands for the .txt and .jsonl files in it, at any depth.
+
+    They come in the order of `sources`, and of their names within a folder; .gz and .zst may follow a name. What lies
+    in the folder `without` is left out.
+
+    Raises:
+        InputError: a source that is not there, or a folder without any such file.
+    """
+    found: dict[Path, Path] = {}
+    for source in sources:
+        for path in _in_folder(source, without) if source.is_dir() else [source]:
+            if not path.exists():
+                raise InputError(f"no such file or folder: {path}")
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _in_folder(folder: Path, without: Path | None) -> list[Path]:
+    named = (path for path in folder.rglob("*") if Path(plain_name(path)).suffix in IN_FOLDERS)
+    texts = sorted(path for path in named if path.is_file() and not path.name.startswith("."))
+    if without is not None:
+        texts = [path for path in texts if without.resolve() not in path.resolve().parents]
+    if not texts:
+        raise InputError(f"{folder} holds no texts", hint="of a folder .txt and .jsonl files are taken")
+    return texts
+
+
+def read_text_file(path: Path, field: str = FIELD) -> TextFile:
+    """Read a file; of a .jsonl file each record's `field`.
+
+    Raises:
+        InputError: a file that cannot be read, is binary or not UTF-8, with the byte, or a record without a text, with
+            the line.
+    """
+    data = _read(path)
+    text = _decode(path, data)
+    is_records = plain_name(path).endswith(JSON_LINES)
+    documents = tuple(_records(path, text, field)) if is_records else (text,)
+    return TextFile(path, documents, hashlib.sha256(data).hexdigest())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open_bytes(path) as stream:
+            return stream.read()
+    except DAMAGED as error:
+        raise damage(path, error) from error
+
+
+def _decode(path: Path, data: bytes) -> str:
+    zero = data.find(b"\0")
+    try:
+        text = data.decode("utf-8-sig")
+        wrong = len(data)
+    except UnicodeDecodeError as error:
+        text, wrong = "", error.start
+    if 0 <= zero < wrong:
+        raise InputError(f"{path}: binary, not text: byte {zero} is zero")
+    if wrong < len(data):
+        raise InputError(f"{path}: not valid UTF-8 at byte {wrong}")
+    return text
+
+
+def _records(path: Path, text: str, field: str) -> Iterator[str]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}:{number}: not valid JSON: {error}") from error
+        found = record.get(field) if isinstance(record, dict) else None
+        if not isinstance(found, str):
+            raise InputError(f"{path}:{number}: no text under {field!r}", hint="--text-field names the field to take")
+        yield _encodable(path, number, found)
+
+
+def _encodable(path: Path, number: int, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}:{number}: half of a surrogate pair, which is no character") from error
+    return text

@@ -1,0 +1,81 @@
+"""How well a model in training does on text that it is not trained on, and what it writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from genlm.model.info import ModelInfo
+from genlm.tasks.generate import DEFAULT_STRATEGY, Generating, Limits
+from genlm.tasks.windows import Sliding, Window, score_windows
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SAMPLE_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Held:
+    """Text that is held out: its ids, from an end of text on, and its length in UTF-8."""
+
+    ids: Sequence[int]
+    num_bytes: int
+
+    def bits_per_byte(self, loss: float) -> float:
+        """What a loss in nats a token comes to."""
+        return loss * (len(self.ids) - 1) / math.log(2) / self.num_bytes
+
+
+def estimate_loss(model: Any, held: Held, context: int, most_tokens: int) -> float:
+    """The mean loss (nats a token) over windows side by side, about `most_tokens` in all, spread over the text."""
+    starts = range(0, len(held.ids) - 1, context)
+    every = max(1, round(len(held.ids) / most_tokens))
+    return _mean_loss(model, [_window(held.ids[start : start + context + 1]) for start in starts[::every]])
+
+
+def _window(ids: Sequence[int]) -> Window:
+    return Window(ids[:-1], 0, ids[1:], is_last=False)
+
+
+def exact_loss(model: Any, held: Held, context: int) -> float:
+    """The mean loss (nats a token) over the whole text, windows sliding by half the context."""
+    return _mean_loss(model, list(Sliding.over(context, None).windows([held.ids])))
+
+
+def _mean_loss(model: Any, windows: list[Window]) -> float:
+    from genlm.model.stock import StockModel
+
+    with _evaluating(model):
+        scores = score_windows(StockModel(model), windows)
+    total = sum(score.logprobs.double().sum().item() for score in scores if score is not None)
+    return -total / sum(len(window.targets) for window in windows)
+
+
+def sample_text(model: Any, tokenizer: Tokenizer, end: int, seed: int) -> str:
+    """A little text from a model in training."""
+    from genlm.model.load import Model
+    from genlm.model.stock import StockModel
+    from genlm.model.tokenizer import Tokenizer as Exact
+
+    info = ModelInfo("in training", "local", None, model.num_parameters(), "float32", str(model.device))
+    whole = Model(info, StockModel(model), Exact(tokenizer), frozenset([end]), end, 0.0)
+    with _evaluating(model):
+        room = (whole.network.context or SAMPLE_TOKENS + 1) - 1
+        generating = Generating(whole, "", DEFAULT_STRATEGY, Limits(max(1, min(SAMPLE_TOKENS, room))), seed)
+        for _ in generating:
+            pass
+    return generating.completions[0].text
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

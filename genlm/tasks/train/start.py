@@ -1,0 +1,177 @@
+"""From a request to a run: read the corpus, make the tokenizer and the model; or find them again, and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from genlm.errors import InputError, OutputError
+from genlm.model.source import Notify, find_model
+from genlm.model.tokenizer import END_OF_TEXT
+from genlm.records import TrainFacts
+from genlm.tasks.train import checkpoint, jobs
+from genlm.tasks.train.data import Documents, Rows, Windows
+from genlm.tasks.train.evaluate import Held, sample_text
+from genlm.tasks.train.folder import check_free, check_room, clear, copy_tokenizer, save_tokenizer
+from genlm.tasks.train.jobs import Job, Request
+from genlm.tasks.train.loop import Data, Training, came_to_its_end
+from genlm.tasks.train.network import new_gpt2, set_dropout
+from genlm.tasks.train.texts import Texts, count_bytes, gather
+from genlm.tasks.train.tokenizers import encode, find_tokenizer, in_one_row, is_made, largest_id, make_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Vocabulary(NamedTuple):
+    """A tokenizer, and the token that ends a text."""
+
+    tokenizer: Tokenizer
+    end: str
+
+    @property
+    def end_id(self) -> int:
+        """The id of `end`."""
+        return int(self.tokenizer.token_to_id(self.end))
+
+
+class Run(NamedTuple):
+    """A run that is ready, and what there is to say of it."""
+
+    training: Training
+    facts: TrainFacts
+
+
+def begin(request: Request, out: Path, *, overwrite: bool = False, notify: Notify = lambda _: None) -> Run:
+    """A new run that leaves its model in `out`.
+
+    Raises:
+        InputError: a text that cannot be used.
+        ModelError: a model to go on with that cannot be had.
+        OutputError: `out` is there already, or has no room.
+        UsageError: numbers that make no model or no run.
+    """
+    check_free(out, overwrite=overwrite)
+    texts = gather(request.source, request.seed, out)
+    job = jobs.resolve(request, texts, notify)
+    if job.base is not None and out.resolve() == find_model(job.base).path.resolve():
+        raise OutputError(f"{out} is the model to go on with", hint="name another folder")
+    check_room(out, job.parameters)
+    vocabulary = _vocabulary(job, texts, notify)
+    run = _run(job, texts, vocabulary, out)
+    clear(out)
+    if job.base is None:
+        save_tokenizer(vocabulary.tokenizer, vocabulary.end, job.context, out)
+    else:
+        copy_tokenizer(find_model(job.base).path, out)
+    jobs.write(job, out)
+    return run
+
+
+def resume(out: Path, request: Request | None = None, notify: Notify = lambda _: None) -> Run:
+    """The run in `out`, at the place of its last checkpoint, or at its beginning if it came to none.
+
+    Raises:
+        InputError: there is no run, it is finished, or its texts are not what they were.
+        UsageError: `request` asks for another.
+    """
+    job = jobs.read(out)
+    if came_to_its_end(out):
+        raise InputError(f"the run in {out} is finished", hint="--overwrite trains anew, --from goes on with its model")
+    if request is not None:
+        jobs.check_same(job, jobs.resolve(request, gather(request.source, request.seed, out), notify), out)
+    texts = gather(job.source, job.recipe.seed, out)
+    if texts.fingerprint != job.fingerprint:
+        raise InputError(f"the texts are no longer those that the run in {out} was begun with")
+    run = _run(job, texts, Vocabulary(*find_tokenizer(str(out.absolute()), notify)), out)
+    if checkpoint.is_there(out):
+        run.training.resume()
+    return run
+
+
+def _vocabulary(job: Job, texts: Texts, notify: Notify) -> Vocabulary:
+    if job.shape is not None and is_made(job.tokenizer):
+        return Vocabulary(make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT)
+    return Vocabulary(*find_tokenizer(job.tokenizer, notify))
+
+
+def _run(job: Job, texts: Texts, vocabulary: Vocabulary, out: Path) -> Run:
+    tokenizer, end = vocabulary.tokenizer, vocabulary.end_id
+    model = _model(job, vocabulary)
+    documents = encode(tokenizer, texts.documents)
+    rows, entropy = _rows(job, documents, texts, end)
+    held = None
+    if texts.held_out:
+        ids = in_one_row(encode(tokenizer, texts.held_out), end).tolist()
+        held = Held(ids, count_bytes(texts.held_out))
+    num_tokens = sum(map(len, documents)) + len(documents)
+    data = Data(
+        rows,
+        held,
+        job.context,
+        bytes_per_token=texts.num_bytes / num_tokens,
+        sample=lambda seed: sample_text(model, tokenizer, end, seed),
+    )
+    training = Training(model, data, job.recipe, out, save_dtype=job.save_dtype, device=job.device)
+    return Run(training, _facts(job, texts, model, num_tokens, entropy))
+
+
+def _rows(job: Job, documents: Sequence[Sequence[int]], texts: Texts, end: int) -> tuple[Rows, float | None]:
+    if not texts.is_small:
+        return Windows(in_one_row(documents, end), job.context, job.recipe.seed), None
+    rows = Documents(documents, end, job.context, job.recipe.seed)
+    return rows, rows.entropy()
+
+
+def _model(job: Job, vocabulary: Vocabulary) -> Any:
+    import torch
+
+    torch.manual_seed(job.recipe.seed)
+    size = largest_id(vocabulary.tokenizer) + 1
+    model = _base(job.base, size) if job.shape is None else new_gpt2(job.shape, size, vocabulary.end_id)
+    if job.recipe.dropout is not None and (job.shape is None or job.recipe.dropout > 0):
+        set_dropout(model, job.recipe.dropout)
+    return model.train()
+
+
+def _base(name: str | None, vocab_size: int) -> Any:
+    import torch
+
+    from genlm.model.stock import load_stock
+
+    model = load_stock(find_model(name).path, "cpu", torch.float32, allow_pickle=False)
+    own = model.get_input_embeddings().weight.shape[0]
+    if vocab_size > own:
+        raise InputError(
+            f"the tokenizer of {name} gives ids up to {vocab_size - 1}, beyond the model's vocabulary of {own}",
+            hint="it may have no token that ends a text",
+        )
+    return model
+
+
+def _facts(job: Job, texts: Texts, model: Any, num_tokens: int, entropy: float | None) -> TrainFacts:
+    config = model.config.get_text_config()
+    return TrainFacts(
+        base=job.base,
+        architecture=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=config.num_attention_heads,
+        context=job.context,
+        tokenizer=job.tokenizer,
+        vocab_size=config.vocab_size,
+        num_files=texts.num_files,
+        num_documents=len(texts.documents),
+        num_bytes=texts.num_bytes,
+        num_tokens=num_tokens,
+        per=texts.per,
+        held_documents=len(texts.held_out),
+        held_bytes=count_bytes(texts.held_out),
+        entropy=entropy,
+        recipe=asdict(job.recipe),
+        save_dtype=job.save_dtype,
+        device=job.device,
+    )

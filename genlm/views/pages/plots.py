@@ -1,0 +1,202 @@
+"""The plots of a comparison: quality against diversity, probability along the text, metrics along a sweep.
+
+No text of a user is in them: a series is told by its number, which the page's key explains.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from genlm.records import Estimate, StrategyComparison, StrategyRow
+from genlm.views.metrics import COLUMNS
+from genlm.views.pages.svg import INK, LINE, SOFT, Tree, series_colour, svg_tree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Inches, and points: as wide as a phone, and a size that can be read there.
+SIZE, FONT_SIZE = (4.6, 3.2), 10.5
+# More lines than this cannot be told apart.
+MOST_LINES = 8
+DIVERSITY = ("self_bleu_4", "distinct_3")
+ALONG_SWEEP = ("perplexity", "self_bleu_4", "distinct_3", "zipf", "repetition", "seq_rep_4")
+MARKERS = "osD^vPX*"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot with its title."""
+
+    title: str
+    svg: Tree
+
+
+def make_plots(comparison: StrategyComparison) -> list[Plot]:
+    """Every plot that the comparison has the numbers for."""
+    # Where it cannot write its cache it says so, and that is nobody's concern.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    plots = [_against_diversity(comparison), _along_position(comparison), *_along_sweeps(comparison)]
+    return [plot for plot in plots if plot is not None]
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x, color=SOFT, fontsize=FONT_SIZE)
+    axes.set_ylabel(y, color=SOFT, fontsize=FONT_SIZE)
+    axes.tick_params(which="both", colors=SOFT, labelsize=FONT_SIZE)
+    axes.grid(color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_color(LINE)
+    return figure, axes
+
+
+def _against_diversity(comparison: StrategyComparison) -> Plot | None:
+    name = next((name for name in DIVERSITY if _defined(comparison, "perplexity", name)), None)
+    if name is None:
+        return None
+    figure, axes = _axes(COLUMNS["perplexity"].heading, COLUMNS[name].heading)
+    for at, row in enumerate(comparison.rows):
+        x, y = row.metrics["perplexity"], row.metrics[name]
+        if x is not None and y is not None:
+            _point(axes, x, y, at, row)
+    _logarithmic(axes, [row.metrics["perplexity"] for row in comparison.rows])
+    human = ", H the human text" if comparison.reference is not None else ""
+    note = f"Perplexity against {COLUMNS[name].heading}, with 95 % intervals{human}"
+    return Plot(note, svg_tree(figure, "diversity"))
+
+
+def _defined(comparison: StrategyComparison, *names: str) -> bool:
+    return any(all(row.metrics[name] is not None for name in names) for row in comparison.strategies)
+
+
+def _point(axes: Axes, x: Estimate, y: Estimate, at: int, row: StrategyRow) -> None:
+    is_human = row.spec is None
+    colour = INK if is_human else series_colour(at)
+    axes.errorbar(x.mean, y.mean, xerr=_errors(x), yerr=_errors(y), color=colour, elinewidth=1, alpha=0.45, fmt="none")
+    axes.plot(x.mean, y.mean, "*" if is_human else MARKERS[at % 7], color=colour, markersize=12 if is_human else 6)
+    if is_human:
+        axes.axvline(x.mean, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+        axes.axhline(y.mean, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+    _label(axes, "H" if is_human else str(at + 1), (x.mean, y.mean), colour)
+
+
+def _label(axes: Axes, text: str, place: tuple[float, float], colour: str) -> None:
+    axes.annotate(text, place, xytext=(5, 4), textcoords="offset points", color=colour, fontsize=FONT_SIZE)
+
+
+def _errors(estimate: Estimate) -> Any:
+    """How far the ends of the interval are from the value, as matplotlib takes it."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    return [[max(0.0, estimate.mean - estimate.low)], [max(0.0, estimate.high - estimate.mean)]]
+
+
+def _logarithmic(axes: Axes, estimates: Sequence[Estimate | None]) -> None:
+    """Perplexities of different sizes go on a logarithmic axis, with plain numbers at its ticks."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    values = [estimate.mean for estimate in estimates if estimate is not None]
+    if max(values) / min(values) > 5:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _along_position(comparison: StrategyComparison) -> Plot | None:
+    lines = [(at, row, _probabilities(row)) for at, row in enumerate(comparison.rows)]
+    lines = [line for line in lines if len(line[2]) > 1]
+    shown = [line for line in lines if line[1].spec is None] + [line for line in lines if line[1].spec][:MOST_LINES]
+    if not shown:
+        return None
+    figure, axes = _axes("position of the token", "probability")
+    for turn, (at, row, probabilities) in enumerate(shown, 1):
+        is_human = row.spec is None
+        colour = INK if is_human else series_colour(at)
+        dashes: Any = (0, (3, 2)) if is_human else "solid"
+        axes.plot(
+            range(1, len(probabilities) + 1), probabilities, linewidth=1.2, alpha=0.85, color=colour, linestyle=dashes
+        )
+        # Each has its number at another place, where it stands alone.
+        place = len(probabilities) * turn // (len(shown) + 1)
+        _label(axes, "H" if is_human else str(at + 1), (place + 1, probabilities[place]), colour)
+    axes.set_ylim(-0.02, 1.1)
+    more = f"; the first {MOST_LINES} strategies" if len(lines) > len(shown) else ""
+    return Plot(f"Mean probability of the tokens at each place of the texts{more}", svg_tree(figure, "position"))
+
+
+def _probabilities(row: StrategyRow) -> list[float]:
+    """The mean probability at each place, over the texts that reach it."""
+    columns: list[list[float]] = []
+    for sample in row.samples:
+        for at, logprob in enumerate(sample.logprobs):
+            if at == len(columns):
+                columns.append([])
+            if logprob is not None:
+                columns[at].append(math.exp(logprob))
+    return [math.fsum(column) / len(column) for column in columns if column]
+
+
+def _along_sweeps(comparison: StrategyComparison) -> Iterator[Plot]:
+    """For each field that was swept over numbers: each metric along it, a line for what else is the same."""
+    fields = dict.fromkeys(field for row in comparison.strategies for field in row.swept)
+    for field in fields:
+        lines = _lines(comparison, field)
+        if not lines:
+            continue
+        for name in ALONG_SWEEP:
+            values = {estimate.mean for line in lines for _, row in line if (estimate := row.metrics[name])}
+            if len(values) > 1:
+                yield _along_sweep(comparison, field, name, lines)
+
+
+def _lines(comparison: StrategyComparison, field: str) -> list[list[tuple[int, StrategyRow]]]:
+    """The rows that differ in the field alone, in the order of its values, each with its place."""
+    groups: dict[Any, list[tuple[int, StrategyRow]]] = {}
+    for at, row in enumerate(comparison.strategies):
+        if _is_number(row.swept.get(field)):
+            others = tuple((key, value) for key, value in row.swept.items() if key != field)
+            kind = (row.spec or "").partition(":")[0]
+            groups.setdefault((kind, others), []).append((at, row))
+    return [sorted(line, key=lambda each: float(each[1].swept[field])) for line in groups.values() if len(line) > 1]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _along_sweep(
+    comparison: StrategyComparison, field: str, name: str, lines: Sequence[list[tuple[int, StrategyRow]]]
+) -> Plot:
+    figure, axes = _axes(field, COLUMNS[name].heading)
+    for line in lines:
+        points = [(at, row, row.metrics[name]) for at, row in line]
+        there = [(at, float(row.swept[field]), estimate) for at, row, estimate in points if estimate is not None]
+        if there:
+            _sweep_line(axes, there)
+    human = comparison.reference.metrics[name] if comparison.reference is not None else None
+    if human is not None:
+        axes.axhline(human.mean, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+        axes.annotate("H", (0.01, human.mean), xycoords=("axes fraction", "data"), color=INK, fontsize=FONT_SIZE)
+    return Plot(f"{COLUMNS[name].heading} along {field}", svg_tree(figure, f"{field}-{name}"))
+
+
+def _sweep_line(axes: Axes, points: Sequence[tuple[int, float, Estimate]]) -> None:
+    first = points[0][0]
+    colour = series_colour(first)
+    x = [value for _, value, _ in points]
+    low = [estimate.mean if estimate.low is None else estimate.low for _, _, estimate in points]
+    high = [estimate.mean if estimate.high is None else estimate.high for _, _, estimate in points]
+    axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.plot(x, [estimate.mean for _, _, estimate in points], "o-", color=colour, markersize=4, linewidth=1.4)
+    for at, value, estimate in points:
+        _label(axes, str(at + 1), (value, estimate.mean), colour)

@@ -1,0 +1,51 @@
+"""How far a run of known length is, as a bar on stderr."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from genlm.views.terminal import make_console, one_line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class ProgressBar:
+    """A bar with a count and the time that is left, which leaves no trace; without a terminal it says nothing.
+
+    It must be stopped before anything else is written to the terminal, or one would overwrite the other.
+    """
+
+    def __init__(self, text: str, total: int, *, enabled: bool = True) -> None:
+        self._console = make_console(sys.stderr) if enabled and sys.stderr.isatty() else None
+        self._text = text
+        self._total = total
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> ProgressBar:
+        if self._console is not None:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+            self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+            self._progress.add_task(one_line(self._text), total=self._total)
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def advance(self) -> None:
+        """One more is done."""
+        if self._progress is not None:
+            self._progress.advance(self._progress.task_ids[0])
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
