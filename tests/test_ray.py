@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="needs genlm[ray]"),
 ]
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 WORKER = "ray::MapWorker"
 
 
