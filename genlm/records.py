@@ -568,9 +568,9 @@ class StrategyComparison:
 class ClusterState:
     """How far a batch on a cluster is.
 
-    `rows` is None until they are counted; `done` of them have a record, `made` of these in this run, in `seconds`
-    since its first, with so many `tokens`. `busy` of the `workers` that live have something to do. `errors` are those
-    since the last look.
+    `rows` is None until they are counted; `done` of them have a record, `made` of these in this run, with so many
+    `tokens` in `seconds` from the first to the last. `busy` of the `workers` that live have something to do. `errors`
+    are those since the last look.
     """
 
     rows: int | None

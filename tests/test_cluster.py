@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
-from driving import call
+from driving import FakeTerminal, call
 
 from genlm.decoding.strategy import Strategy
-from genlm.errors import GenlmError, HubUnreachable, InputError, OutputError, SpecError
+from genlm.errors import ClusterError, GenlmError, HubUnreachable, InputError, OutputError, SpecError, UsageError
 from genlm.formats.folder import open_folder
 from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import open_inputs
@@ -23,8 +27,9 @@ from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.cluster.manifest import Manifest, made_with, read_manifest
 from genlm.tasks.cluster.merge import merge_parts
 from genlm.tasks.cluster.parts import Unfinished, read_records
-from genlm.tasks.cluster.plan import ModelChoice, Plan, make_plan, part_name, rows_per_part
+from genlm.tasks.cluster.plan import ModelChoice, Plan, Resources, make_plan, part_name, rows_per_part
 from genlm.tasks.cluster.prepare import check_output
+from genlm.tasks.cluster.session import Session, open_session
 from genlm.tasks.cluster.source import chunks, digests
 from genlm.tasks.cluster.worker import Made, Report, Worker
 from genlm.tasks.generate import Limits
@@ -427,10 +432,64 @@ class TestUsage:
         assert done.hint() == "pip install 'genlm[ray]'"
 
 
-def test_the_display_tells_rows_speed_and_workers(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = ClusterProgress()
-    with progress:
+class TestResources:
+    def asked(
+        self, has: dict[str, float], address: str | None = "auto", machines: int = 1, **asked: float
+    ) -> Resources:
+        """What workers take of a cluster that has so much."""
+        nodes = [{"Alive": True}] * machines + [{"Alive": False}]
+        ray = SimpleNamespace(cluster_resources=lambda: has, nodes=lambda: nodes)
+        with mock.patch.dict(sys.modules, ray=ray):
+            return Session(address).resources(**{"workers": None, "cpus": None, "gpus": None, **asked})
+
+    @pytest.mark.parametrize(
+        ("has", "asked", "given"),
+        [
+            ({"CPU": 8.0}, {}, Resources(1, 8.0)),
+            ({"CPU": 8.0}, {"workers": 3}, Resources(3, 2.0)),
+            ({"CPU": 8.0}, {"cpus": 2.0}, Resources(4, 2.0)),
+            ({"CPU": 64.0, "GPU": 8.0}, {}, Resources(8, 1.0, 1.0)),
+            ({"CPU": 64.0, "GPU": 8.0}, {"gpus": 0.5}, Resources(16, 1.0, 0.5)),
+            ({"CPU": 64.0, "GPU": 8.0}, {"gpus": 0.0, "workers": 4}, Resources(4, 16.0, 0.0)),
+        ],
+    )
+    def test_what_is_not_said_fits_the_cluster(
+        self, has: dict[str, float], asked: dict[str, float], given: Resources
+    ) -> None:
+        assert self.asked(has, **asked) == given
+
+    def test_machines_without_gpus_have_a_worker_each(self) -> None:
+        assert self.asked({"CPU": 12.0}, machines=3) == Resources(3, 4.0)
+
+    def test_more_than_this_machine_has_would_wait_for_ever(self) -> None:
+        with pytest.raises(UsageError, match="3 workers with 1 CPUs and 0 GPUs each are more than this machine has"):
+            self.asked({"CPU": 2.0}, address=None, workers=3, cpus=1.0)
+
+    @pytest.mark.parametrize(
+        ("address", "raised", "said", "hint"),
+        [
+            (None, "no memory", "Ray does not start on this machine: no memory", "--verbose"),
+            ("h:1", "gone", "no Ray cluster at h:1: gone", "ray start --head"),
+            ("ray://h:1", "needs `ray[client]`", "ray://h:1 needs Ray's client", "pip install 'ray[client]'"),
+            ("h:1", "RPC error: InvalidAuthToken", "the Ray cluster at h:1 wants its token", "RAY_AUTH_MODE=token"),
+        ],
+    )
+    def test_a_cluster_that_is_not_reached(self, address: str | None, raised: str, said: str, hint: str) -> None:
+        def init(**_: object) -> None:
+            raise ConnectionError(raised)
+
+        ray = SimpleNamespace(init=init, shutdown=lambda: None)
+        with mock.patch.dict(sys.modules, ray=ray), pytest.raises(ClusterError) as caught, open_session(address):
+            pass
+        assert str(caught.value) == said
+        assert hint in (caught.value.hint or "")
+
+
+def test_the_display_tells_rows_speed_and_workers() -> None:
+    with contextlib.redirect_stderr(FakeTerminal()) as shown, ClusterProgress() as progress:
         progress.see(ClusterState(1000, 600, 500, 20_000, 10.0, 3, 3, []))
+    plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.getvalue())
+    assert "600/1000 prompts 2,000 tokens/s  3 workers 8.0 s left" in plain
     assert progress.summary("parts", 2) == (
-        "600 of 1,000 prompts are in parts  2 of them with an error  20,000 tokens in 10 s (2,000 tokens/s  3 workers)"
+        "600 of 1,000 prompts are in parts  2 of them with an error  20,000 tokens in 10 s (2,000 tokens/s)"
     )

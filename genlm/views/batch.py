@@ -67,11 +67,11 @@ class BatchProgress:
     def _show_state(self) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.update(
-                self._task, total=self.total, completed=self.done, speed=self._speed(), left=self._left()
+                self._task, total=self.total, completed=self.done, speed=self._pace(), left=self._left()
             )
         elif self._enabled and time.monotonic() - self._said >= LINE_EVERY_S:
             self._said = time.monotonic()
-            notice(f"{self.done:,} of {self.total:,} prompts  {self._speed()}  {self._left()}")
+            notice(f"{self.done:,} of {self.total:,} prompts  {self._pace()}  {self._left()}")
 
     def say(self, line: str, style: str = "dim") -> None:
         """A line of its own, above the bar."""
@@ -99,6 +99,9 @@ class BatchProgress:
 
     def _speed(self) -> str:
         return f"{self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"
+
+    def _pace(self) -> str:
+        return self._speed()
 
     def _left(self) -> str:
         made = self.done - self._before
@@ -140,7 +143,7 @@ class ClusterProgress(BatchProgress):
 
     @property
     def seconds(self) -> float:
-        """How long ago the first record was made."""
+        """From the first record to the last."""
         return self._state.seconds if self._state is not None else 0.0
 
     def see(self, state: ClusterState) -> None:
@@ -153,9 +156,9 @@ class ClusterProgress(BatchProgress):
             self._show_error(error)
         self._show_state()
 
-    def _speed(self) -> str:
+    def _pace(self) -> str:
         workers = 0 if self._state is None else self._state.workers
-        return f"{super()._speed()}  {workers} worker{'' if workers == 1 else 's'}"
+        return f"{self._speed()}  {workers} worker{'' if workers == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

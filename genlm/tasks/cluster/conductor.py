@@ -26,7 +26,7 @@ from genlm.tasks.cluster.parts import UNFINISHED
 from genlm.tasks.cluster.pipeline import count_rows, make_parts
 from genlm.tasks.cluster.plan import Plan, rows_per_part
 from genlm.tasks.cluster.prepare import check_output
-from genlm.tasks.cluster.worker import Report
+from genlm.tasks.cluster.worker import PULSE_S, Report
 
 # A worker that was not heard of for so long is taken for dead.
 ALIVE_S = 10.0
@@ -52,7 +52,8 @@ class Conductor:
         self._made = self._tokens = 0
         self._errors: list[RowError] = []
         self._heard: dict[str, tuple[float, bool]] = {}
-        self._started: float | None = None
+        # When the first record came, and the last.
+        self._began = self._latest = 0.0
         self._is_stopping = False
 
     def run(self, plan: Plan) -> Outcome:
@@ -82,8 +83,9 @@ class Conductor:
             self._tokens += report.tokens
             self._made += report.made
             self._errors += report.errors
-            if report.made and self._started is None:
-                self._started = time.monotonic()
+            if report.made:
+                self._latest = time.monotonic()
+                self._began = self._began or self._latest - PULSE_S
             return self._is_stopping
 
     def look(self) -> ClusterState:
@@ -97,7 +99,7 @@ class Conductor:
                 sum(self._done.values()),
                 self._made,
                 self._tokens,
-                now - self._started if self._started is not None else 0.0,
+                self._latest - self._began,
                 len(alive),
                 alive.count(False),
                 errors,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from genlm.tasks.cluster.conductor import Outcome
 
 CLIENT = "ray://"
-# What passes through a machine's memory at once; Ray would take a third of it.
-MOST_OBJECT_BYTES = 1 << 30
+# For the few chunks that are under way. Ray would take a third of the memory, and writes to disk what is beyond.
+OBJECT_STORE_BYTES = 256 << 20
 # The socket of a local Ray has a long name, and a system allows one of 107 bytes.
 SHORT_TMP = "/tmp"
 POLL_S = 0.5
@@ -144,7 +144,7 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
                 "address": "local",
                 "include_dashboard": dashboard,
                 "_temp_dir": folder,
-                "object_store_memory": _object_bytes(),
+                "object_store_memory": OBJECT_STORE_BYTES,
             }
         else:
             settings["address"] = address
@@ -154,14 +154,6 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
         except (Exception, SystemExit) as error:
             raise _not_reached(address, error) from error
         yield Session(address)
-
-
-def _object_bytes() -> int:
-    """Memory for what is passed between processes: a tenth of what is there, within what Ray takes."""
-    import ray
-
-    least = ray._private.ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES
-    return int(max(least, min(MOST_OBJECT_BYTES, ray._common.utils.get_system_memory() // 10)))
 
 
 def _machines() -> int:
