@@ -197,26 +197,9 @@ def test_a_worker_and_then_a_node_are_lost(
     assert merged(parts) == alone
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(
+def test_a_run_that_is_interrupted_and_then_killed_goes_on_where_it_was(
     nodes: Nodes, prompts: Path, slow: Path, alone: bytes, tmp_path: Path
 ) -> None:
-    parts = tmp_path / "parts"
-    with subprocess_of(*on(nodes, prompts, parts, slow)) as run:
-        wait_until(lambda: len(parts_of(parts)) >= 2, "two parts")
-        run.kill()
-    wait_until(lambda: not any(line.startswith(WORKER) for line in commands().values()), "the end of the workers")
-    whole, torn = parts_of(parts)[:2]
-    untouched = whole.stat().st_mtime_ns
-    torn.write_bytes(torn.read_bytes()[:-30])
-    assert "is there already" in call(*on(nodes, prompts, parts, slow)).error()
-    assert "is not finished" in call("batch", "--merge", parts, "-o", tmp_path / "merged.jsonl").error()
-    done = call(*on(nodes, prompts, parts, slow, "--resume"))
-    assert done.code == 3, done.err
-    assert whole.stat().st_mtime_ns == untouched
-    assert merged(parts) == alone
-
-
-def test_ctrl_c_keeps_what_is_finished(nodes: Nodes, prompts: Path, slow: Path, alone: bytes, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     with subprocess_of(*on(nodes, prompts, parts, slow)) as run:
         wait_until(lambda: parts_of(parts), "a part")
@@ -225,8 +208,21 @@ def test_ctrl_c_keeps_what_is_finished(nodes: Nodes, prompts: Path, slow: Path, 
     assert run.returncode == 130, err.decode()
     assert b"--resume goes on with the others" in err
     assert b"Traceback" not in err
+    assert "is there already" in call(*on(nodes, prompts, parts, slow)).error()
+
+    before = parts_of(parts)
+    with subprocess_of(*on(nodes, prompts, parts, slow, "--resume")) as run:
+        wait_until(lambda: len(parts_of(parts)) > len(before), "another part")
+        run.kill()
+    wait_until(lambda: not any(line.startswith(WORKER) for line in commands().values()), "the end of the workers")
+    assert "is not finished" in call("batch", "--merge", parts, "-o", tmp_path / "merged.jsonl").error()
+
+    whole, torn = parts_of(parts)[:2]
+    untouched = whole.stat().st_mtime_ns
+    torn.write_bytes(torn.read_bytes()[:-30])
     done = call(*on(nodes, prompts, parts, slow, "--resume"))
     assert done.code == 3, done.err
+    assert whole.stat().st_mtime_ns == untouched
     assert not (parts / "unfinished").exists()
     assert merged(parts) == alone
 
