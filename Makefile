@@ -32,7 +32,7 @@ docs: $(VENV)/genlm-dev  ## Write docs/commands.md and docs/strategies.md anew f
 
 CORPUS ?= corpus
 fable: $(VENV)/genlm-dev  ## Train the bundled model anew from CORPUS/train and CORPUS/valid
-	sh training/fable.sh $(BIN)/genlm $(CORPUS) build/fable
+	sh training/fable.sh $(BIN)/genlm $(CORPUS)
 
 clean:  ## Remove .venv and caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -165,7 +165,7 @@ def make_jobs(scratch: Path, threads: int) -> list[Job]:
 
 def make_model(folder: Path) -> Path:
     """GPT-2's shape with random weights, and a tokenizer that names each id, for the converters that want one."""
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
     from transformers.utils import logging
 
@@ -175,6 +175,7 @@ def make_model(folder: Path) -> Path:
     GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
     vocabulary = {f"t{token}": token for token in range(50256)} | {"<|endoftext|>": 50256}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="t0", eos_token="<|endoftext|>", bos_token="<|endoftext|>"
     ).save_pretrained(folder)

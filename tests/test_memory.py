@@ -76,5 +76,11 @@ def test_one_row_is_run_however_little_there_is(machine: Path) -> None:
     assert rows(row_bytes=2**20, length=32) == 1
 
 
+def test_on_a_cpu_large_rows_are_few_even_where_there_is_room(machine: Path) -> None:
+    (machine / "meminfo").write_text(f"MemAvailable: {2**30} kB\n")
+    assert rows(row_bytes=2**20, length=32) == 64
+    assert rows(row_bytes=2**20, length=200) == 16
+
+
 def test_there_are_never_more_rows_than_pay(machine: Path) -> None:
     assert rows(row_bytes=1, length=1) == memory.MOST_ROWS

@@ -203,7 +203,7 @@ def test_the_figures_at_the_end_are_those_of_genlm_score(story: tuple[Path, list
     folder, _, result = story
     text = (folder.parent / "valid.txt").read_text()
     tally = genlm.load(str(folder)).score(text + "<|endoftext|>", bos=True).tally
-    assert result.valid_loss == pytest.approx(-tally.logprob / tally.num_scored, rel=1e-4)
+    assert result.valid_loss == pytest.approx(-tally.logprob / tally.num_scored_tokens, rel=1e-4)
     assert result.valid_bits_per_byte == pytest.approx(-tally.logprob / math.log(2) / len(text), rel=1e-4)
 
 

@@ -1,7 +1,18 @@
 #!/bin/sh
-# The recipe of the bundled model: sh training/fable.sh GENLM CORPUS OUT, or `make fable`.
+# The recipe of the bundled model: sh training/fable.sh GENLM CORPUS, or `make fable`. A run that was cut off goes on.
 set -eu
-exec "$1" train "$2/train" --valid "$2/valid" -o "$3" \
+genlm=$1 corpus=$2 out=build/fable here=$(dirname "$0")
+
+resume=
+test -f "$out/training.json" && resume=--resume
+
+"$genlm" train "$corpus/train" --valid "$corpus/valid" -o "$out" $resume \
     --n-layer 6 --n-embd 320 --n-head 5 --n-positions 512 --vocab-size 4096 \
-    --max-steps 3200 --batch-size 8 --learning-rate 1.5e-3 --warmup-steps 150 \
-    --eval-every 400 --save-every 200 --compile --save-dtype float16
+    --max-steps 3200 --batch-size 8 --learning-rate 1.5e-3 --warmup-steps 150 --dropout 0 \
+    --eval-every 400 --save-every 200 --dtype bfloat16 --compile --save-dtype float16 --card "$here/fable-card.md"
+
+for file in config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json README.md; do
+    cp "$out/$file" "$here/../genlm/model/bundled/fable/$file"
+done
+cp "$out/log.jsonl" "$here/fable-log.jsonl"
+cp "$out/loss.png" "$here/fable-loss.png"

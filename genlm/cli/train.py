@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from genlm import __version__
 from genlm.cli import options
 from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.errors import UsageError
@@ -31,13 +32,9 @@ def train(
     corpus: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="CORPUS...",
+            metavar="CORPUS",
             help="Text files, .jsonl files, folders of both at any depth; .gz and .zst are read as they are.",
         ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="The folder for the model.", rich_help_panel=LEFT),
     ] = None,
     valid: Annotated[
         list[Path] | None,
@@ -190,6 +187,10 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile: slow to begin, then faster.", rich_help_panel=LOOP)
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The folder for the model.", rich_help_panel=LEFT),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in DIR; needs no CORPUS.", rich_help_panel=LEFT)
     ] = False,
@@ -218,7 +219,7 @@ def train(
     """Train a GPT-2 on texts of your own, or go on with a trained model.
 
     genlm train book.txt -o model
-    genlm train corpus/ --valid held-out.txt -o model --preset small --max-minutes 30
+    genlm train corpus/ --valid valid.txt -o model --max-minutes 30
     genlm train poems.txt --from gpt2 -o poet
     genlm train --resume -o model
     """
@@ -256,7 +257,7 @@ def train(
         run = _resumed(out, request, notify) if resume else _begun(out, request, overwrite, notify)
     _train(run, out, quiet=quiet, notify=notify)
     draw_curve(out / LOG, out / CURVE)
-    write_card(out, run.facts, template)
+    write_card(out, run.facts, template, __version__)
     notify(f"the model is in {out}; genlm generate -m {out}")
 
 

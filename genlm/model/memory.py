@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MOST_ROWS = 256
 # The part of the free memory that one group of rows may take.
 SHARE = 0.25
+# On a CPU, whose steps of many rows take as long as their numbers are many, more than this gains little; but so many
+# rows share the reading of the weights.
+CPU_BYTES, CPU_ROWS = 2**31, 16
 # Where the machine does not tell what is free.
 ASSUMED_BYTES = 2**31
 MEMINFO = Path("/proc/meminfo")
@@ -26,8 +29,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def rows_that_fit(network: Network, length: int) -> int:
-    """How many rows of `length` tokens to decode at once on this machine, at least one."""
-    return max(1, min(MOST_ROWS, int(SHARE * free_bytes(network.device) / network.row_bytes(length))))
+    """How many rows of `length` tokens to decode at once on this machine: as many as pay and fit, at least one."""
+    row = network.row_bytes(length)
+    pay = max(CPU_ROWS, int(CPU_BYTES / row)) if network.device.type == "cpu" else MOST_ROWS
+    return max(1, min(MOST_ROWS, pay, int(SHARE * free_bytes(network.device) / row)))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from genlm import __version__
 from genlm.errors import InputError, OutputError
 from genlm.records import TrainFacts
 
@@ -49,11 +48,11 @@ def read_card(path: Path | None) -> str | None:
     return text
 
 
-def write_card(out: Path, facts: TrainFacts, template: str | None = None) -> None:
-    """Write the card into the folder of a finished run. Raises OutputError."""
-    made = f"GPT-2 trained from scratch with genlm {__version__}."
+def write_card(out: Path, facts: TrainFacts, template: str | None, version: str) -> None:
+    """Write the card into the folder of a run that this `version` of genlm has finished. Raises OutputError."""
+    made = f"GPT-2 trained from scratch with genlm {version}."
     if facts.base is not None:
-        made = f"{_code(Path(facts.base).name)}, trained further with genlm {__version__}."
+        made = f"{_code(Path(facts.base).name)}, trained further with genlm {version}."
     card = template or CARD.replace("{name}", out.resolve().name).replace("{made}", made)
     result = json.loads((out / "log.jsonl").read_text("utf-8").splitlines()[-1])
     megabytes = (out / "model.safetensors").stat().st_size / 1e6

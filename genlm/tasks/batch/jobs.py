@@ -119,7 +119,7 @@ def _job(row: InputRow, name: str, fields: Fields, settings: Settings) -> Job:
     return Job(id, prompt, settings, own, row.source, row.number, row.line, error)
 
 
-def _take_id(own: dict[str, Any], column: str, default: str) -> str | int:
+def _take_id(own: dict[str, Any], column: str, default: str | int) -> str | int:
     """The id of a row, which is taken out, or the default. Raises ValueError where what it has can be none."""
     id = own.pop(column, None)
     if id is None or id == "":

@@ -20,30 +20,32 @@ SAMPLE_TOKENS = 40
 
 @dataclass(frozen=True)
 class Held:
-    """Text that is held out: its ids, from an end of text on, and its length in UTF-8."""
+    """Text that is held out: rows of ids, each from an end of text on, and the length of all in UTF-8."""
 
-    ids: Sequence[int]
+    rows: Sequence[Sequence[int]]
     num_bytes: int
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens there are to predict."""
+        return sum(len(row) - 1 for row in self.rows)
 
     def bits_per_byte(self, loss: float) -> float:
         """What a loss in nats a token comes to."""
-        return loss * (len(self.ids) - 1) / math.log(2) / self.num_bytes
+        return loss * self.num_targets / math.log(2) / self.num_bytes
 
 
 def estimate_loss(model: Any, held: Held, context: int, most_tokens: int) -> float:
     """The mean loss (nats a token) over windows side by side, about `most_tokens` in all, spread over the text."""
-    starts = range(0, len(held.ids) - 1, context)
-    every = max(1, round(len(held.ids) / most_tokens))
-    return _mean_loss(model, [_window(held.ids[start : start + context + 1]) for start in starts[::every]])
-
-
-def _window(ids: Sequence[int]) -> Window:
-    return Window(ids[:-1], 0, ids[1:], is_last=False)
+    windows = [row[at : at + context + 1] for row in held.rows for at in range(0, len(row) - 1, context)]
+    every = max(1, round(held.num_targets / most_tokens))
+    return _mean_loss(model, [Window(ids[:-1], 0, ids[1:], is_last=False) for ids in windows[::every]])
 
 
 def exact_loss(model: Any, held: Held, context: int) -> float:
     """The mean loss (nats a token) over the whole text, windows sliding by half the context."""
-    return _mean_loss(model, list(Sliding.over(context, None).windows([held.ids])))
+    sliding = Sliding.over(context, None)
+    return _mean_loss(model, [window for row in held.rows for window in sliding.windows([row])])
 
 
 def _mean_loss(model: Any, windows: list[Window]) -> float:

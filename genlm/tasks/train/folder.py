@@ -42,8 +42,10 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder")
     if not overwrite and out.is_dir() and any(out.iterdir()):
-        is_run = (out / "checkpoint.safetensors").is_file()
-        hint = "--resume goes on with the run in it, --overwrite begins anew" if is_run else "name another folder"
+        hint = "name another folder"
+        if (out / "training.json").is_file():
+            goes_on = "--resume goes on with the run in it, " if (out / "checkpoint.safetensors").is_file() else ""
+            hint = f"{goes_on}--overwrite begins anew"
         raise OutputError(f"{out} is there already, and not empty", hint=hint)
 
 

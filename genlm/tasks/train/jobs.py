@@ -12,7 +12,7 @@ from genlm.model.source import Notify, find_model
 from genlm.tasks.train.checkpoint import replace_file
 from genlm.tasks.train.defaults import choose_recipe, choose_shape
 from genlm.tasks.train.folder import SavedType
-from genlm.tasks.train.machine import choose_precision
+from genlm.tasks.train.machine import check_compiler, choose_precision
 from genlm.tasks.train.settings import Recipe, Shape
 from genlm.tasks.train.texts import Source, Texts, count_bytes
 from genlm.tasks.train.tokenizers import is_made
@@ -96,6 +96,8 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
         given=request.recipe,
     )
     device = choose_device(request.device)
+    if recipe.compile:
+        check_compiler(device)
     return Job(
         source=request.source,
         base=model.base,
@@ -164,11 +166,15 @@ def read(out: Path) -> Job:
         raise InputError(f"{out} holds no {NAME}: no run was begun there")
     try:
         kept = json.loads(path.read_bytes())
-        source = {name: tuple(value) if isinstance(value, list) else value for name, value in kept["source"].items()}
+        source: dict[str, Any] = {name: _hashable(value) for name, value in kept["source"].items()}
         shape = None if kept["shape"] is None else Shape(**kept["shape"])
         return Job(**kept | {"source": Source(**source), "shape": shape, "recipe": Recipe(**kept["recipe"])})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged, or of another version of genlm") from error
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_same(begun: Job, asked: Job, out: Path) -> None:

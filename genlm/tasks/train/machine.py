@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Literal
 
+from genlm.errors import UsageError
 from genlm.tasks.train.settings import Precision
 
 # Below this width products are too small to gain.
@@ -17,11 +20,18 @@ def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: str
     return "bfloat16" if width >= WORTH_WIDTH and _is_fast_at_bfloat16(device) else "float32"
 
 
+def check_compiler(device: str) -> None:
+    """Raise UsageError where torch.compile has nothing to compile with."""
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
+    if device == "cpu" and not any(map(shutil.which, filter(None, compilers))):
+        raise UsageError("--compile needs a C++ compiler, and none is found", hint="CXX names one")
+
+
 def _is_fast_at_bfloat16(device: str) -> bool:
     import torch
 
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     has = torch.cpu.get_capabilities()

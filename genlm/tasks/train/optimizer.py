@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genlm.tasks.train.settings import OptimizerName
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 BETAS = (0.9, 0.98)
 
@@ -29,8 +30,10 @@ class Optimizer:
     https://arxiv.org/abs/2502.16982), so that one learning rate serves both.
     """
 
-    def __init__(self, model: nn.Module, name: OptimizerName, weight_decay: float) -> None:
-        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    def __init__(self, model: Any, name: OptimizerName, weight_decay: float) -> None:
+        named: dict[str, Tensor] = {
+            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
         self.parameters = list(named.values())
         hidden = _hidden_matrices(model, named) if name == "muon" else {}
         rest = {name: parameter for name, parameter in named.items() if name not in hidden}
@@ -66,12 +69,12 @@ class Optimizer:
             member.optimizer.load_state_dict(member.optimizer.state_dict() | {"state": places})
 
 
-def _hidden_matrices(model: nn.Module, named: dict[str, Tensor]) -> dict[str, Tensor]:
+def _hidden_matrices(model: Any, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     embeddings = {id(parameter) for parameter in _embeddings(model)}
     return {name: value for name, value in named.items() if value.dim() == 2 and id(value) not in embeddings}
 
 
-def _embeddings(model: nn.Module) -> list[Tensor]:
+def _embeddings(model: Any) -> list[Tensor]:
     import torch
 
     tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
@@ -79,7 +82,7 @@ def _embeddings(model: nn.Module) -> list[Tensor]:
     return [*tables, *([head.weight] if head is not None else [])]
 
 
-def _adamw(named: dict[str, Tensor], weight_decay: float) -> _Member:
+def _adamw(named: Mapping[str, Tensor], weight_decay: float) -> _Member:
     import torch
 
     matrices = [name for name, value in named.items() if value.dim() >= 2]
@@ -91,7 +94,7 @@ def _adamw(named: dict[str, Tensor], weight_decay: float) -> _Member:
     return _Member(torch.optim.AdamW(groups, betas=BETAS, fused=True), matrices + others)
 
 
-def _muon(named: dict[str, Tensor], weight_decay: float) -> _Member:
+def _muon(named: Mapping[str, Tensor], weight_decay: float) -> _Member:
     import torch
 
     optimizer = torch.optim.Muon(list(named.values()), weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")

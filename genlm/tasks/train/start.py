@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from genlm.errors import InputError, OutputError
 from genlm.model.source import Notify, find_model
@@ -24,6 +24,8 @@ from genlm.tasks.train.tokenizers import encode, find_tokenizer, in_one_row, is_
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from genlm.model.load import DeviceChoice
+
 
 class Vocabulary(NamedTuple):
     """A tokenizer, and the token that ends a text."""
@@ -34,7 +36,9 @@ class Vocabulary(NamedTuple):
     @property
     def end_id(self) -> int:
         """The id of `end`."""
-        return int(self.tokenizer.token_to_id(self.end))
+        id = self.tokenizer.token_to_id(self.end)
+        assert id is not None
+        return id
 
 
 class Run(NamedTuple):
@@ -75,9 +79,13 @@ def resume(out: Path, request: Request | None = None, notify: Notify = lambda _:
 
     Raises:
         InputError: there is no run, it is finished, or its texts are not what they were.
+        ModelError: the device it runs on is not there.
         UsageError: `request` asks for another.
     """
+    from genlm.model.load import choose_device
+
     job = jobs.read(out)
+    choose_device(cast("DeviceChoice", job.device))
     if came_to_its_end(out):
         raise InputError(f"the run in {out} is finished", hint="--overwrite trains anew, --from goes on with its model")
     if request is not None:
@@ -102,14 +110,10 @@ def _run(job: Job, texts: Texts, vocabulary: Vocabulary, out: Path) -> Run:
     model = _model(job, vocabulary)
     documents = encode(tokenizer, texts.documents)
     rows, entropy = _rows(job, documents, texts, end)
-    held = None
-    if texts.held_out:
-        ids = in_one_row(encode(tokenizer, texts.held_out), end).tolist()
-        held = Held(ids, count_bytes(texts.held_out))
     num_tokens = sum(map(len, documents)) + len(documents)
     data = Data(
         rows,
-        held,
+        _held(tokenizer, texts, end),
         job.context,
         bytes_per_token=texts.num_bytes / num_tokens,
         sample=lambda seed: sample_text(model, tokenizer, end, seed),
@@ -123,6 +127,15 @@ def _rows(job: Job, documents: Sequence[Sequence[int]], texts: Texts, end: int) 
         return Windows(in_one_row(documents, end), job.context, job.recipe.seed), None
     rows = Documents(documents, end, job.context, job.recipe.seed)
     return rows, rows.entropy()
+
+
+def _held(tokenizer: Tokenizer, texts: Texts, end: int) -> Held | None:
+    """The held-out text in rows as those to train on: of a small corpus each document by itself."""
+    if not texts.held_out:
+        return None
+    documents = encode(tokenizer, texts.held_out)
+    rows = [[end, *ids, end] for ids in documents] if texts.is_small else [in_one_row(documents, end).tolist()]
+    return Held(rows, count_bytes(texts.held_out))
 
 
 def _model(job: Job, vocabulary: Vocabulary) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -60,7 +59,12 @@ class Texts:
     @property
     def fingerprint(self) -> str:
         """A SHA-256 of all documents."""
-        return hashlib.sha256(json.dumps([self.documents, self.held_out]).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for documents in (self.documents, self.held_out):
+            digest.update(f"{len(documents)} ".encode())
+            for text in map(str.encode, documents):
+                digest.update(f"{len(text)} ".encode() + text)
+        return digest.hexdigest()
 
 
 def count_bytes(documents: Iterable[str]) -> int:
