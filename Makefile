@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format docs fable clean
+.PHONY: help demo test quick lint format docs fable clean
 
 help:  ## Show these tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -13,6 +13,9 @@ demo: $(VENV)/genlm  ## Install genlm into .venv and continue "Once upon a time"
 
 test: $(VENV)/genlm-dev  ## Run the tests
 	$(BIN)/python -m pytest
+
+quick: $(VENV)/genlm-dev  ## Run the tests but those that start a Ray
+	$(BIN)/python -m pytest -m "not ray"
 
 lint: $(VENV)/genlm-dev  ## Check style and types
 	$(BIN)/ruff check .

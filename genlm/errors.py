@@ -5,12 +5,15 @@ GenlmError                  exit code 1
 ├── ModelError              a model that cannot be loaded or run
 │   └── HubUnreachable      the Hub cannot be reached, and the model is not cached
 ├── OutputError             a result that cannot be written
+├── ClusterError            a cluster that cannot be reached, started, or that was lost
 ├── PartlyFailed            exit code 3: the result is there, but for some parts
 └── UsageError              exit code 2: the request itself makes no sense
     └── SpecError           a strategy spec, with the place that is wrong
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class GenlmError(Exception):
@@ -21,6 +24,10 @@ class GenlmError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between machines, whatever their constructors take."""
+        return _restore, (type(self), self.args, self.__dict__)
 
 
 class InputError(GenlmError):
@@ -44,6 +51,10 @@ class OutputError(GenlmError):
     """A result that cannot be written."""
 
 
+class ClusterError(GenlmError):
+    """A cluster that cannot be reached, started, or that was lost."""
+
+
 class PartlyFailed(GenlmError):
     """A result that was written, some parts of which failed and say so."""
 
@@ -64,3 +75,10 @@ class SpecError(UsageError):
         self.spec = spec
         self.start = start
         self.end = max(end, start + 1)
+
+
+def _restore(kind: type[GenlmError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> GenlmError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from genlm.cli import options
+from genlm.cli.command import check_alone
 from genlm.cli.loading import load_found
 from genlm.cli.signals import graceful_interrupt
 from genlm.cli.strategies import choose_strategy
@@ -16,6 +17,7 @@ from genlm.decoding.randomness import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
 from genlm.formats.journal import open_journal
 from genlm.formats.prompt import check_utf8
+from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import STDIN, open_inputs
 from genlm.formats.template import Template, unescape
 from genlm.model.source import find_model
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from genlm.model.load import Model
 
 SOME_FAILED = 3
-RUN = "Run"
+RUN, CLUSTER = "Run", "Cluster"
+CLUSTER_OPTIONS = {"address", "workers", "gpus_per_worker", "cpus_per_worker", "dashboard", "verbose"}
 # What is under way when Ctrl-C is pressed has so many seconds to end.
 MOST_FINISHING_S = 10.0
 
@@ -48,23 +51,25 @@ def _read_batch_size(text: str) -> int | None:
 
 
 def batch(
-    prompts: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PROMPTS",
-            help=".txt, .jsonl, .csv, .tsv or .parquet, each also with .gz or .zst; - is standard input.",
-        ),
-    ],
+    context: typer.Context,
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
             metavar="OUT",
-            help="Where the completions go: .jsonl, .csv or .parquet.",
+            help="Where the completions go: .jsonl, .csv or .parquet; with --engine ray a folder.",
             rich_help_panel=options.OUTPUT,
         ),
     ],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPTS",
+            help=".txt, .jsonl, .csv, .tsv or .parquet, each also with .gz or .zst; - is standard input. "
+            "s3:// and gs:// paths are files too.",
+        ),
+    ] = None,
     input_format: Annotated[
         Literal["txt", "jsonl", "csv", "tsv", "parquet"] | None,
         typer.Option(
@@ -151,6 +156,57 @@ def batch(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew where there is an output already.", rich_help_panel=RUN)
     ] = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            metavar="ENGINE",
+            help="local: this process. ray: workers on this machine or on a cluster, by Ray Data.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The Ray cluster: auto finds it, ray://HOST:PORT or HOST:PORT names it. Without it a Ray on this "
+            "machine starts and ends with the command.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many models run. Without it one for each GPU, or one for each machine without any.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="0.5: two workers share a GPU. Without it 1, if any.", rich_help_panel=CLUSTER),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            help="How many CPUs each takes. Without it 1 beside a GPU, else a fair share of all.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Ray's dashboard on http://localhost:8265.", rich_help_panel=CLUSTER)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show what Ray and the workers say.", rich_help_panel=CLUSTER)
+    ] = False,
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write the parts of an --engine ray run to one file, -o, in the order of the input.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
     unordered: Annotated[
         bool,
         typer.Option(
@@ -171,10 +227,21 @@ def batch(
     genlm batch prompts.txt -o completions.jsonl
     genlm batch rows.csv -o out.csv --template 'Title: {title}\n\n{text}' --seed 7
     genlm batch prompts.jsonl -o completions.jsonl --resume
+    genlm batch prompts.jsonl -o parts --engine ray --address auto
+    genlm batch --merge parts -o completions.jsonl
 
     What is finished is in the file at once. An interrupted run goes on with --resume, and loses nothing.
     """
     notify = (lambda _: None) if quiet else notice
+    if merge is not None:
+        from genlm.cli.cluster import merge_to
+
+        check_alone(context, "--merge", only={"merge", "output", "overwrite", "quiet"})
+        merge_to(merge, Path(output), notify, overwrite=overwrite)
+        return
+    if not prompts:
+        raise UsageError("no files of prompts are given")
+    paths = [read_place(prompt) for prompt in prompts]
     flags = {
         "num_beams": num_beams,
         "top_k": top_k,
@@ -196,12 +263,41 @@ def batch(
     settings = Settings(chosen, draw_seed() if seed is None else seed, limits, deterministic)
     fields = Fields(prompt_field, id_field, None if template is None else Template(unescape(template)))
     size = _read_batch_size(batch_size)
-    place = journal_path(output)
-    _check_output(output, place, prompts, resume=resume, retry_errors=retry_errors, overwrite=overwrite)
     between = None if separator is None else unescape(separator)
+    _check_choices(resume=resume, retry_errors=retry_errors, overwrite=overwrite)
+    if engine == "ray":
+        from genlm.cli.cluster import Cluster, read_output, run_on_cluster
+        from genlm.tasks.cluster.plan import ModelChoice, make_plan
+
+        check_alone(context, "--engine ray", without={"unordered"})
+        cluster = Cluster(address, workers, cpus_per_worker, gpus_per_worker, dashboard, verbose)
+        cluster.check_inputs(paths)
+        place = read_output(output)
+        with open_inputs(paths, input_format, between) as files:
+            found = find_model(model, revision=revision, allow_pickle=allow_pickle, notify=notify)
+            plan = make_plan(
+                files,
+                fields,
+                settings,
+                ModelChoice(found, device, dtype, allow_pickle),
+                place,
+                as_line,
+                has_seed=seed is not None,
+                batch_size=size,
+                resumes=resume,
+                overwrites=overwrite,
+                retries=retry_errors,
+                is_strict=on_error == "stop",
+            )
+            run_on_cluster(plan, cluster, output, notify, quiet=quiet)
+        return
+    check_alone(context, "--engine local", without=CLUSTER_OPTIONS)
+    target = Path(output)
+    journal_file = journal_path(target)
+    _check_output(target, journal_file, paths, resume=resume, overwrite=overwrite)
     with (
-        open_inputs(prompts, input_format, between) as files,
-        open_journal(place) as journal,
+        open_inputs(paths, input_format, between) as files,
+        open_journal(journal_file) as journal,
         open_ledger() as ledger,
         Spinner(enabled=not quiet) as spinner,
     ):
@@ -213,7 +309,7 @@ def batch(
             settings,
             journal,
             ledger,
-            output,
+            target,
             model={
                 "name": folder.name,
                 "revision": folder.revision,
@@ -238,19 +334,23 @@ def batch(
         raise typer.Exit(SOME_FAILED)
 
 
-def _check_output(
-    output: Path, journal: Path, prompts: Sequence[Path], *, resume: bool, retry_errors: bool, overwrite: bool
-) -> None:
-    """Raise an error where the output is one of the inputs, or is there already and is not to be touched."""
+def _check_choices(*, resume: bool, retry_errors: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise UsageError("--resume goes on and --overwrite begins anew: which is it?")
     if retry_errors and not resume:
         raise UsageError("--retry-errors needs --resume")
+
+
+def _check_output(
+    output: Path, journal: Path, prompts: Sequence[Path | RemoteFile], *, resume: bool, overwrite: bool
+) -> None:
+    """Raise an error where the output is one of the inputs, or is there already and is not to be touched."""
     for place in {output, journal}:
         if place.exists() and not place.is_file():
             raise OutputError(f"{place} is not a file that a batch can go on with")
         for prompt in prompts:
-            if prompt != STDIN and place.exists() and prompt.exists() and place.samefile(prompt):
+            is_here = isinstance(prompt, Path) and prompt != STDIN and prompt.exists()
+            if is_here and place.exists() and place.samefile(str(prompt)):
                 raise UsageError(f"the output {place} is one of the inputs")
     there = [place for place in (output, journal) if place.exists() and place.stat().st_size > 0]
     if there and not (resume or overwrite):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from genlm.errors import UsageError
 
 
 class Command(TyperCommand):
@@ -45,6 +47,19 @@ class Row(NamedTuple):
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
         alone.command(name, cls=Command)(found)
         return typer.main.get_command(alone)
+
+
+def check_alone(
+    context: typer.Context, option: str, *, only: Collection[str] | None = None, without: Collection[str] = ()
+) -> None:
+    """Raise UsageError where an option is given that does not go with another: one that is not in `only`."""
+    for param in context.command.params:
+        source, name = context.get_parameter_source(param.name or ""), param.name or ""
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        if name in without or (only is not None and name not in only):
+            given = getattr(param, "metavar", None) if param.param_type_name == "argument" else max(param.opts, key=len)
+            raise UsageError(f"{given} does not go with {option}")
 
 
 class LazyGroup(Group):

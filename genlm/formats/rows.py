@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
 from genlm.errors import InputError, UsageError
 from genlm.formats.compressed import DAMAGED, damage, open_bytes, plain_name
+from genlm.formats.remote import RemoteFile
 
 Format: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -63,7 +64,7 @@ class InputFile:
     """A file of rows. `path` is where its bytes are, `name` what the user calls it."""
 
     name: str
-    path: Path
+    path: Path | RemoteFile
     format: Format
     separator: str | None = None
 
@@ -85,7 +86,7 @@ class InputFile:
 
 @contextmanager
 def open_inputs(
-    paths: Sequence[Path], format: Format | None = None, separator: str | None = None
+    paths: Sequence[Path | RemoteFile], format: Format | None = None, separator: str | None = None
 ) -> Iterator[list[InputFile]]:
     """The files of rows at these paths. What can be read only once, as standard input, is kept on disk meanwhile.
 
@@ -106,7 +107,7 @@ def open_inputs(
         ]
 
 
-def _format_of(path: Path) -> Format:
+def _format_of(path: Path | RemoteFile) -> Format:
     if path == STDIN:
         raise UsageError(
             "standard input has no extension", hint=f"--input-format says what it is: {', '.join(FORMATS)}"
@@ -117,7 +118,7 @@ def _format_of(path: Path) -> Format:
     return EXTENSIONS[extension]
 
 
-def _located(path: Path, spare: Path) -> tuple[str, Path]:
+def _located(path: Path | RemoteFile, spare: Path) -> tuple[str, Path | RemoteFile]:
     """A file's name, and where it can be read more than once."""
     if path == STDIN:
         if sys.stdin is None:
@@ -310,7 +311,7 @@ def _read_parquet(file: InputFile) -> Iterator[InputRow]:
     from pyarrow import parquet
 
     with tempfile.TemporaryFile() as plain:
-        source: Any = file.path
+        source: Any = file.path if isinstance(file.path, Path) else file.path.open("rb")
         if plain_name(file.path) != file.path.name:
             with _opened(file) as stream:
                 shutil.copyfileobj(stream, plain)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from genlm.records import BatchCounts, BatchRecord, RowError
+from genlm.records import BatchCounts, BatchRecord, ClusterState, RowError
 from genlm.views.terminal import make_console, notice, one_line, say
 
 if TYPE_CHECKING:
@@ -63,11 +62,16 @@ class BatchProgress:
         if record["error"] is not None:
             self.failed += 1
             self._show_error(record["error"])
+        self._show_state()
+
+    def _show_state(self) -> None:
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self.done, speed=self._speed(), left=self._left())
+            self._progress.update(
+                self._task, total=self.total, completed=self.done, speed=self._pace(), left=self._left()
+            )
         elif self._enabled and time.monotonic() - self._said >= LINE_EVERY_S:
             self._said = time.monotonic()
-            notice(f"{self.done:,} of {self.total:,} prompts  {self._speed()}  {self._left()}")
+            notice(f"{self.done:,} of {self.total:,} prompts  {self._pace()}  {self._left()}")
 
     def say(self, line: str, style: str = "dim") -> None:
         """A line of its own, above the bar."""
@@ -84,7 +88,7 @@ class BatchProgress:
         place = f"row {error['row']}" if error["line"] is None else f"line {error['line']}"
         return f"{error['file']}, {place}: {error['message']}"
 
-    def summary(self, where: Path, failed: int) -> str:
+    def summary(self, where: object, failed: int) -> str:
         """What was done, in one line; `failed` are all the prompts that have an error now."""
         parts = [f"{self.done:,} of {self.total:,} prompts are in {where}"]
         if failed:
@@ -95,6 +99,9 @@ class BatchProgress:
 
     def _speed(self) -> str:
         return f"{self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"
+
+    def _pace(self) -> str:
+        return self._speed()
 
     def _left(self) -> str:
         made = self.done - self._before
@@ -125,6 +132,33 @@ class BatchProgress:
         )
         self._task = self._progress.add_task("", total=self.total, completed=self.done, speed="", left="")
         self._progress.start()
+
+
+class ClusterProgress(BatchProgress):
+    """The same of a batch that several workers do, and how many of these there are."""
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        super().__init__(BatchCounts(0, 0, 0), enabled=enabled)
+        self._state: ClusterState | None = None
+
+    @property
+    def seconds(self) -> float:
+        """From the first record to the last."""
+        return self._state.seconds if self._state is not None else 0.0
+
+    def see(self, state: ClusterState) -> None:
+        """Show how far it is."""
+        self._state = state
+        self.total, self.done, self.tokens = state.rows or 0, state.done, state.tokens
+        self._before = state.done - state.made
+        for error in state.errors:
+            self.failed += 1
+            self._show_error(error)
+        self._show_state()
+
+    def _pace(self) -> str:
+        workers = 0 if self._state is None else self._state.workers
+        return f"{self._speed()}  {workers} worker{'' if workers == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

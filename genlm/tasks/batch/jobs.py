@@ -71,11 +71,16 @@ def read_jobs(files: Iterable[InputFile], fields: Fields, settings: Settings) ->
         InputError: a file that cannot be read, or a table without a column that is needed.
     """
     files = list(files)
-    for file, name in zip(files, _names(files), strict=True):
-        for row in file.rows():
-            if file.format in ("csv", "tsv", "parquet") and row.error is None:
-                _check_columns(row, fields)
-            yield _job(row, name, fields, settings)
+    for file, name in zip(files, names_of(files), strict=True):
+        yield from read_file(file, name, fields, settings)
+
+
+def read_file(file: InputFile, name: str, fields: Fields, settings: Settings) -> Iterator[Job]:
+    """The jobs of one of them; `name` is what `names_of` has for it. Raises as `read_jobs`."""
+    for row in file.rows():
+        if file.format in ("csv", "tsv", "parquet") and row.error is None:
+            _check_columns(row, fields)
+        yield _job(row, name, fields, settings)
 
 
 def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> Iterator[Job]:
@@ -85,7 +90,7 @@ def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> I
         yield _job(InputRow("rows", number, None, columns), "rows", Fields(), settings)
 
 
-def _names(files: Sequence[InputFile]) -> list[str]:
+def names_of(files: Sequence[InputFile]) -> list[str]:
     """What ids begin with where a row has none: the files' names, with their folders where these tell them apart."""
     names = [Path(file.name).name for file in files]
     return names if len(set(names)) == len(names) else [file.name for file in files]

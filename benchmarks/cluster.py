@@ -1,0 +1,85 @@
+"""What Ray costs: the same job by `genlm batch` alone and on a Ray of this machine: `python benchmarks/cluster.py`.
+
+Every round runs each contender once, in turn, as a command of its own from its start to its end, so that all that Ray
+takes to start and to stop is in it; the table gives medians. Nothing is downloaded. One worker has all processors, as
+the plain run has; of two each has half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WORDS = ["the king", "a wolf", "fox", "wood", "once upon", "time", "little", "old", "said", "went into", "three sons"]
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=3000, help="how many prompts; the plain run is to take two minutes")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default="fable")
+    parser.add_argument("--cpus", type=int, default=len(os.sched_getaffinity(0)))
+    arguments = parser.parse_args()
+    contenders = {
+        "plain": [],
+        "ray, 1 worker": ray(1, arguments.cpus),
+        "ray, 2 workers": ray(2, arguments.cpus / 2),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    with tempfile.TemporaryDirectory() as scratch:
+        prompts = write_prompts(Path(scratch), arguments.rows)
+        for number in range(arguments.rounds):
+            for name, options in contenders.items():
+                taken = run(prompts, Path(scratch) / f"{number}-{len(options)}-{name[-1]}", arguments.model, options)
+                seconds[name].append(taken)
+                print(f"round {number + 1}  {name:15} {taken:7.1f} s", file=sys.stderr, flush=True)
+    print(table(seconds, arguments.rows))
+
+
+def ray(workers: int, cpus: float) -> list[str]:
+    """The options of a run with so many workers."""
+    return ["--engine", "ray", "--workers", str(workers), "--cpus-per-worker", f"{cpus:g}"]
+
+
+def write_prompts(folder: Path, rows: int) -> Path:
+    """Prompts of 8 to 80 pieces, 8 to 96 new tokens each, from a seed."""
+    draw = random.Random(0)
+    path = folder / "prompts.jsonl"
+    with path.open("w") as stream:
+        for number in range(rows):
+            prompt = " ".join(draw.choice(WORDS) for _ in range(draw.randint(8, 80)))
+            row = {"id": number, "prompt": prompt, "max_new_tokens": draw.randint(8, 96)}
+            stream.write(json.dumps(row) + "\n")
+    return path
+
+
+def run(prompts: Path, output: Path, model: str, options: list[str]) -> float:
+    """Seconds that the command takes."""
+    place = output if options else output.with_suffix(".jsonl")
+    command = [sys.executable, "-m", "genlm", "batch", str(prompts), "-o", str(place), "-m", model, "--seed", "1"]
+    started = time.perf_counter()
+    subprocess.run([*command, "--device", "cpu", "--quiet", *options], check=True)
+    return time.perf_counter() - started
+
+
+def table(seconds: dict[str, list[float]], rows: int) -> str:
+    """Medians, and what each takes against the plain run."""
+    plain = statistics.median(seconds["plain"])
+    lines = ["| run | seconds | rows/s | against the plain run |", "|---|---|---|---|"]
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        lines.append(f"| {name} | {median:.1f} | {rows / median:.1f} | {median / plain:.2f} x its time |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""A folder whose files are whole or not there at all: on this machine, shared, or in an object store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from genlm.errors import OutputError
+from genlm.formats.journal import open_journal
+from genlm.formats.output import cannot_write, replacing
+from genlm.formats.remote import file_system, is_remote
+
+
+def open_folder(place: str) -> LocalFolder | RemoteFolder:
+    """The folder at a path, or at a URI that pyarrow knows a file system for, as s3:// and gs://."""
+    return RemoteFolder(place) if is_remote(place) else LocalFolder(place)
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder at a path, which may be one that several machines share. Names in it may have `/`."""
+
+    place: str
+
+    def read(self, name: str) -> bytes | None:
+        """A file's contents, or None where there is none of that name."""
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> BinaryIO:
+        """A file, to be read from its beginning. Raises FileNotFoundError."""
+        return self._path(name).open("rb")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Let a file have these contents. Whenever the program ends, it has all of them or those it had before.
+
+        Raises:
+            OutputError: as where the disk is full.
+        """
+        path = self._path(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(path.parent, error) from error
+        with replacing(path) as stream:
+            stream.write(data)
+
+    def names(self, under: str = "") -> list[str]:
+        """The names of all that lies in the folder, or in the one `under` it, in their order."""
+        try:
+            return sorted(os.listdir(self._path(under)))
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError as error:
+            raise OutputError(f"{self.place} is a file, where a folder of part files is to be") from error
+
+    def remove(self, name: str) -> None:
+        """Take away a file, or a folder with all that is in it, where it is there."""
+        path = self._path(name)
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other run write to the folder meanwhile. Raises OutputError where another one does."""
+        folder = self._path("")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        with open_journal(folder / ".lock"):
+            yield
+
+    def _path(self, name: str) -> Path:
+        return Path(self.place, name)
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder in an object store, which takes an object whole or not at all."""
+
+    place: str
+
+    def read(self, name: str) -> bytes | None:
+        """See LocalFolder."""
+        try:
+            with self.open(name) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> BinaryIO:
+        """See LocalFolder."""
+        system, path = self._located(name)
+        return cast(BinaryIO, system.open_input_stream(path))
+
+    def write(self, name: str, data: bytes) -> None:
+        """See LocalFolder."""
+        system, path = self._located(name)
+        try:
+            # A store has no folders, and other file systems need them.
+            system.create_dir(path.rpartition("/")[0], recursive=True)
+            with system.open_output_stream(path) as stream:
+                stream.write(data)
+        except OSError as error:
+            raise cannot_write(f"{self.place}/{name}", error) from error
+
+    def names(self, under: str = "") -> list[str]:
+        """See LocalFolder."""
+        from pyarrow import fs
+
+        system, path = self._located(under)
+        return sorted(info.base_name for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True)))
+
+    def remove(self, name: str) -> None:
+        """See LocalFolder."""
+        from pyarrow import fs
+
+        system, path = self._located(name)
+        kind = system.get_file_info(path).type
+        if kind == fs.FileType.Directory:
+            system.delete_dir(path)
+        elif kind == fs.FileType.File:
+            system.delete_file(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """An object store has no locks: here nothing is held."""
+        yield
+
+    def _located(self, name: str) -> tuple[Any, str]:
+        system, path = file_system(self.place)
+        return system, f"{path}/{name}" if name else path

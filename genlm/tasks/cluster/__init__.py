@@ -1,0 +1,1 @@
+"""A batch on more than one machine, by Ray Data."""

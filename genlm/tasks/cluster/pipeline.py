@@ -1,0 +1,170 @@
+"""The flow through a cluster, by Ray Data: files are read in chunks, workers make parts of them, parts are written.
+
+Only a few chunks are under way at any time, so that memory stays flat. Ray Data gives the work of a worker or a
+machine that is lost to another.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasink, Datasource, ReadTask
+
+from genlm.errors import InputError
+from genlm.tasks.cluster.parts import forget_unfinished
+from genlm.tasks.cluster.plan import Plan
+from genlm.tasks.cluster.source import DIGEST_BYTES, Place, chunks, digests, places
+from genlm.tasks.cluster.worker import Made, Office, Worker, as_columns
+
+# Reading and writing take little, and each at once is a process of its own.
+WORKERS_PER_READER = 8
+# To start processes takes as long as to read so much.
+QUICK_BYTES = 32 << 20
+
+
+class Files(Datasource):
+    """One stream of tables for each file."""
+
+    def __init__(self, count: int, read: Callable[[int], Iterator[pa.Table]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._count = count
+        self._read = read
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """It is not known before it is read."""
+        return None
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> Any:
+        """A task for each file, for a compressed file or a table can only be read from its beginning."""
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(self._read, file), unknown) for file in range(self._count)]
+
+
+class Parts(Datasink[list[tuple[int, int]]]):
+    """Writes each part to a file of its own, whole or not at all; the rows and failures of all are in `written`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.written: list[tuple[int, int]] = []
+
+    def write(self, blocks: Iterable[pa.Table], ctx: object) -> list[tuple[int, int]]:
+        """Write what a task is given."""
+        return [self._write(Made(**row)) for block in blocks for row in block.to_pylist()]
+
+    def on_write_complete(self, write_result: Any) -> None:
+        """Count all that was written."""
+        self.written = [counts for some in write_result.write_returns for counts in some]
+
+    def _write(self, made: Made) -> tuple[int, int]:
+        if made.data is not None:
+            self._plan.folder.write(made.part, made.data)
+            forget_unfinished(self._plan.folder, made.part)
+        return made.rows, made.failed
+
+
+class Making:
+    """A worker as an actor of Ray Data."""
+
+    def __init__(self, plan: Plan, office: Office) -> None:
+        self._worker = Worker(plan, office)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """The part of the one chunk that a batch is."""
+        (chunk,) = batch["chunk"]
+        return as_columns(self._worker.make(pickle.loads(chunk)))
+
+
+def make_parts(plan: Plan, size: int, office: Office) -> tuple[int, int]:
+    """Make all parts, of `size` rows each. Returns how many rows have a record, and how many of these have failed."""
+
+    def read(file: int) -> Iterator[pa.Table]:
+        for chunk in chunks(plan, file, size):
+            yield pa.table({"chunk": [pickle.dumps(chunk)]})
+
+    resources, parts = plan.resources, Parts(plan)
+    few = max(1, resources.workers // WORKERS_PER_READER)
+    made = _read(plan, read, few).map_batches(
+        Making,
+        fn_constructor_args=(plan, office),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=resources.workers),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus or None,
+    )
+    made.write_datasink(parts, ray_remote_args={"num_cpus": 0}, concurrency=few)
+    return sum(rows for rows, _ in parts.written), sum(failed for _, failed in parts.written)
+
+
+def count_rows(plan: Plan) -> tuple[int, ...]:
+    """How many rows each file has.
+
+    Raises:
+        InputError: two rows with one id, as what a file's reading raises.
+    """
+    import numpy as np
+
+    def read(file: int) -> Iterator[pa.Table]:
+        for some in digests(plan, file):
+            yield pa.table({"file": [file], "digests": [some]})
+
+    counts, seen = [0] * len(plan.files), [np.empty(0, "V8")]
+    for row in _gather(plan, read):
+        counts[row["file"]] += len(row["digests"]) // DIGEST_BYTES
+        seen.append(np.frombuffer(row["digests"], np.uint64))
+    every = np.sort(np.concatenate(seen[1:])) if len(seen) > 1 else np.empty(0, np.uint64)
+    twice = np.unique(every[1:][every[1:] == every[:-1]])
+    if len(twice):
+        _check_ids(plan, {each.tobytes() for each in twice})
+    return tuple(counts)
+
+
+def _check_ids(plan: Plan, suspects: set[bytes]) -> None:
+    """Raise InputError where ids whose digests are the same are the same themselves."""
+
+    def read(file: int) -> Iterator[pa.Table]:
+        for place in places(plan, file, suspects):
+            yield pa.table({name: [value] for name, value in place._asdict().items()})
+
+    found = sorted((Place(**row) for row in _gather(plan, read)), key=lambda each: (each.file, each.row))
+    first: dict[str, Place] = {}
+    for place in found:
+        if place.id in first:
+            raise InputError(
+                f"two rows have the id {place.id!r}: {first[place.id].where} and {place.where}",
+                hint=f"each needs one of its own in {plan.fields.id!r}",
+            )
+        first[place.id] = place
+
+
+def _gather(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> Iterator[dict[str, Any]]:
+    """All rows of what is read of each file: here where that is quick, else by the cluster."""
+    files = range(len(plan.files))
+    if sum(plan.files[file].path.stat().st_size for file in files) < QUICK_BYTES:
+        for file in files:
+            for table in read(file):
+                yield from table.to_pylist()
+    else:
+        yield from _read(plan, read, min(len(files), plan.resources.workers)).iter_rows()
+
+
+def _read(plan: Plan, read: Callable[[int], Iterator[pa.Table]], readers: int) -> Dataset:
+    context = DataContext.get_current()
+    # Tables are passed on one by one, as they are read.
+    context.target_max_block_size = 1
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+    # A chunk is small beside the work that it is, wherever it lies.
+    context.execution_options.actor_locality_enabled = False
+    source = Files(len(plan.files), read)
+    rows: Dataset = ray.data.read_datasource(
+        source, num_cpus=0, concurrency=readers, override_num_blocks=len(plan.files)
+    )
+    return rows

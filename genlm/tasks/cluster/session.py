@@ -1,0 +1,209 @@
+"""A cluster for as long as it is needed: one that is there, or one on this machine that ends with the command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from genlm.errors import ClusterError, UsageError
+from genlm.records import ClusterState
+from genlm.tasks.cluster.plan import Plan, Resources
+
+if TYPE_CHECKING:
+    from genlm.tasks.cluster.conductor import Outcome
+
+CLIENT = "ray://"
+# For the few chunks that are under way. Ray would take a third of the memory, and writes to disk what is beyond.
+OBJECT_STORE_BYTES = 256 << 20
+# The socket of a local Ray has a long name, and a system allows one of 107 bytes.
+SHORT_TMP = "/tmp"
+POLL_S = 0.5
+
+
+def check_ray() -> None:
+    """Raise UsageError where Ray is not installed."""
+    if find_spec("ray") is None or find_spec("ray.data") is None:
+        raise UsageError("--engine ray needs Ray Data", hint="pip install 'genlm[ray]'")
+
+
+class Session:
+    """A cluster that one is connected to."""
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+
+    def resources(self, workers: int | None, cpus: float | None, gpus: float | None) -> Resources:
+        """What each worker takes, and how many there are to be: as many as the cluster holds, where it is not said.
+
+        A worker has a GPU of its own if there are any, else it shares the CPUs of the cluster with the others.
+
+        Raises:
+            UsageError: more than a Ray on this machine has.
+        """
+        import ray
+
+        has = ray.cluster_resources()
+        all_cpus, all_gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
+        gpus = (1.0 if all_gpus else 0.0) if gpus is None else gpus
+        if workers is None:
+            workers = max(1, int(all_gpus / gpus) if gpus else int(all_cpus / cpus) if cpus else _machines())
+        if cpus is None:
+            cpus = 1.0 if gpus else max(1.0, all_cpus // workers)
+        if self.address is None and (workers * cpus > all_cpus or workers * gpus > all_gpus):
+            raise UsageError(
+                f"{workers} workers with {cpus:g} CPUs and {gpus:g} GPUs each are more than this machine has: "
+                f"{all_cpus:g} and {all_gpus:g}",
+                hint="--workers, --cpus-per-worker and --gpus-per-worker say what is to run; fractions are shares",
+            )
+        return Resources(workers, cpus, gpus)
+
+    @contextmanager
+    def run(self, plan: Plan) -> Iterator[Running]:
+        """A batch that is run by the cluster, until the context ends."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from genlm.tasks.cluster.conductor import Conductor
+
+        # The conductor is to be lost with this machine only, without which nobody waits for the result.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
+        conductor: Any = ray.remote(Conductor).options(**options).remote()
+        try:
+            yield Running(conductor, conductor.run.remote(plan))
+        finally:
+            with contextlib.suppress(Exception):
+                ray.kill(conductor)
+
+
+class Running:
+    """A batch under way."""
+
+    def __init__(self, conductor: Any, outcome: Any) -> None:
+        self._conductor = conductor
+        self._outcome = outcome
+
+    def wait(self) -> bool:
+        """Wait for its end a little while. Returns whether it has come."""
+        import ray
+
+        done, _ = ray.wait([self._outcome], timeout=POLL_S)
+        return bool(done)
+
+    def look(self) -> ClusterState:
+        """How far it is. Raises ClusterError where the cluster was lost."""
+        state: ClusterState = self._ask(self._conductor.look.remote())
+        return state
+
+    def stop(self) -> None:
+        """Let the workers come to an end."""
+        self._ask(self._conductor.stop.remote())
+
+    def outcome(self) -> Outcome:
+        """How it ended, once it has. Raises ClusterError where the cluster was lost."""
+        outcome: Outcome = self._ask(self._outcome)
+        return outcome
+
+    def _ask(self, answer: Any) -> Any:
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            return ray.get(answer)
+        except (RayError, ConnectionError) as error:
+            raise ClusterError(f"the cluster was lost: {_line(error)}", hint="--resume continues") from error
+
+
+@contextmanager
+def open_session(address: str | None, *, dashboard: bool = False, verbose: bool = False) -> Iterator[Session]:
+    """A connection to the cluster at `address`; without one, to a Ray on this machine that ends with the context.
+
+    Raises:
+        ClusterError: no cluster there, or a Ray that does not start.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with ExitStack() as stack:
+        import ray
+
+        settings: dict[str, Any] = {"log_to_driver": verbose}
+        if not verbose:
+            settings["logging_level"] = logging.CRITICAL
+        if address is None:
+            folder = tempfile.mkdtemp(prefix="genlm-ray-", dir=SHORT_TMP if os.path.isdir(SHORT_TMP) else None)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            settings |= {
+                "address": "local",
+                "include_dashboard": dashboard,
+                "_temp_dir": folder,
+                "object_store_memory": OBJECT_STORE_BYTES,
+            }
+        else:
+            settings["address"] = address
+        stack.callback(ray.shutdown)
+        try:
+            ray.init(**settings)
+        except (Exception, SystemExit) as error:
+            raise _not_reached(address, error) from error
+        yield Session(address)
+
+
+def _machines() -> int:
+    import ray
+
+    return sum(1 for node in ray.nodes() if node["Alive"])
+
+
+def _not_reached(address: str | None, error: BaseException) -> ClusterError:
+    said = _line(error)
+    if address is None:
+        return ClusterError(f"Ray does not start on this machine: {said}", hint="--verbose shows what Ray says of it")
+    text = " ".join(str(each) for each in (error, error.__cause__ or ""))
+    if "ray[client]" in text:
+        return ClusterError(f"{address} needs Ray's client", hint="pip install 'ray[client]'")
+    if "uthentication" in text or "InvalidAuthToken" in text:
+        return ClusterError(
+            f"the Ray cluster at {address} wants its token",
+            hint="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a copy of the token it was started with",
+        )
+    return ClusterError(f"no Ray cluster at {address}: {said}", hint="ray start --head starts one, ray status finds it")
+
+
+def _line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep off the terminal what Ray writes there: by logging, by print, and from C++ to the descriptors themselves.
+
+    What is written to `sys.stderr` meanwhile still gets there.
+    """
+    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
+    with ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        if _descriptor(sys.stderr) == 2:
+            kept = os.dup(2)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 2)
+            stderr = stack.enter_context(os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="replace"))
+            stack.enter_context(contextlib.redirect_stderr(stderr))
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+        yield
+
+
+def _descriptor(stream: Any) -> int | None:
+    try:
+        return int(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return None
