@@ -22,7 +22,9 @@ def put(folder: Path, **files: str | bytes) -> Path:
 def test_a_folder_stands_for_its_texts_at_any_depth(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     put(tmp_path, b__txt="b", a__jsonl="{}", c__md="no", __hidden__txt="no")
+    (tmp_path / ".hidden").mkdir()
     put(tmp_path / "deep", d__txt__gz=b"")
+    put(tmp_path / ".hidden", copy__txt="no")
     found = [str(path.relative_to(tmp_path)) for path in find_files([tmp_path])]
     assert found == ["a.jsonl", "b.txt", "deep/d.txt.gz"]
 
@@ -76,6 +78,7 @@ def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
     ("name", "contents", "message"),
     [
         ("a.txt", b"fox \xff", r"a\.txt: not valid UTF-8 at byte 4"),
+        ("a.txt", b"\xef\xbb\xbffox \xff", r"a\.txt: not valid UTF-8 at byte 7"),
         ("a.txt", b"\x7fELF\0\xff", r"a\.txt: binary, not text: byte 4 is zero"),
         ("a.txt", b"\xff\0", r"a\.txt: not valid UTF-8 at byte 0"),
         ("a.txt.gz", gzip.compress(b"fox \xff"), r"a\.txt\.gz: not valid UTF-8 at byte 4"),

@@ -90,9 +90,10 @@ def test_a_tokenizer_that_is_there_has_its_own_size(tiny: Path) -> None:
         job(tokenizer=str(tiny), shape={"vocab_size": 300})
 
 
-def test_patience_is_with_held_out_text() -> None:
-    with pytest.raises(UsageError, match="--patience needs held-out text"):
-        job(recipe={"patience": 3})
+@pytest.mark.parametrize("name", ["patience", "eval_every"])
+def test_patience_and_evaluations_are_with_held_out_text(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} needs held-out text"):
+        job(recipe={name: 3})
 
 
 def test_narrow_models_are_trained_in_float32() -> None:

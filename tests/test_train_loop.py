@@ -8,7 +8,7 @@ import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +40,8 @@ def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **se
         (folder / "valid.txt").write_text(valid)
     source = Source((str(folder / "corpus.txt"),), () if valid is None else (str(folder / "valid.txt"),))
     recipe = {**RECIPE, **settings.pop("recipe", {})}
+    if valid is None:
+        del recipe["eval_every"]
     return Request(source, shape=SHAPE, recipe=recipe, **settings)
 
 
@@ -321,6 +323,29 @@ def test_slow_steps_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.M
     assert resume(tmp_path / "out").training.place.step == 3
 
 
+def test_time_that_runs_out_during_a_report_leaves_a_step_to_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second passes wherever the clock is looked at: at the start, at each step, and at a report.
+    monkeypatch.setattr("genlm.tasks.train.loop.time.perf_counter", count().__next__)
+    recipe = {"max_steps": None, "max_minutes": 3.5 / 60, "report_every": 3}
+    reports, result = run(ask(tmp_path, recipe=recipe), tmp_path / "out")
+    assert [(report.step, report.valid_loss is not None) for report in reports] == [(3, False), (4, True)]
+    assert result.best_step == 4
+
+
+def test_a_line_of_the_log_that_a_full_disk_cut_short_is_left_out(tmp_path: Path) -> None:
+    training = begin(ask(tmp_path), tmp_path / "out").training
+    answers = iter([False] * 6 + [True])
+    list(training.run(lambda: next(answers)))
+    log = tmp_path / "out/log.jsonl"
+    with log.open("a") as stream:
+        stream.write('{"step": 7, "lo')
+    finish(resume(tmp_path / "out").training)
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == [7, 8, 10, 16, 20, 24, 24]
+
+
 def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
     request = ask(tmp_path)
     begin(request, tmp_path / "cut")
@@ -350,6 +375,8 @@ def test_only_the_same_run_on_the_same_texts_goes_on(tmp_path: Path) -> None:
     ask(tmp_path, corpus=STORY + "The end.\n")
     with pytest.raises(InputError, match="the texts are no longer those"):
         resume(tmp_path / "out")
+    with pytest.raises(InputError, match="the texts are no longer those"):
+        resume(tmp_path / "out", ask(tmp_path, corpus=STORY + "The end.\n"))
 
 
 def test_where_no_run_was_begun_none_goes_on(tmp_path: Path) -> None:
@@ -438,6 +465,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         (lambda: Recipe(max_steps=1, learning_rate=0.0), "learning_rate must be greater than 0, not 0.0"),
         (lambda: Recipe(max_steps=1, learning_rate=math.nan), "learning_rate must be greater than 0, not nan"),
         (lambda: Recipe(max_steps=1, max_minutes=-1), "max_minutes must be greater than 0, not -1"),
+        (lambda: Recipe(max_steps=1, seed=2**32), r"seed must be below 2\^32, not 4294967296"),
         (lambda: Recipe(max_steps=1, dropout=1.0), "dropout must be at least 0 and below 1, not 1.0"),
     ],
 )

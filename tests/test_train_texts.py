@@ -94,6 +94,13 @@ def test_held_out_text_is_named_or_taken_from_the_corpus(tmp_path: Path) -> None
         gather(source(tmp_path, LINE, "sea", share=0.1), seed=0)
 
 
+def test_something_is_left_to_train_on(tmp_path: Path) -> None:
+    texts = gather(source(tmp_path, LINE * 3, share=0.9), seed=0)
+    assert (len(texts.documents), len(texts.held_out)) == (1, 2)
+    with pytest.raises(InputError, match="too short to hold a part of it out"):
+        gather(source(tmp_path, "a fox", share=0.99), seed=0)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_is_less_than_all(share: float, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the share to hold out"):

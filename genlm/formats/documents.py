@@ -58,12 +58,16 @@ def find_files(sources: Iterable[Path], without: Path | None = None) -> list[Pat
 
 def _in_folder(folder: Path, without: Path | None) -> list[Path]:
     named = (path for path in folder.rglob("*") if Path(plain_name(path)).suffix in IN_FOLDERS)
-    texts = sorted(path for path in named if path.is_file() and not path.name.startswith("."))
+    texts = sorted(path for path in named if path.is_file() and not _is_hidden(path.relative_to(folder)))
     if without is not None:
         texts = [path for path in texts if without.resolve() not in path.resolve().parents]
     if not texts:
         raise InputError(f"{folder} holds no texts", hint="of a folder .txt and .jsonl files are taken")
     return texts
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read_text_file(path: Path, field: str = FIELD) -> TextFile:
@@ -91,7 +95,8 @@ def _read(path: Path) -> bytes:
 def _decode(path: Path, data: bytes) -> str:
     zero = data.find(b"\0")
     try:
-        text = data.decode("utf-8-sig")
+        # "utf-8-sig" would not count the mark in the place of an error.
+        text = data.decode("utf-8").removeprefix("\ufeff")
         wrong = len(data)
     except UnicodeDecodeError as error:
         text, wrong = "", error.start

@@ -98,10 +98,8 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
     device = choose_device(request.device)
     if recipe.compile:
         check_compiler(device)
-    if request.recipe.get("patience") and not texts.held_out:
-        raise UsageError(
-            "--patience needs held-out text", hint="--valid names it, --valid-share X takes it from the corpus"
-        )
+    if not texts.held_out:
+        _check_needs_none(request)
     return Job(
         source=request.source,
         base=model.base,
@@ -114,6 +112,16 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
         device=device,
         fingerprint=texts.fingerprint,
     )
+
+
+def _check_needs_none(request: Request) -> None:
+    """Raise UsageError for what has a meaning with held-out text only."""
+    for name in ("patience", "eval_every"):
+        if request.recipe.get(name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} needs held-out text",
+                hint="--valid names it, --valid-share X takes it from the corpus",
+            )
 
 
 def _new(request: Request, texts: Texts) -> _Model:

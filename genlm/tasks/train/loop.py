@@ -23,7 +23,7 @@ from genlm.tasks.train.evaluate import Held, estimate_loss, exact_loss
 from genlm.tasks.train.folder import SavedType, has_weights, load_saved, save_model
 from genlm.tasks.train.network import load_weights, weights_of
 from genlm.tasks.train.optimizer import Optimizer
-from genlm.tasks.train.settings import Recipe
+from genlm.tasks.train.settings import SEED_BITS, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,8 +120,8 @@ class Training:
                 if evaluates:
                     report = self._evaluated(report)
                 report = self._with_sample(report, since)
-                self.place = replace(self.place, seconds=time.perf_counter() - started)
-                losses, since = [], self.place
+                # The place keeps the seconds by which it was decided whether the run is at its end.
+                losses, since = [], replace(self.place, seconds=time.perf_counter() - started)
                 yield report
             if stops or self._is_due(self.recipe.save_every) or self.place.seconds - saved > MOST_UNSAVED_S:
                 self.save()
@@ -152,7 +152,7 @@ class Training:
         import torch
 
         # What dropout draws depends on the step alone, and not on what ran before.
-        torch.manual_seed((self.recipe.seed << 32) + self.place.step)
+        torch.manual_seed((self.recipe.seed << SEED_BITS) + self.place.step)
         loss, tokens = self.add_gradient([self._batches.take() for _ in range(self.recipe.accumulate)])
         torch.nn.utils.clip_grad_norm_(self._optimizer.parameters, self.recipe.max_grad_norm)
         self._optimizer.step(rate)
@@ -255,7 +255,7 @@ def _log(path: Path, until: int) -> Iterator[Callable[[TrainReport | TrainResult
     """A way to add lines to the log, from which first goes what came after step `until`."""
     try:
         lines = path.read_text("utf-8").splitlines() if until else []
-        kept = [line for line in lines if json.loads(line)["step"] <= until]
+        kept = [line for line in lines if _step_of(line) <= until]
         replace_file(path, lambda beside: _write_lines(beside, kept))
         with path.open("a", encoding="utf-8") as stream:
 
@@ -266,6 +266,14 @@ def _log(path: Path, until: int) -> Iterator[Callable[[TrainReport | TrainResult
             yield add
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _step_of(line: str) -> float:
+    """The step that a line of the log tells of, none if a full disk let only its beginning through."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -14,6 +14,8 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 LAST_RATE = 0.01
 # A token, and one to predict from it and the one before.
 LEAST_CONTEXT = 2
+# With the number of a step they make one seed of 64 bits.
+SEED_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise UsageError(f"{name} must be {lowest} or more, not {value}")
+        if self.seed >= 2**SEED_BITS:
+            raise UsageError(f"seed must be below 2^{SEED_BITS}, not {self.seed}")
         for name in ("learning_rate", "max_grad_norm", "max_minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

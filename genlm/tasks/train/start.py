@@ -88,11 +88,11 @@ def resume(out: Path, request: Request | None = None, notify: Notify = lambda _:
     choose_device(cast("DeviceChoice", job.device))
     if came_to_its_end(out):
         raise InputError(f"the run in {out} is finished", hint="--overwrite trains anew, --from goes on with its model")
-    if request is not None:
-        jobs.check_same(job, jobs.resolve(request, gather(request.source, request.seed, out), notify), out)
     texts = gather(job.source, job.recipe.seed, out)
     if texts.fingerprint != job.fingerprint:
         raise InputError(f"the texts are no longer those that the run in {out} was begun with")
+    if request is not None:
+        jobs.check_same(job, jobs.resolve(request, gather(request.source, request.seed, out), notify), out)
     run = _run(job, texts, Vocabulary(*find_tokenizer(str(out.absolute()), notify)), out)
     if checkpoint.is_there(out):
         run.training.resume()

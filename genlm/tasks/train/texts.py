@@ -127,16 +127,16 @@ def _split(documents: list[str], share: float | None, seed: int) -> tuple[list[s
         raise UsageError(f"the share to hold out must be at least 0 and below 1, not {share}")
     if share == 0:
         return documents, []
-    count = round(share * len(documents))
+    count = min(round(share * len(documents)), len(documents) - 1)
     if count >= WHOLE_DOCUMENTS:
         chosen = set(random.Random(seed).sample(range(len(documents)), count))
         kept = [document for place, document in enumerate(documents) if place not in chosen]
         return kept, [documents[place] for place in sorted(chosen)]
     pairs = [_cut(document, share) for document in documents]
-    held_out = [end for _, end in pairs if end.strip()]
-    if not held_out:
+    kept, held_out = ([part for part in parts if part.strip()] for parts in zip(*pairs, strict=True))
+    if not kept or not held_out:
         raise InputError("the corpus is too short to hold a part of it out", hint="--valid-share 0 holds nothing out")
-    return [start for start, _ in pairs], held_out
+    return kept, held_out
 
 
 def _cut(document: str, share: float) -> tuple[str, str]:
