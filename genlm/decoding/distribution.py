@@ -49,7 +49,7 @@ def log_total(logits: Tensor) -> Tensor:
 
 def check_logits(logits: Tensor) -> Tensor:
     """The log of each row's sum of exponentials, (n, vocab) to (n,). Raises ModelError where it is not a number."""
-    total = logits.logsumexp(-1)
+    total = log_total(logits)
     if not bool(total.isfinite().all()):
         raise ModelError(
             "the model's logits are not numbers (NaN or infinite)",
