@@ -422,7 +422,7 @@ def test_the_model_to_go_on_with_is_not_written_over(tiny: Path, tmp_path: Path)
 
 def test_no_room_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**4))
-    with pytest.raises(OutputError, match=r"no space: the run needs 1 MB in .*out, where 0 MB are free"):
+    with pytest.raises(OutputError, match=r"no space: the run needs 1,118 kB in .*out, where 10 kB are free"):
         begin(ask(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -57,9 +57,13 @@ def check_room(out: Path, parameters: int) -> None:
     need, free = parameters * (CHECKPOINT_BYTES + WEIGHT_BYTES), shutil.disk_usage(place).free
     if need > free:
         raise OutputError(
-            f"no space: the run needs {need / 1e6:,.0f} MB in {out}, where {free / 1e6:,.0f} MB are free",
+            f"no space: the run needs {_size(need)} in {out}, where {_size(free)} are free",
             hint="a smaller model needs less",
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e3:,.0f} kB"
 
 
 def clear(out: Path) -> None:

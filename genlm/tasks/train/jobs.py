@@ -99,7 +99,7 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
     if recipe.compile:
         check_compiler(device)
     if not texts.held_out:
-        _check_needs_none(request)
+        _refuse_evaluations(request)
     return Job(
         source=request.source,
         base=model.base,
@@ -114,7 +114,7 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
     )
 
 
-def _check_needs_none(request: Request) -> None:
+def _refuse_evaluations(request: Request) -> None:
     """Raise UsageError for what has a meaning with held-out text only."""
     for name in ("patience", "eval_every"):
         if request.recipe.get(name):
