@@ -399,16 +399,24 @@ def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_there_is_not_written_over_unasked(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/mine.md").write_text("mine")
+    (tmp_path / "out/training.json").write_text("{}")
     with pytest.raises(OutputError, match="is there already, and not empty"):
         begin(ask(tmp_path), tmp_path / "out")
     with pytest.raises(OutputError, match="is a file"):
         begin(ask(tmp_path), tmp_path / "corpus.txt")
 
 
+def test_a_folder_that_holds_no_run_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/README.md").write_text("mine")
+    with pytest.raises(OutputError, match="holds no run of genlm train"):
+        begin(ask(tmp_path), tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out/README.md").read_text() == "mine"
+
+
 def test_a_folder_that_is_written_over_keeps_what_is_not_of_a_model(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    for name in ("mine.md", "checkpoint.safetensors", "log.jsonl", "README.md"):
+    for name in ("mine.md", "training.json", "checkpoint.safetensors", "log.jsonl", "README.md"):
         (tmp_path / "out" / name).write_text("before")
     begin(ask(tmp_path), tmp_path / "out", overwrite=True)
     left = {path.name for path in (tmp_path / "out").iterdir()}

@@ -41,12 +41,13 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """Raise OutputError where something is at `out` that may not be written over."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
-        hint = "name another folder"
-        if (out / "training.json").is_file():
-            goes_on = "--resume goes on with the run in it, " if (out / "checkpoint.safetensors").is_file() else ""
-            hint = f"{goes_on}--overwrite begins anew"
-        raise OutputError(f"{out} is there already, and not empty", hint=hint)
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / "training.json").is_file():
+        raise OutputError(f"{out} is there already, and holds no run of genlm train", hint="name another folder")
+    if not overwrite:
+        goes_on = "--resume goes on with the run in it, " if (out / "checkpoint.safetensors").is_file() else ""
+        raise OutputError(f"{out} is there already, and not empty", hint=f"{goes_on}--overwrite begins anew")
 
 
 def check_room(out: Path, parameters: int) -> None:
