@@ -61,7 +61,8 @@ def batch(
             "--output",
             "-o",
             metavar="OUT",
-            help="Where the completions go: .jsonl, .csv or .parquet.",
+            help="Where the completions go: .jsonl, .csv or .parquet. Beside a table, OUT.jsonl keeps the records for "
+            "--resume.",
             rich_help_panel=options.OUTPUT,
         ),
     ],
