@@ -30,11 +30,13 @@ from genlm.formats.journal import open_journal
 from genlm.formats.rows import open_inputs
 from genlm.model.gpt2 import GPT2
 from genlm.model.load import Model
+from genlm.records import BatchCounts
 from genlm.tasks.batch.jobs import Fields, Job, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch
 from genlm.tasks.batch.work import model_of, run_jobs
 from genlm.tasks.generate import DEFAULT_STRATEGY, Limits
+from genlm.views import batch as views
 
 Record = dict[str, Any]
 WORDS = ("Once upon a time", "The king", "fox", "Who goes there?", "naïve café", "The wolf said", "Hans")
@@ -726,3 +728,65 @@ def test_numbers_are_read_as_people_do() -> None:
         "1 h 01 min",
         "55 h 33 min",
     ]
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.jsonl", "in.csv"])
+def test_no_prompts_make_an_output_without_records(run: Callable[..., Done], name: str) -> None:
+    Path(name).write_text("")
+    assert run(name, "-o", "out.jsonl").code == 0
+    assert Path("out.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("contents", ["precious", "precious\nand more", '{"name": "precious"}'])
+def test_resume_leaves_a_file_alone_that_is_no_output_of_a_batch(run: Callable[..., Done], contents: str) -> None:
+    write_lines("in.jsonl", *many(3))
+    Path("out.jsonl").write_text(contents)
+    assert run("in.jsonl", "-o", "out.jsonl", "--resume").error() == "out.jsonl, line 1: not a record of genlm batch"
+    assert Path("out.jsonl").read_text() == contents
+
+
+@pytest.mark.parametrize("torn", [b'{"i', b'{"id": "row 0", "pro', b"\0" * 40])
+def test_a_first_record_that_was_torn_is_done_again(
+    run: Callable[..., Done], whole: Callable[..., bytes], torn: bytes
+) -> None:
+    expected = whole()
+    Path("out.jsonl").write_bytes(torn)
+    assert run(*RESUME).code == 0
+    assert Path("out.jsonl").read_bytes() == expected
+
+
+def test_a_template_may_name_the_id_and_a_prompt_may_be_its_own_id(run: Callable[..., Done]) -> None:
+    Path("in.csv").write_text("id,prompt\nfox,Once\n")
+    assert run("in.csv", "-o", "out.jsonl", "--template", "{id}: {prompt}").code == 0
+    assert [(record["id"], record["prompt"]) for record in read()] == [("fox", "fox: Once")]
+    assert run("in.csv", "-o", "two.jsonl", "--id-field", "prompt").code == 0
+    assert [(record["id"], record["prompt"]) for record in read("two.jsonl")] == [("Once", "Once")]
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "hint"),
+    [
+        ("in.csv", ("--id-field", "key"), "it has id, prompt; --id-field names another"),
+        ("in.txt", ("--template", "{key}"), "it has prompt; --prompt-field names another"),
+        ("in.txt", ("--prompt-field", "key"), "it has prompt; --prompt-field names another"),
+    ],
+)
+def test_a_column_that_is_asked_for_and_not_there_is_an_error_before_any_work(
+    run: Callable[..., Done], name: str, option: tuple[str, str], hint: str
+) -> None:
+    Path(name).write_text("id,prompt\nfox,Once\n")
+    done = run(name, "-o", "out.jsonl", *option)
+    assert (done.error(), done.hint()) == (f"{name} has no column 'key'", hint)
+
+
+def test_an_empty_separator_is_refused(run: Callable[..., Done]) -> None:
+    Path("in.txt").write_text("fox\n")
+    done = run("in.txt", "-o", "out.jsonl", "--separator", "")
+    assert (done.code, done.error()) == (2, "--separator must not be empty")
+
+
+def test_the_time_of_loading_is_no_part_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 100.0, 102.0])
+    monkeypatch.setattr(views.time, "monotonic", lambda: next(clock))
+    with views.BatchProgress(BatchCounts(2, 0, 0)) as progress:
+        assert progress.seconds == 2.0

@@ -123,7 +123,7 @@ def write(name: str, contents: bytes) -> str:
         (["story.txt", "-o", "model", "--n-embd", "32", "--n-head", "5"], "n_embd=32 cannot be divided among", 2),
         (["story.txt", "-o", "model", "--preset", "huge"], "no preset 'huge'", 2),
         (["story.txt", "-o", "model", "--card", "story.txt"], "story.txt has no place for the figures", 1),
-        (["story.txt", "-o", "."], "is there already, and not empty", 1),
+        (["story.txt", "-o", "."], "is there already, and holds no run", 1),
         (["story.txt", "-o", "story.txt"], "is a file, not a folder", 1),
         (["--resume", "-o", "model"], "holds no training.json", 1),
         (["--resume", "-o", "model", "--seed", "3"], "takes no other options", 2),

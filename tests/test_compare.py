@@ -26,8 +26,8 @@ from genlm.records import METRICS, Cell, Estimate, ModelInfo, StrategyComparison
 from genlm.tasks import compare
 from genlm.tasks.compare import Comparing, Contender, Settings
 from genlm.tasks.saved import read_comparison
-from genlm.views.compare import comparison_json, comparison_markdown, marked, show_comparison
-from genlm.views.metrics import COLUMNS, best_rows
+from genlm.views.compare import NAME_WIDTH, comparison_json, comparison_markdown, marked, show_comparison
+from genlm.views.metrics import COLUMNS, best_rows, interval_of, value_of
 from genlm.views.repeats import repeated
 
 PROMPTS = ("Once upon a time", "The king")
@@ -350,6 +350,18 @@ class TestTables:
         stream = io.StringIO()
         show_comparison(stream, compared)
         assert max(map(cell_len, stream.getvalue().splitlines())) <= 80
+
+    def test_no_heading_or_number_is_cut_whatever_the_names(self, compared: StrategyComparison) -> None:
+        for length in range(1, NAME_WIDTH + 1):
+            stream = io.StringIO()
+            rows = tuple(replace(row, name="x" * length) for row in compared.rows)
+            show_comparison(stream, replace(compared, rows=rows))
+            assert "…" not in stream.getvalue()
+
+    def test_what_rounds_to_zero_has_no_sign(self) -> None:
+        assert value_of("zipf", Estimate(-0.004, None, None)) == "0.00"
+        assert interval_of("zipf", Estimate(0.0, -0.2, -0.001)) == "[-0.20, 0.00]"
+        assert value_of("tokens_per_s", Estimate(1234.6, None, None)) == "1,235"
 
     def test_each_metric_has_a_column(self) -> None:
         assert tuple(COLUMNS) == METRICS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -424,8 +425,10 @@ def test_a_folder_that_is_written_over_keeps_what_is_not_of_a_model(tmp_path: Pa
 
 
 def test_the_model_to_go_on_with_is_not_written_over(tiny: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    (model / "training.json").write_text("{}")
     with pytest.raises(OutputError, match="is the model to go on with"):
-        begin(Request(ask(tmp_path).source, base=str(tiny)), tiny, overwrite=True)
+        begin(Request(ask(tmp_path).source, base=str(model)), model, overwrite=True)
 
 
 def test_no_room_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

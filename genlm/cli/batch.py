@@ -58,7 +58,12 @@ def batch(
             "--output",
             "-o",
             metavar="OUT",
+<<<<<<< HEAD
             help="Where the completions go: .jsonl, .csv or .parquet; with --engine ray a folder.",
+=======
+            help="Where the completions go: .jsonl, .csv or .parquet. Beside a table, OUT.jsonl keeps the records for "
+            "--resume.",
+>>>>>>> review-batch
             rich_help_panel=options.OUTPUT,
         ),
     ],

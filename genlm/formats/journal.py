@@ -18,17 +18,18 @@ SYNC_S = 5.0
 
 
 class Journal:
-    """Records in a file, each on a line of its own."""
+    """Records in a file, each on a line of its own. It stays without any where it `is_wanted`."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
         self._synced = time.monotonic()
         self.size = os.fstat(descriptor).st_size
+        self.is_wanted = False
 
     def repair(self) -> int:
         """Cut away a record that was not written to its end, as the lack of a line break tells. Returns its size."""
-        return self.cut(self._end_of_last_line())
+        return self.cut(self.end_of_last_line())
 
     def cut(self, size: int) -> int:
         """Forget all but the first `size` bytes. Returns how many that were."""
@@ -65,8 +66,8 @@ class Journal:
             raise cannot_write(self.path, error) from error
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Every line that is there now, its break included, with where it lies."""
-        at, end = 0, self.size
+        """Every whole line that is there now, its break included, with where it lies."""
+        at, end = 0, self.end_of_last_line()
         with self.open() as stream:
             while at < end and (line := stream.readline()):
                 yield at, line
@@ -80,7 +81,8 @@ class Journal:
         os.fsync(self._descriptor)
         self._synced = time.monotonic()
 
-    def _end_of_last_line(self) -> int:
+    def end_of_last_line(self) -> int:
+        """Where the last whole line ends; what is beyond was not written to its end."""
         at = self.size
         while at:
             start = max(0, at - (1 << 16))
@@ -96,7 +98,7 @@ class Journal:
 def open_journal(path: Path) -> Iterator[Journal]:
     """The journal at `path`, which no other run writes meanwhile; it is made where there is none.
 
-    One that stays empty is taken away again.
+    One that stays empty is taken away again, unless it is wanted.
 
     Raises:
         OutputError: a file that cannot be written, or that another run is writing.
@@ -109,7 +111,7 @@ def open_journal(path: Path) -> Iterator[Journal]:
             journal.sync()
         finally:
             with contextlib.suppress(OSError):
-                if os.fstat(descriptor).st_size == 0 and _is_at(descriptor, path):
+                if not journal.is_wanted and os.fstat(descriptor).st_size == 0 and _is_at(descriptor, path):
                     path.unlink()
     finally:
         # Closing gives up the lock, as the end of the program does, however it comes.

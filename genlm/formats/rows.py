@@ -91,13 +91,16 @@ def open_inputs(
     """The files of rows at these paths. What can be read only once, as standard input, is kept on disk meanwhile.
 
     Raises:
-        UsageError: a file whose format nothing tells, the same file twice, or a separator for what is not text.
+        UsageError: a file whose format nothing tells, the same file twice, or a separator that is empty or for what is
+            not text.
         InputError: a file that is not there.
     """
     if len(set(paths)) < len(paths):
         twice = next(path for at, path in enumerate(paths) if path in paths[:at])
         raise UsageError(f"{twice} is given twice")
     formats = [format or _format_of(path) for path in paths]
+    if separator == "":
+        raise UsageError("--separator must not be empty")
     if separator is not None and set(formats) != {"txt"}:
         raise UsageError("--separator parts the prompts of text files only")
     with tempfile.TemporaryDirectory(prefix="genlm-") as folder:

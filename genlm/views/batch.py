@@ -39,6 +39,8 @@ class BatchProgress:
         self._task: TaskID | None = None
 
     def __enter__(self) -> BatchProgress:
+        # What loading the model took is no part of the speed.
+        self._started = self._said = time.monotonic()
         if self._enabled and sys.stderr.isatty():
             self._open_bar()
         return self

@@ -134,7 +134,7 @@ def _show_table(console: Console, rows: Sequence[StrategyRow], columns: Sequence
     from rich.text import Text
 
     names = [shortened(one_line(row.name), NAME_WIDTH) for row in rows]
-    width = console.width - max(Text(name).cell_len for name in names)
+    width = console.width - max(Text(name).cell_len for name in names) - GAP
     for group in _fitting(columns, rows, width):
         table = Table(box=None, padding=(0, GAP, 0, 0), show_edge=False, header_style="dim")
         table.add_column("", no_wrap=True)

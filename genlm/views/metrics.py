@@ -98,7 +98,9 @@ def distance_of(name: str, row: StrategyRow) -> str:
 
 
 def _spelled(name: str, value: float) -> str:
-    return f"{value:,.{COLUMNS[name].places}f}"
+    """The value in the column's places; what rounds to zero has no sign."""
+    places = COLUMNS[name].places
+    return f"{round(value, places) + 0.0:,.{places}f}"
 
 
 def best_note(comparison: StrategyComparison) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
-from genlm.formats.rows import InputFile, InputRow
+from genlm.formats.rows import Format, InputFile, InputRow
 from genlm.formats.template import Template
 from genlm.records import RowError
 from genlm.tasks.generate import Limits, check_count
@@ -68,9 +68,10 @@ def read_jobs(files: Iterable[InputFile], fields: Fields, settings: Settings) ->
     """The jobs of files of rows, in their order.
 
     Raises:
-        InputError: a file that cannot be read, or a table without a column that is needed.
+        InputError: a file that cannot be read, or a text or table without a column that is needed.
     """
     files = list(files)
+<<<<<<< HEAD
     for file, name in zip(files, names_of(files), strict=True):
         yield from read_file(file, name, fields, settings)
 
@@ -81,6 +82,13 @@ def read_file(file: InputFile, name: str, fields: Fields, settings: Settings) ->
         if file.format in ("csv", "tsv", "parquet") and row.error is None:
             _check_columns(row, fields)
         yield _job(row, name, fields, settings)
+=======
+    for file, name in zip(files, _names(files), strict=True):
+        for row in file.rows():
+            if file.format != "jsonl" and row.error is None:
+                _check_columns(row, file.format, fields)
+            yield _job(row, name, fields, settings)
+>>>>>>> review-batch
 
 
 def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> Iterator[Job]:
@@ -96,13 +104,13 @@ def names_of(files: Sequence[InputFile]) -> list[str]:
     return names if len(set(names)) == len(names) else [file.name for file in files]
 
 
-def _check_columns(row: InputRow, fields: Fields) -> None:
-    for column in fields.needed:
+def _check_columns(row: InputRow, format: Format, fields: Fields) -> None:
+    is_id_asked_for = format != "txt" and fields.id != Fields.id
+    for column in [*fields.needed, *([fields.id] if is_id_asked_for else [])]:
         if column not in row.columns:
             has = ", ".join(row.columns) or "no columns"
-            raise InputError(
-                f"{row.source} has no column {column!r}", hint=f"it has {has}; --prompt-field names another"
-            )
+            option = "--prompt-field" if column in fields.needed else "--id-field"
+            raise InputError(f"{row.source} has no column {column!r}", hint=f"it has {has}; {option} names another")
 
 
 def _job(row: InputRow, name: str, fields: Fields, settings: Settings) -> Job:
@@ -112,7 +120,7 @@ def _job(row: InputRow, name: str, fields: Fields, settings: Settings) -> Job:
     try:
         if error is None:
             id = _take_id(own, fields.id, id)
-            prompt = _take_prompt(own, fields)
+            prompt = _take_prompt(own, row.columns, fields)
             settings = _overridden(settings, own)
     except (ValueError, UsageError) as problem:
         error = str(problem)
@@ -129,14 +137,17 @@ def _take_id(own: dict[str, Any], column: str, default: str | int) -> str | int:
     return _checked(id, repr(column)) if isinstance(id, str) else id
 
 
-def _take_prompt(own: dict[str, Any], fields: Fields) -> str:
-    """The prompt of a row; where it is a column, that is taken out. Raises ValueError where there is none."""
+def _take_prompt(own: dict[str, Any], columns: Mapping[str, Any], fields: Fields) -> str:
+    """The prompt of a row with these columns; where it is one, that is taken out of its `own`.
+
+    Raises ValueError where there is none.
+    """
     if fields.template is not None:
-        return _checked(fields.template.fill(own), "the prompt")
-    is_missing = fields.prompt not in own
-    prompt = own.pop(fields.prompt, None)
+        return _checked(fields.template.fill(columns), "the prompt")
+    own.pop(fields.prompt, None)
+    prompt = columns.get(fields.prompt)
     if prompt is None:
-        raise ValueError(f"{fields.prompt!r} is {'missing' if is_missing else 'null'}")
+        raise ValueError(f"{fields.prompt!r} is {'null' if fields.prompt in columns else 'missing'}")
     if not isinstance(prompt, str):
         raise ValueError(f"{fields.prompt!r} is {_shown(prompt)}, where text must be")
     return _checked(prompt, "the prompt")

@@ -24,6 +24,8 @@ TABLES: dict[str, Callable[[Callable[[], Iterable[Record]], BinaryIO], None]] = 
     ".parquet": write_parquet,
 }
 LINES = (".jsonl", ".ndjson")
+# How every record begins.
+BEGINNING = b'{"id": '
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ class Batch:
         ledger.fill(self._entries())
         self._check_ids()
         if not begins_anew:
-            journal.repair()
             self._read_journal()
+            journal.repair()
             if not has_seed:
                 self._take_seed()
             self.check_model(model)
@@ -170,7 +172,9 @@ class Batch:
         if write is not None:
             with replacing(self.output) as stream:
                 write(partial(self._records, in_order), stream)
-        elif not self._is_tidy(in_order):
+            return
+        self.journal.is_wanted = True
+        if not self._is_tidy(in_order):
             with replacing(self.journal.path) as stream:
                 for line in self._lines(in_order):
                     stream.write(line)
@@ -217,17 +221,30 @@ class Batch:
             )
 
     def _written_before(self) -> Iterator[Written]:
+        end = self.journal.end_of_last_line()
+        if not end:
+            self._check_torn()
         for number, (place, line) in enumerate(self.journal.lines(), 1):
             try:
                 yield self._written(json.loads(line.decode()), place, len(line))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                if place + len(line) == self.journal.size and number > 1:
+                if place + len(line) == end and number > 1:
                     # What a loss of power may leave of the last record.
                     self.journal.cut(place)
                     return
-                raise OutputError(
-                    f"{self.journal.path}, line {number}: not a record of genlm batch", hint="--overwrite begins anew"
-                ) from error
+                raise self._foreign(number) from error
+
+    def _check_torn(self) -> None:
+        """Raise OutputError where all that there is, a line without its end, cannot have begun as a record."""
+        with self.journal.open() as stream:
+            beginning = stream.read(len(BEGINNING))
+        if beginning.strip(b"\0") and not BEGINNING.startswith(beginning):
+            raise self._foreign(1)
+
+    def _foreign(self, line: int) -> OutputError:
+        return OutputError(
+            f"{self.journal.path}, line {line}: not a record of genlm batch", hint="--overwrite begins anew"
+        )
 
     def _written(self, record: BatchRecord, place: int, size: int) -> Written:
         made = self._makings.setdefault(Making.read(record), len(self._makings))
