@@ -58,12 +58,8 @@ def batch(
             "--output",
             "-o",
             metavar="OUT",
-<<<<<<< HEAD
-            help="Where the completions go: .jsonl, .csv or .parquet; with --engine ray a folder.",
-=======
-            help="Where the completions go: .jsonl, .csv or .parquet. Beside a table, OUT.jsonl keeps the records for "
-            "--resume.",
->>>>>>> review-batch
+            help="Where the completions go: .jsonl, .csv or .parquet; with --engine ray a folder. Beside a table, "
+            "OUT.jsonl keeps the records for --resume.",
             rich_help_panel=options.OUTPUT,
         ),
     ],

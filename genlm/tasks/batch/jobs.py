@@ -71,7 +71,6 @@ def read_jobs(files: Iterable[InputFile], fields: Fields, settings: Settings) ->
         InputError: a file that cannot be read, or a text or table without a column that is needed.
     """
     files = list(files)
-<<<<<<< HEAD
     for file, name in zip(files, names_of(files), strict=True):
         yield from read_file(file, name, fields, settings)
 
@@ -79,16 +78,9 @@ def read_jobs(files: Iterable[InputFile], fields: Fields, settings: Settings) ->
 def read_file(file: InputFile, name: str, fields: Fields, settings: Settings) -> Iterator[Job]:
     """The jobs of one of them; `name` is what `names_of` has for it. Raises as `read_jobs`."""
     for row in file.rows():
-        if file.format in ("csv", "tsv", "parquet") and row.error is None:
-            _check_columns(row, fields)
+        if file.format != "jsonl" and row.error is None:
+            _check_columns(row, file.format, fields)
         yield _job(row, name, fields, settings)
-=======
-    for file, name in zip(files, _names(files), strict=True):
-        for row in file.rows():
-            if file.format != "jsonl" and row.error is None:
-                _check_columns(row, file.format, fields)
-            yield _job(row, name, fields, settings)
->>>>>>> review-batch
 
 
 def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> Iterator[Job]:
