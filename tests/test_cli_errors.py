@@ -103,6 +103,12 @@ class TestUsage:
         assert shown[start : start + len(marks[start:])].strip() == place
 
 
+    def test_a_choice_that_there_is_not_is_told_with_those_that_there_are(self) -> None:
+        done = call("generate", "-m", "/no/model", "Once", "--overflow", "cut")
+        assert done.code == 2
+        assert done.error() == "Invalid value for '--overflow': 'cut' is not one of 'error', 'truncate-left'."
+
+
 class TestFailures:
     def test_a_model_that_is_not_there(self, tmp_path: Path) -> None:
         done = call("generate", "-m", tmp_path / "none", "Once")

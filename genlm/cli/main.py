@@ -126,7 +126,9 @@ def _report(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
-        _say_error(error.format_message(), f"{context.command_path if context else 'genlm'} --help")
+        # The words of the library that checks values.
+        message = error.format_message().replace(": Value error, ", ": ", 1)
+        _say_error(message, f"{context.command_path if context else 'genlm'} --help")
         return error.exit_code
     from genlm.model.memory import is_out_of_memory
 
