@@ -102,7 +102,6 @@ class TestUsage:
         assert set(marks[start:]) == {"^"}
         assert shown[start : start + len(marks[start:])].strip() == place
 
-
     def test_a_choice_that_there_is_not_is_told_with_those_that_there_are(self) -> None:
         done = call("generate", "-m", "/no/model", "Once", "--overflow", "cut")
         assert done.code == 2
