@@ -49,7 +49,8 @@ class TestNext:
         done = call("next", "Once", "-m", tiny, "-s", "top-k:top_k=2")
         rows = done.out.splitlines()
         assert [" cut " in row for row in rows[1:11]] == [False] * 2 + [True] * 8
-        assert "top-k:top_k=2 keeps 2 tokens" in done.out
+        assert "top-k:top_k=2 keeps 2 tokens with" in done.out
+        assert "top-k:top_k=1 keeps 1 token with" in call("next", "Once", "-m", tiny, "-s", "top-k:top_k=1").out
         assert "it cuts 298 with" in done.out
         found = as_json("next", "Once", "-m", tiny, "-s", "top-k:top_k=2")
         assert found["strategy"]["spec"] == "top-k:top_k=2"

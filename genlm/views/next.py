@@ -11,7 +11,7 @@ from genlm.records import Branch, Candidate, Comparison, Filtered, NextToken, Tr
 from genlm.views.as_json import finite, split_bytes
 from genlm.views.bars import Bar, percent
 from genlm.views.terminal import make_console
-from genlm.views.tokens import label, shortened
+from genlm.views.tokens import counted, label, shortened
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,8 +86,8 @@ def _findings(found: NextToken) -> list[str]:
 def _filter_findings(filtered: Filtered) -> list[str]:
     lines = [
         "",
-        f"{filtered.strategy} keeps {filtered.kept:,} tokens with {percent(1 - filtered.cut_probability)} of the "
-        f"probability",
+        f"{filtered.strategy} keeps {counted(filtered.kept, 'token')} "
+        f"with {percent(1 - filtered.cut_probability)} of the probability",
         f"entropy {_entropy(filtered.entropy)}",
     ]
     if filtered.cut:
