@@ -60,7 +60,7 @@ def test_the_tokens_are_those_of_plain_steps(model: Model, spec: str, seed: int)
 
 def test_a_text_that_repeats_itself_takes_fewer_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     fable = genlm.load("fable")._model
-    prompt = fable.tokenizer.encode("There was a king who had a son who had a son who had a")
+    prompt = fable.tokenizer.encode("he ran" + " and ran" * 7 + " and")
     passes = 0
 
     def counted(name: str) -> None:
