@@ -24,7 +24,7 @@ from pyarrow import parquet
 import genlm
 from genlm.api import LanguageModel
 from genlm.cli import batch as command
-from genlm.decoding import continuous
+from genlm.decoding import seats
 from genlm.decoding.kinds import KINDS
 from genlm.formats.journal import open_journal
 from genlm.formats.rows import open_inputs
@@ -375,15 +375,15 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved(
 ) -> None:
     write_lines("in.jsonl", *many(20))
     run("in.jsonl", "-o", "good.jsonl", "--seed", "4", "--max-new-tokens", "8")
-    step, sizes = continuous.Batch.step, []
+    step, sizes = seats.Batch.step, []
 
-    def cramped(batch: continuous.Batch[Any]) -> torch.Tensor:
+    def cramped(batch: seats.Batch[Any]) -> torch.Tensor:
         sizes.append(len(batch.seats))
         if sizes[-1] > 5:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
         return step(batch)
 
-    monkeypatch.setattr(continuous.Batch, "step", cramped)
+    monkeypatch.setattr(seats.Batch, "step", cramped)
     assert run("in.jsonl", "-o", "out.jsonl", "--seed", "4", "--max-new-tokens", "8").code == 0
     assert texts(read()) == texts(read("good.jsonl"))
     assert 1 < max(size for size in sizes if size <= 5) <= 5 < max(sizes)
