@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from genlm.cli import options
-from genlm.cli.loading import load
+from genlm.cli.grouped import grouped
+from genlm.cli.loading import ModelOptions
 from genlm.cli.pages import open_page
 from genlm.formats.output import open_output
 from genlm.formats.texts import read_prompt_or_file
@@ -21,7 +22,9 @@ from genlm.views.terminal import notice
 LOOK = "What to show"
 
 
+@grouped
 def attention(
+    *,
     prompt: options.PromptToRead = None,
     file: options.PromptFile = None,
     layer: Annotated[
@@ -49,11 +52,7 @@ def attention(
         ),
     ] = False,
     overflow: options.OnOverflow = "error",
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
+    model: ModelOptions,
     format: options.Format = "text",
     output: options.Output = None,
     html: options.Html = None,
@@ -73,15 +72,7 @@ def attention(
         open_page(html, output) as page,
         Spinner(enabled=not quiet) as spinner,
     ):
-        loaded = load(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            allow_pickle=allow_pickle,
-            notify=notify,
-            spinner=spinner,
-        )
+        loaded = model.load(notify, spinner)
         maps = look_at_attention(loaded, text, layer=layer, head=head, check=check, overflow=overflow)
         if page is not None:
             page.write(attention_page(maps))

@@ -10,22 +10,21 @@ import typer
 
 from genlm.cli import options
 from genlm.cli.command import check_alone
-from genlm.cli.loading import load_found
+from genlm.cli.grouped import grouped
+from genlm.cli.length import LengthOptions
+from genlm.cli.loading import ModelOptions
 from genlm.cli.signals import graceful_interrupt
-from genlm.cli.strategies import choose_strategy
+from genlm.cli.strategies import StrategyOptions
 from genlm.decoding.randomness import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
 from genlm.formats.journal import open_journal
-from genlm.formats.prompt import check_utf8
 from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import STDIN, open_inputs
 from genlm.formats.template import Template, unescape
-from genlm.model.source import find_model
 from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch, journal_path
 from genlm.tasks.batch.work import model_of, run_jobs
-from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Limits
 from genlm.views.as_json import as_line
 from genlm.views.batch import BatchProgress
 from genlm.views.spinner import Spinner
@@ -50,8 +49,10 @@ def _read_batch_size(text: str) -> int | None:
     raise UsageError(f"--batch-size must be auto or a whole number from 1 on, not {text!r}")
 
 
+@grouped
 def batch(
     context: typer.Context,
+    *,
     output: Annotated[
         str,
         typer.Option(
@@ -106,32 +107,11 @@ def batch(
             rich_help_panel=options.INPUT,
         ),
     ] = None,
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
-    strategy: options.StrategySpec = None,
-    presets: options.Presets = None,
-    num_beams: options.NumBeams = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    typical_p: options.TypicalP = None,
-    epsilon_cutoff: options.EpsilonCutoff = None,
-    eta_cutoff: options.EtaCutoff = None,
-    temperature: options.Temperature = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    no_repeat_ngram_size: options.NoRepeatNgramSize = None,
-    bad_word: options.BadWord = None,
-    logit_bias: options.LogitBias = None,
-    length_penalty: options.LengthPenalty = None,
+    model: ModelOptions,
+    strategy: StrategyOptions,
     seed: options.Seed = None,
     deterministic: options.Deterministic = False,
-    max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS,
-    num_return_sequences: options.NumReturnSequences = 1,
-    stop: options.Stop = None,
-    overflow: options.OnOverflow = "error",
+    length: LengthOptions,
     batch_size: Annotated[
         str,
         typer.Option(
@@ -243,24 +223,8 @@ def batch(
     if not prompts:
         raise UsageError("no files of prompts are given")
     paths = [read_place(prompt) for prompt in prompts]
-    flags = {
-        "num_beams": num_beams,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "typical_p": typical_p,
-        "epsilon_cutoff": epsilon_cutoff,
-        "eta_cutoff": eta_cutoff,
-        "temperature": temperature,
-        "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram_size": no_repeat_ngram_size,
-        "bad_words": bad_word or None,
-        "logit_bias": logit_bias or None,
-        "length_penalty": length_penalty,
-    }
-    chosen = choose_strategy(strategy, presets, flags, notify)
-    stops = tuple(check_utf8(text, "a stop text") for text in stop or ())
-    limits = Limits(max_new_tokens, num_return_sequences, stops, overflow)
+    chosen = strategy.choose(notify)
+    limits = length.limits()
     settings = Settings(chosen, draw_seed() if seed is None else seed, limits, deterministic)
     fields = Fields(prompt_field, id_field, None if template is None else Template(unescape(template)))
     size = _read_batch_size(batch_size)
@@ -275,12 +239,12 @@ def batch(
         cluster.check_inputs(paths)
         place = read_output(output)
         with open_inputs(paths, input_format, between) as files:
-            found = find_model(model, revision=revision, allow_pickle=allow_pickle, notify=notify)
+            found = model.find(notify)
             plan = make_plan(
                 files,
                 fields,
                 settings,
-                ModelChoice(found, device, dtype, allow_pickle),
+                ModelChoice(found, model.device, model.dtype, model.allow_pickle),
                 place,
                 as_line,
                 has_seed=seed is not None,
@@ -302,7 +266,7 @@ def batch(
         open_ledger() as ledger,
         Spinner(enabled=not quiet) as spinner,
     ):
-        folder = find_model(model, revision=revision, allow_pickle=allow_pickle, notify=notify)
+        folder = model.find(notify)
         spinner.say("reading the prompts")
         planned = Batch(
             files,
@@ -314,7 +278,7 @@ def batch(
             model={
                 "name": folder.name,
                 "revision": folder.revision,
-                "dtype": None if dtype == "auto" else dtype,
+                "dtype": None if model.dtype == "auto" else model.dtype,
             },
             has_seed=seed is not None,
             begins_anew=overwrite,
@@ -323,7 +287,7 @@ def batch(
         )
         progress = BatchProgress(planned.counts, retries=retry_errors, enabled=not quiet)
         if planned.has_left:
-            loaded = load_found(folder, device=device, dtype=dtype, allow_pickle=allow_pickle, spinner=spinner)
+            loaded = model.load_found(folder, spinner)
             planned.check_model(model_of(loaded.info))
             spinner.stop()
             _run(planned, loaded, size, progress, is_strict=on_error == "stop")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genlm.cli import options
-from genlm.cli.loading import load
+from genlm.cli.loading import ModelOptions
 from genlm.errors import UsageError
 from genlm.tasks.bench import Workload, bench
 from genlm.views.bench import BenchView
@@ -54,15 +54,7 @@ def bench_command(
     view = BenchView(format)
     for name in dtypes:
         with Spinner(enabled=not quiet) as spinner:
-            loaded = load(
-                model,
-                revision=revision,
-                device=device,
-                dtype=name,
-                allow_pickle=allow_pickle,
-                notify=notify,
-                spinner=spinner,
-            )
+            loaded = ModelOptions(model, revision, device, name, allow_pickle).load(notify, spinner)
         for row in bench(loaded, workload):
             view.show(row)
     view.finish(notify)

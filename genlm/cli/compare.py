@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
 
@@ -10,7 +10,8 @@ import typer
 
 from genlm.cli import options
 from genlm.cli.contenders import choose_contenders
-from genlm.cli.loading import load
+from genlm.cli.grouped import grouped
+from genlm.cli.loading import ModelOptions
 from genlm.cli.pages import open_page
 from genlm.decoding.randomness import draw_seed
 from genlm.errors import PartlyFailed, UsageError
@@ -42,8 +43,10 @@ Format = Literal["text", "json", "csv", "markdown"]
 WRITERS = {"json": comparison_json, "csv": comparison_csv, "markdown": comparison_markdown}
 
 
+@grouped
 def compare(
     context: typer.Context,
+    *,
     prompt: options.Prompt = None,
     file: Annotated[
         Path | None,
@@ -114,11 +117,7 @@ def compare(
         ),
     ] = 1,
     overflow: options.OnOverflow = "error",
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
+    model: ModelOptions,
     format: Annotated[
         Format,
         typer.Option(
@@ -150,11 +149,9 @@ def compare(
         prompts = _prompts(prompt, file)
         human = read_human_texts(reference) if reference is not None else ()
         with Spinner(enabled=not quiet) as spinner:
-            get = partial(load, device=device, dtype=dtype, allow_pickle=allow_pickle, notify=notify, spinner=spinner)
-            judging = get(judge, revision=None) if judge is not None else None
-            comparing = Comparing(
-                get(model, revision=revision), prompts, contenders, settings, human=human, judge=judging
-            )
+            judging = None if judge is None else replace(model, name=judge, revision=None).load(notify, spinner)
+            loaded = model.load(notify, spinner)
+            comparing = Comparing(loaded, prompts, contenders, settings, human=human, judge=judging)
         with ProgressBar("comparing", len(comparing), enabled=not quiet) as bar:
             for _ in bar.count(comparing):
                 pass

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from genlm.cli import options
-from genlm.cli.loading import load
+from genlm.cli.grouped import grouped
+from genlm.cli.loading import ModelOptions
 from genlm.cli.strategies import choose_strategy
 from genlm.errors import UsageError
 from genlm.formats.output import open_output
@@ -25,7 +26,9 @@ from genlm.views.terminal import notice
 LOOK = "What to show"
 
 
+@grouped
 def next_command(
+    *,
     prompt: options.PromptToRead = None,
     file: options.PromptFile = None,
     top: Annotated[
@@ -71,11 +74,7 @@ def next_command(
         Path | None, typer.Option(metavar="FILE", help="TOML file of named strategies.", rich_help_panel=LOOK)
     ] = None,
     overflow: options.OnOverflow = "error",
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
+    model: ModelOptions,
     format: options.Format = "text",
     output: options.Output = None,
     quiet: options.Quiet = False,
@@ -95,15 +94,7 @@ def next_command(
     _check(top, given, steps, branches)
     text = read_prompt_or_file(prompt, file)
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
-        loaded = load(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            allow_pickle=allow_pickle,
-            notify=notify,
-            spinner=spinner,
-        )
+        loaded = model.load(notify, spinner)
         found: NextToken | Comparison | Tree
         if given:
             found = compare_continuations(loaded, text, given, strategy=chosen, overflow=overflow)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import typer
 
-from genlm.cli.loading import load
+from genlm.cli.loading import ModelOptions
 from genlm.errors import UsageError
 from genlm.formats.output import open_output
 from genlm.tasks.replay import read_result
@@ -36,16 +36,8 @@ def replay_result(
     notify = (lambda _: None) if quiet else notice
     saved = read_result(path)
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
-        loaded = load(
-            saved.model,
-            revision=saved.revision,
-            device=saved.device,
-            dtype=saved.dtype,
-            engine=saved.engine,
-            allow_pickle=allow_pickle,
-            notify=notify,
-            spinner=spinner,
-        )
+        model = ModelOptions(saved.model, saved.revision, saved.device, saved.dtype, allow_pickle)
+        loaded = model.load(notify, spinner, saved.engine)
         generating = saved.start(loaded)
         spinner.say("generating")
         for _ in generating:

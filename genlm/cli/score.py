@@ -7,7 +7,8 @@ from typing import Annotated, TextIO
 import typer
 
 from genlm.cli import options
-from genlm.cli.loading import load
+from genlm.cli.grouped import grouped
+from genlm.cli.loading import ModelOptions
 from genlm.cli.pages import open_page
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.texts import read_texts
@@ -21,7 +22,9 @@ from genlm.views.terminal import notice
 SCORE = "How to score"
 
 
+@grouped
 def score(
+    *,
     text: options.TextArgument = None,
     file: options.Files = None,
     per: options.PerWhat = None,
@@ -51,11 +54,7 @@ def score(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
+    model: ModelOptions,
     format: options.FormatOfMany = "text",
     output: options.Output = None,
     html: options.Html = None,
@@ -76,15 +75,7 @@ def score(
         open_page(html, output) as page_file,
         Spinner(enabled=not quiet) as spinner,
     ):
-        loaded = load(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            allow_pickle=allow_pickle,
-            notify=notify,
-            spinner=spinner,
-        )
+        loaded = model.load(notify, spinner)
         is_single = not files and per != "line"
         wanted = tokens if tokens is not None else format != "text" or is_single or per != "file"
         keeps = wanted or page_file is not None
