@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TextIO
 import typer
 
 from genlm.cli import options
+from genlm.cli.command import check_saved_alone
 from genlm.cli.contenders import choose_contenders
 from genlm.cli.grouped import grouped
 from genlm.cli.loading import ModelOptions
@@ -139,7 +140,7 @@ def compare(
     """
     notify: Notify = (lambda _: None) if quiet else notice
     if saved is not None:
-        _check_nothing_else(context)
+        check_saved_alone(context, "--from", "comparison", only=WITH_SAVED)
     with open_output(output) as stream, open_page(html, output) as page:
         if saved is not None:
             _write(read_comparison(saved), format, stream, page)
@@ -159,15 +160,6 @@ def compare(
         _write(result, format, stream, page)
     notify(comparison_summary(result))
     _check_whole(result, len(comparing))
-
-
-def _check_nothing_else(context: typer.Context) -> None:
-    """Raise UsageError where an option is given that the saved comparison decides."""
-    for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if param.name not in WITH_SAVED and source is not None and source.name == "COMMANDLINE":
-            name = "a prompt" if param.param_type_name == "argument" else max(param.opts, key=len)
-            raise UsageError(f"--from takes everything from the saved comparison: {name} does not go with it")
 
 
 def _prompts(prompt: str | None, file: Path | None) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from typing import Literal
 
 import typer
 
+from genlm.cli.command import check_saved_alone
 from genlm.cli.loading import ModelOptions
-from genlm.errors import UsageError
 from genlm.formats.output import open_output
 from genlm.tasks.replay import read_result
 from genlm.views.generation import summary
@@ -22,11 +22,7 @@ ALLOWED = {"replay", "allow_pickle", "format", "output", "quiet"}
 
 def check_nothing_else(context: typer.Context) -> None:
     """Raise UsageError where an option is given that the saved result decides."""
-    for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if param.name not in ALLOWED and source is not None and source.name == "COMMANDLINE":
-            name = "a prompt" if param.param_type_name == "argument" else max(param.opts, key=len)
-            raise UsageError(f"--replay takes everything from the saved result: {name} does not go with it")
+    check_saved_alone(context, "--replay", "result", only=ALLOWED)
 
 
 def replay_result(
