@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from genlm.cli import options
 from genlm.cli.grouped import grouped
 from genlm.cli.loading import ModelOptions
@@ -19,7 +17,7 @@ from genlm.views.pages.attention import attention_page
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 
-LOOK = "What to show"
+look_option = options.panel("What to show")
 
 
 @grouped
@@ -29,26 +27,21 @@ def attention(
     file: options.PromptFile = None,
     layer: Annotated[
         int | None,
-        typer.Option(
-            metavar="L",
-            help="This layer, from 0. Without it: all of them, of which a terminal shows the first.",
-            rich_help_panel=LOOK,
+        look_option(
+            metavar="L", help="This layer, from 0. Without it: all of them, of which a terminal shows the first."
         ),
     ] = None,
     head: Annotated[
         int | None,
-        typer.Option(
+        look_option(
             metavar="H",
             help="This head of a layer, from 0. Without it: all of them, of which a terminal shows the first.",
-            rich_help_panel=LOOK,
         ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option(
-            "--check",
-            help="Make the weights anew from Q and K, in double precision, and tell the largest difference.",
-            rich_help_panel=LOOK,
+        look_option(
+            "--check", help="Make the weights anew from Q and K, in double precision, and tell the largest difference."
         ),
     ] = False,
     overflow: options.OnOverflow = "error",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from genlm.model.load import Model
 
 SOME_FAILED = 3
-RUN, CLUSTER = "Run", "Cluster"
+run_option, cluster_option = options.panel("Run"), options.panel("Cluster")
 CLUSTER_OPTIONS = {"address", "workers", "gpus_per_worker", "cpus_per_worker", "dashboard", "verbose"}
 # What is under way when Ctrl-C is pressed has so many seconds to end.
 MOST_FINISHING_S = 10.0
@@ -55,13 +55,12 @@ def batch(
     *,
     output: Annotated[
         str,
-        typer.Option(
+        options.output_option(
             "--output",
             "-o",
             metavar="OUT",
             help="Where the completions go: .jsonl, .csv or .parquet; with --engine ray a folder. Beside a table, "
             "OUT.jsonl keeps the records for --resume.",
-            rich_help_panel=options.OUTPUT,
         ),
     ],
     prompts: Annotated[
@@ -74,38 +73,27 @@ def batch(
     ] = None,
     input_format: Annotated[
         Literal["txt", "jsonl", "csv", "tsv", "parquet"] | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="What the files are, whatever their names: txt, jsonl, csv, tsv, parquet.",
-            rich_help_panel=options.INPUT,
+        options.input_option(
+            metavar="FORMAT", help="What the files are, whatever their names: txt, jsonl, csv, tsv, parquet."
         ),
     ] = None,
     separator: Annotated[
         str | None,
-        typer.Option(
+        options.input_option(
             metavar="TEXT",
             help=r"What stands between the prompts of a text file, as '\n---\n'; without it each line is one.",
-            rich_help_panel=options.INPUT,
         ),
     ] = None,
-    prompt_field: Annotated[
-        str, typer.Option(metavar="NAME", help="The column of the prompts.", rich_help_panel=options.INPUT)
-    ] = "prompt",
+    prompt_field: Annotated[str, options.input_option(metavar="NAME", help="The column of the prompts.")] = "prompt",
     id_field: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="The column of the ids. A row without one has file and row number for an id.",
-            rich_help_panel=options.INPUT,
+        options.input_option(
+            metavar="NAME", help="The column of the ids. A row without one has file and row number for an id."
         ),
     ] = "id",
     template: Annotated[
         str | None,
-        typer.Option(
-            metavar="TEXT",
-            help=r"Build each prompt from columns, as 'Title: {title}\n\n{prompt}'.",
-            rich_help_panel=options.INPUT,
-        ),
+        options.input_option(metavar="TEXT", help=r"Build each prompt from columns, as 'Title: {title}\n\n{prompt}'."),
     ] = None,
     model: ModelOptions,
     strategy: StrategyOptions,
@@ -113,94 +101,63 @@ def batch(
     deterministic: options.Deterministic = False,
     length: LengthOptions,
     batch_size: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|N",
-            help="Most sequences at once. auto: as many as pay and the memory holds.",
-            rich_help_panel=RUN,
-        ),
+        str, run_option(metavar="auto|N", help="Most sequences at once. auto: as many as pay and the memory holds.")
     ] = "auto",
     on_error: Annotated[
         Literal["record", "stop"],
-        typer.Option(
-            metavar="HOW",
-            help="A row that fails: record writes it with its error and goes on, stop ends the run.",
-            rich_help_panel=RUN,
+        run_option(
+            metavar="HOW", help="A row that fails: record writes it with its error and goes on, stop ends the run."
         ),
     ] = "record",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an earlier run ended.", rich_help_panel=RUN)
-    ] = False,
-    retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="With --resume: do failed rows again.", rich_help_panel=RUN)
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew where there is an output already.", rich_help_panel=RUN)
-    ] = False,
+    resume: Annotated[bool, run_option("--resume", help="Go on where an earlier run ended.")] = False,
+    retry_errors: Annotated[bool, run_option("--retry-errors", help="With --resume: do failed rows again.")] = False,
+    overwrite: Annotated[bool, run_option("--overwrite", help="Begin anew where there is an output already.")] = False,
     engine: Annotated[
         Literal["local", "ray"],
-        typer.Option(
-            metavar="ENGINE",
-            help="local: this process. ray: workers on this machine or on a cluster, by Ray Data.",
-            rich_help_panel=CLUSTER,
+        cluster_option(
+            metavar="ENGINE", help="local: this process. ray: workers on this machine or on a cluster, by Ray Data."
         ),
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(
+        cluster_option(
             metavar="ADDRESS",
             help="The Ray cluster: auto finds it, ray://HOST:PORT or HOST:PORT names it. Without it a Ray on this "
             "machine starts and ends with the command.",
-            rich_help_panel=CLUSTER,
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="How many models run. Without it one for each GPU, or one for each machine without any.",
-            rich_help_panel=CLUSTER,
+        cluster_option(
+            metavar="N", help="How many models run. Without it one for each GPU, or one for each machine without any."
         ),
     ] = None,
     gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(metavar="F", help="0.5: two workers share a GPU. Without it 1, if any.", rich_help_panel=CLUSTER),
+        float | None, cluster_option(metavar="F", help="0.5: two workers share a GPU. Without it 1, if any.")
     ] = None,
     cpus_per_worker: Annotated[
         float | None,
-        typer.Option(
-            metavar="F",
-            help="How many CPUs each takes. Without it 1 beside a GPU, else a fair share of all.",
-            rich_help_panel=CLUSTER,
+        cluster_option(
+            metavar="F", help="How many CPUs each takes. Without it 1 beside a GPU, else a fair share of all."
         ),
     ] = None,
-    dashboard: Annotated[
-        bool, typer.Option("--dashboard", help="Ray's dashboard on http://localhost:8265.", rich_help_panel=CLUSTER)
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show what Ray and the workers say.", rich_help_panel=CLUSTER)
-    ] = False,
+    dashboard: Annotated[bool, cluster_option("--dashboard", help="Ray's dashboard on http://localhost:8265.")] = False,
+    verbose: Annotated[bool, cluster_option("--verbose", help="Show what Ray and the workers say.")] = False,
     merge: Annotated[
         str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Write the parts of an --engine ray run to one file, -o, in the order of the input.",
-            rich_help_panel=CLUSTER,
+        cluster_option(
+            metavar="FOLDER", help="Write the parts of an --engine ray run to one file, -o, in the order of the input."
         ),
     ] = None,
     unordered: Annotated[
         bool,
-        typer.Option(
+        options.output_option(
             "--unordered",
             help="Leave the records as they were finished; without it they end up in the order of the input.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = False,
     quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", "-q", help="No progress, notices or summary on stderr.", rich_help_panel=options.OUTPUT
-        ),
+        bool, options.output_option("--quiet", "-q", help="No progress, notices or summary on stderr.")
     ] = False,
 ) -> None:
     r"""Continue every prompt of files, and write a file of completions.

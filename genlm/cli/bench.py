@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from genlm.cli import options
 from genlm.cli.loading import ModelOptions
 from genlm.errors import UsageError
@@ -17,7 +15,7 @@ from genlm.views.terminal import notice
 if TYPE_CHECKING:
     from genlm.model.load import DtypeChoice
 
-WORK = "Work"
+work_option = options.panel("Work")
 
 
 def bench_command(
@@ -25,20 +23,11 @@ def bench_command(
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: Annotated[
-        str,
-        typer.Option(
-            metavar="LIST", help="Types to measure, as float32,int8; auto as in generate.", rich_help_panel=WORK
-        ),
+        str, work_option(metavar="LIST", help="Types to measure, as float32,int8; auto as in generate.")
     ] = "auto",
-    batch: Annotated[
-        str, typer.Option(metavar="LIST", help="Numbers of rows to decode at once.", rich_help_panel=WORK)
-    ] = "1,16,64",
-    prompt_tokens: Annotated[
-        int, typer.Option(metavar="N", help="Length of the prompts.", rich_help_panel=WORK)
-    ] = Workload.prompt_tokens,
-    new_tokens: Annotated[
-        int, typer.Option(metavar="N", help="Decode steps to measure.", rich_help_panel=WORK)
-    ] = Workload.new_tokens,
+    batch: Annotated[str, work_option(metavar="LIST", help="Numbers of rows to decode at once.")] = "1,16,64",
+    prompt_tokens: Annotated[int, work_option(metavar="N", help="Length of the prompts.")] = Workload.prompt_tokens,
+    new_tokens: Annotated[int, work_option(metavar="N", help="Decode steps to measure.")] = Workload.new_tokens,
     allow_pickle: options.AllowPickle = False,
     format: options.Format = "text",
     quiet: options.Quiet = False,

@@ -37,7 +37,7 @@ from genlm.views.progress import ProgressBar
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 
-COMPARE = "What to compare"
+compare_option = options.panel("What to compare")
 # What a saved comparison does not tell.
 WITH_SAVED = {"saved", "format", "output", "html", "quiet"}
 Format = Literal["text", "json", "csv", "markdown"]
@@ -51,81 +51,64 @@ def compare(
     prompt: options.Prompt = None,
     file: Annotated[
         Path | None,
-        typer.Option(
+        options.input_option(
             metavar="FILE",
             help="Take the prompts from this file: a line each, or the column prompt of a .jsonl, .csv, .tsv or "
             ".parquet file.",
-            rich_help_panel=options.INPUT,
         ),
     ] = None,
     saved: Annotated[
         Path | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Show a comparison that --format json has written. No model is loaded.",
-            rich_help_panel=options.INPUT,
+        options.input_option(
+            "--from", metavar="FILE", help="Show a comparison that --format json has written. No model is loaded."
         ),
     ] = None,
     strategy: Annotated[
         list[str] | None,
-        typer.Option(
+        compare_option(
             "--strategy",
             "-s",
             metavar="SPEC",
             help="KIND[:FIELD=VALUE,...], or @NAME for a preset; may be repeated. Without any: greedy, beam, top-k "
             "and top-p.",
-            rich_help_panel=COMPARE,
         ),
     ] = None,
     presets: options.Presets = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option(
+        compare_option(
             metavar="FIELD=VALUES",
             help="Sweep a field of the strategies, as top_p=0.8,0.9 or top_p=0.5..0.9..0.1 (first..last..step); may be "
             "repeated: every combination runs.",
-            rich_help_panel=COMPARE,
         ),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(
+        compare_option(
             metavar="FILE",
             help="Human text, a line each, or the column text of such a file: a row of its own, and the strategies' "
             "distance to it. A text that begins with a prompt is read as its continuation.",
-            rich_help_panel=COMPARE,
         ),
     ] = None,
     judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Another model, whose perplexity of the texts is a metric too.",
-            rich_help_panel=COMPARE,
-        ),
+        str | None, compare_option(metavar="NAME", help="Another model, whose perplexity of the texts is a metric too.")
     ] = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS,
     samples: Annotated[
         int,
-        typer.Option(
+        options.length_option(
             "--samples",
             "-n",
             metavar="N",
             help="How many completions of each prompt; of beams as many as there are, of other searches one.",
-            rich_help_panel=options.LENGTH,
         ),
     ] = 1,
     overflow: options.OnOverflow = "error",
     model: ModelOptions,
     format: Annotated[
         Format,
-        typer.Option(
-            metavar="FORMAT",
-            help="text, json: everything, csv: a line a strategy, or markdown.",
-            rich_help_panel=options.OUTPUT,
-        ),
+        options.output_option(metavar="FORMAT", help="text, json: everything, csv: a line a strategy, or markdown."),
     ] = "text",
     output: options.Output = None,
     html: options.Html = None,

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from genlm.cli import options
 from genlm.cli.grouped import grouped
 from genlm.cli.loading import ModelOptions
@@ -23,7 +21,7 @@ from genlm.views.next import next_record, show_next
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 
-LOOK = "What to show"
+look_option = options.panel("What to show")
 
 
 @grouped
@@ -32,47 +30,29 @@ def next_command(
     prompt: options.PromptToRead = None,
     file: options.PromptFile = None,
     top: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="How many of the likeliest tokens.",
-            show_default=str(DEFAULT_TOP),
-            rich_help_panel=LOOK,
-        ),
+        int | None, look_option(metavar="N", help="How many of the likeliest tokens.", show_default=str(DEFAULT_TOP))
     ] = None,
     candidates: Annotated[
         list[str] | None,
-        typer.Option(
+        look_option(
             metavar="TEXTS",
             help='Compare these continuations, as " cat, dog": a comma parts them, \\, is one; may be repeated.',
-            rich_help_panel=LOOK,
         ),
     ] = None,
     steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="K",
-            help="Look K tokens ahead along the K likeliest branches, as a tree.",
-            rich_help_panel=LOOK,
-        ),
+        int | None, look_option(metavar="K", help="Look K tokens ahead along the K likeliest branches, as a tree.")
     ] = None,
-    branches: Annotated[
-        int | None,
-        typer.Option(metavar="B", help="With --steps: B branches, not K.", rich_help_panel=LOOK),
-    ] = None,
+    branches: Annotated[int | None, look_option(metavar="B", help="With --steps: B branches, not K.")] = None,
     strategy: Annotated[
         str | None,
-        typer.Option(
+        look_option(
             "--strategy",
             "-s",
             metavar="SPEC",
             help="Also show what this strategy's filters leave, as top-p:top_p=0.9, or @NAME for a preset.",
-            rich_help_panel=LOOK,
         ),
     ] = None,
-    presets: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file of named strategies.", rich_help_panel=LOOK)
-    ] = None,
+    presets: Annotated[Path | None, look_option(metavar="FILE", help="TOML file of named strategies.")] = None,
     overflow: options.OnOverflow = "error",
     model: ModelOptions,
     format: options.Format = "text",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, TextIO
 
-import typer
-
 from genlm.cli import options
 from genlm.cli.grouped import grouped
 from genlm.cli.loading import ModelOptions
@@ -19,7 +17,7 @@ from genlm.views.score import ScoreJson, ScoreJsonLines, ScoreText, ScoreView, s
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 
-SCORE = "How to score"
+score_option = options.panel("How to score")
 
 
 @grouped
@@ -30,28 +28,24 @@ def score(
     per: options.PerWhat = None,
     bos: Annotated[
         bool | None,
-        typer.Option(
+        score_option(
             "--bos/--no-bos",
             help="Let a start token stand before each text, so that its first token is scored too. Without either: "
             "if the model has one.",
-            rich_help_panel=SCORE,
         ),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(
+        score_option(
             metavar="N",
             help="A text beyond the context is scored in windows that start every N tokens; half the context without "
             "it. Smaller is slower, and gives the model more to go by.",
-            rich_help_panel=SCORE,
         ),
     ] = None,
     tokens: Annotated[
         bool | None,
-        typer.Option(
-            "--tokens/--no-tokens",
-            help="Every token with its numbers. Without either: in JSON, and not in text.",
-            rich_help_panel=options.OUTPUT,
+        options.output_option(
+            "--tokens/--no-tokens", help="Every token with its numbers. Without either: in JSON, and not in text."
         ),
     ] = None,
     model: ModelOptions,
