@@ -141,6 +141,8 @@ class Pulse:
         self._name = f"{socket.gethostname()}/{threading.get_native_id()}/{id(self)}"
         self._lock = threading.Lock()
         self._report = Report(self._name)
+        # Those of the part that is being made.
+        self._rows = 0
         self._stopping = threading.Event()
         self.is_idle = True
         threading.Thread(target=_beat, args=(weakref.ref(self),), daemon=True).start()
