@@ -24,6 +24,7 @@ from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
 from genlm.decoding.sampling import Chooser, Row, completion, grow, start
 from genlm.errors import ModelError
+from genlm.model.graph import Capturable
 from genlm.model.memory import MOST_ROWS, is_out_of_memory, rows_that_fit
 from genlm.model.network import Cache, Network, SharedCache
 
@@ -133,6 +134,8 @@ class Batch(Generic[K]):
         self._cache = self._stepping = cache
         self._fill()
         request = seats[0].entry.request
+        if request.alone and isinstance(cache, Capturable):
+            cache.never_capture()
         if self.size == 1 and looks_up(request) and isinstance(cache, Rewindable):
             self._stepping = LookupCache(cache, request.prompt_ids)
 
