@@ -30,7 +30,7 @@ from genlm.formats.journal import open_journal
 from genlm.formats.rows import open_inputs
 from genlm.model.gpt2 import GPT2
 from genlm.model.load import Model
-from genlm.records import BatchCounts
+from genlm.records.batch import BatchCounts
 from genlm.tasks.batch.jobs import Fields, Job, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch
@@ -696,7 +696,7 @@ def test_quiet_is_quiet(run: Callable[..., Done]) -> None:
 
 
 def test_a_bar_tells_it_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from genlm.records import BatchCounts
+    from genlm.records.batch import BatchCounts
     from genlm.views.batch import BatchProgress
 
     screen = FakeTerminal()
