@@ -345,6 +345,7 @@ class GPT2Cache:
             mine[:, places, :, :filled] = others[:, rows, :, :filled]
             # A number that is none would spoil the sequence even where it is masked.
             mine[:, places, :, filled : self._reach] = 0.0
+        self._reach = max(self._reach, filled)
         lengths = self.lengths.new_zeros(count)
         lengths[: len(self.lengths)] = self.lengths
         lengths[places] = source.lengths[rows]
