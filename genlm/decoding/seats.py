@@ -15,6 +15,7 @@ from torch import Tensor
 from genlm.decoding.lookup import LookupCache, Rewindable
 from genlm.decoding.request import Request
 from genlm.decoding.sampling import Chooser, Row
+from genlm.model.graph import Capturable
 from genlm.model.network import Cache, SharedCache
 
 K = TypeVar("K")
@@ -92,6 +93,8 @@ class Batch(Generic[K]):
         self._cache = self._stepping = cache
         self._fill()
         request = seats[0].entry.request
+        if request.alone and isinstance(cache, Capturable):
+            cache.never_capture()
         if self.size == 1 and looks_up(request) and isinstance(cache, Rewindable):
             self._stepping = LookupCache(cache, request.prompt_ids)
 

@@ -13,6 +13,7 @@ class BenchRow:
 
     `step_bytes` is what a decode step reads at least (weights once, the keys and values so far), `bandwidth` what the
     device was seen to read in a second, `roofline_share` the step's time at that speed over the time it took.
+    `cuda_graph` is "replayed" where decode steps were, else why not; None where none was captured.
     """
 
     model: ModelInfo
@@ -24,3 +25,4 @@ class BenchRow:
     step_bytes: int
     bandwidth: float
     roofline_share: float
+    cuda_graph: str | None

@@ -77,6 +77,7 @@ def _measure(model: Model, workload: Workload, rows: int, bandwidth: float) -> B
         moved,
         bandwidth,
         moved / bandwidth / step_s,
+        network.graph_note,
     )
 
 
