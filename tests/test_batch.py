@@ -28,13 +28,15 @@ from genlm.decoding import continuous
 from genlm.decoding.kinds import KINDS
 from genlm.formats.journal import open_journal
 from genlm.formats.rows import open_inputs
+from genlm.model.fingerprint import fingerprinted
 from genlm.model.gpt2 import GPT2
 from genlm.model.load import Model
+from genlm.model.source import find_model
 from genlm.records import BatchCounts
 from genlm.tasks.batch.jobs import Fields, Job, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch
-from genlm.tasks.batch.work import model_of, run_jobs
+from genlm.tasks.batch.work import run_jobs
 from genlm.tasks.generate import DEFAULT_STRATEGY, Limits
 from genlm.views import batch as views
 
@@ -78,6 +80,10 @@ def read(path: str = "out.jsonl") -> list[Record]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
+def fingerprint_of(model: Path) -> str | None:
+    return fingerprinted(find_model(str(model))).fingerprint
+
+
 def texts(records: list[Record]) -> list[list[str]]:
     return [[completion["text"] for completion in record["completions"]] for record in records]
 
@@ -85,7 +91,9 @@ def texts(records: list[Record]) -> list[list[str]]:
 # What comes out.
 
 
-def test_every_record_says_what_generate_gives_for_its_prompt(run: Callable[..., Done], lm: LanguageModel) -> None:
+def test_every_record_says_what_generate_gives_for_its_prompt(
+    run: Callable[..., Done], lm: LanguageModel, folder: Path
+) -> None:
     write_lines("in.jsonl", *many())
     done = run("in.jsonl", "-o", "out.jsonl", "--seed", "5", "--max-new-tokens", "20", "-n", "2", "--stop", "e")
     assert (done.code, done.out) == (0, "")
@@ -107,7 +115,12 @@ def test_every_record_says_what_generate_gives_for_its_prompt(run: Callable[...,
                 }
                 for each in alone.completions
             ],
-            "model": {"name": lm.info.name, "revision": None, "dtype": "float32"},
+            "model": {
+                "name": lm.info.name,
+                "revision": None,
+                "fingerprint": fingerprint_of(folder),
+                "dtype": "float32",
+            },
             "strategy": "top-p:top_p=0.9",
             "seed": 5,
             "max_new_tokens": 20,
@@ -476,6 +489,21 @@ def test_a_changed_setting_is_refused_with_both_values(
     assert Path("out.jsonl").read_bytes() == before
 
 
+def test_a_model_that_was_trained_again_is_refused_under_its_old_name(tmp_path: Path) -> None:
+    model = save_gpt2(tmp_path / "model")
+    prompts, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    prompts.write_text("The fox\n")
+    base = ("batch", prompts, "-o", output, "-m", model, "--device", "cpu", "--max-new-tokens", "3", "--seed", "7")
+    call(*base)
+    (before,) = read(str(output))
+    save_gpt2(model, seed=1)
+    message = f"made with model_fingerprint {before['model']['fingerprint']}, and now it is {fingerprint_of(model)}"
+    assert message in call(*base, "--resume").error()
+    assert [before] == read(str(output))
+    save_gpt2(model, seed=0)
+    assert call(*base, "--resume").code == 0
+
+
 def test_a_row_whose_own_setting_has_changed_is_refused_too(run: Callable[..., Done]) -> None:
     write_lines("in.jsonl", {"id": 1, "prompt": "fox", "seed": 3, "strategy": "top-k"})
     run("in.jsonl", "-o", "out.jsonl", "--seed", "7")
@@ -546,17 +574,15 @@ def whole(run: Callable[..., Done]) -> Callable[..., bytes]:
 RESUME = ("in.jsonl", "-o", "out.jsonl", "--seed", "7", "--max-new-tokens", "9", "--deterministic", "--resume")
 
 
-def test_a_record_torn_at_any_byte_is_done_again(
-    run: Callable[..., Done], whole: Callable[..., bytes], lm: LanguageModel
-) -> None:
+def test_a_record_torn_at_any_byte_is_done_again(run: Callable[..., Done], whole: Callable[..., bytes]) -> None:
     expected = whole()
     *lines, last = expected.splitlines(keepends=True)
+    model = json.loads(last)["model"]
     settings = Settings(DEFAULT_STRATEGY, 7, Limits(9), deterministic=True)
     with open_inputs([Path("in.jsonl")]) as files:
         for torn in range(len(last)):
             Path("out.jsonl").write_bytes(b"".join(lines) + last[:torn])
             with open_journal(Path("out.jsonl")) as journal, open_ledger() as ledger:
-                model = model_of(lm.info)
                 batch = Batch(files, Fields(), settings, journal, ledger, Path("out.jsonl"), model=model)
                 assert [job.id for job in batch.jobs()] == ["row 13"]
                 assert Path("out.jsonl").read_bytes() == b"".join(lines)
@@ -580,9 +606,14 @@ def test_a_last_record_that_a_loss_of_power_spoiled_is_done_again(
 
 
 def test_any_part_of_the_records_in_any_order_is_a_beginning(
-    run: Callable[..., Done], whole: Callable[..., bytes], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Done],
+    whole: Callable[..., bytes],
+    lm: LanguageModel,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(command, "load_found", lambda *_, **__: lm._model)
+    loaded = replace(lm._model, fingerprint=fingerprint_of(folder))
+    monkeypatch.setattr(command, "load_found", lambda *_, **__: loaded)
     expected = whole()
     lines = expected.splitlines(keepends=True)
     for seed in range(10):
@@ -593,9 +624,14 @@ def test_any_part_of_the_records_in_any_order_is_a_beginning(
 
 
 def test_a_full_disk_is_one_clear_line_and_the_next_run_goes_on(
-    run: Callable[..., Done], whole: Callable[..., bytes], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Done],
+    whole: Callable[..., bytes],
+    lm: LanguageModel,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(command, "load_found", lambda *_, **__: lm._model)
+    loaded = replace(lm._model, fingerprint=fingerprint_of(folder))
+    monkeypatch.setattr(command, "load_found", lambda *_, **__: loaded)
     expected = whole()
     write = os.write
     for room in (0, 1, 700, len(expected) // 2, len(expected) - 1):

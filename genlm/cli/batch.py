@@ -20,6 +20,7 @@ from genlm.formats.prompt import check_utf8
 from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import STDIN, open_inputs
 from genlm.formats.template import Template, unescape
+from genlm.model.fingerprint import fingerprinted
 from genlm.model.source import find_model
 from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.batch.ledger import open_ledger
@@ -303,6 +304,7 @@ def batch(
         Spinner(enabled=not quiet) as spinner,
     ):
         folder = find_model(model, revision=revision, allow_pickle=allow_pickle, notify=notify)
+        folder = fingerprinted(folder, allow_pickle=allow_pickle)
         spinner.say("reading the prompts")
         planned = Batch(
             files,
@@ -314,6 +316,7 @@ def batch(
             model={
                 "name": folder.name,
                 "revision": folder.revision,
+                "fingerprint": folder.fingerprint,
                 "dtype": None if dtype == "auto" else dtype,
             },
             has_seed=seed is not None,
@@ -324,7 +327,7 @@ def batch(
         progress = BatchProgress(planned.counts, retries=retry_errors, enabled=not quiet)
         if planned.has_left:
             loaded = load_found(folder, device=device, dtype=dtype, allow_pickle=allow_pickle, spinner=spinner)
-            planned.check_model(model_of(loaded.info))
+            planned.check_model(model_of(loaded))
             spinner.stop()
             _run(planned, loaded, size, progress, is_strict=on_error == "stop")
         spinner.say("putting the records in order")
