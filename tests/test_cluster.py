@@ -235,7 +235,7 @@ class TestWorker:
             plan.files, plan.fields, plan.settings, ModelChoice(find_model(str(copied)), "cpu"), plan.output, as_line
         )
         named = replace(other.model.folder, name=plan.model.folder.name)
-        with pytest.raises(OutputError, match="made with model_fingerprint [0-9a-f]{16}, and now it is [0-9a-f]{16}"):
+        with pytest.raises(OutputError, match=r"made with model_fingerprint [0-9a-f]{16}, and now it is [0-9a-f]{16}"):
             make_all(replace(other, model=replace(other.model, folder=named)))
 
     def test_a_failure_ends_a_strict_run(self, plan: Plan) -> None:
