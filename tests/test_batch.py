@@ -13,8 +13,10 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
 from conftest import save_gpt2
@@ -133,6 +135,19 @@ def test_every_record_says_what_generate_gives_for_its_prompt(
         }
 
 
+def test_whole_numbers_may_be_floats_as_in_a_column_that_misses_one(run: Callable[..., Done]) -> None:
+    write_lines(
+        "in.jsonl",
+        {"id": 3.0, "prompt": "fox", "seed": 4.0, "max_new_tokens": 2.0},
+        {"id": None, "prompt": "fox", "seed": None, "max_new_tokens": None},
+    )
+    Path("in.csv").write_text("prompt,seed,max_new_tokens\nfox,4.0,2.0\nfox,,\n")
+    assert run("in.jsonl", "in.csv", "-o", "out.jsonl", "--seed", "7", "--max-new-tokens", "1").code == 0
+    found = [(record["id"], record["seed"], record["max_new_tokens"]) for record in read()]
+    assert found == [(3, 4, 2), ("in.jsonl:2", 7, 1), ("in.csv:1", 4, 2), ("in.csv:2", 7, 1)]
+    assert isinstance(read()[0]["id"], int)
+
+
 def test_a_row_may_have_its_own_strategy_seed_and_length(run: Callable[..., Done], lm: LanguageModel) -> None:
     rows = [
         {"prompt": prompt, "strategy": kind, "seed": number, "max_new_tokens": 3 + number, "tag": [number]}
@@ -217,6 +232,22 @@ def test_a_table_without_the_column_is_refused_at_once(run: Callable[..., Done])
     assert (done.code, done.error()) == (1, "in.csv has no column 'prompt'")
     assert "title, n" in done.hint()
     assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.csv.gz", "in.parquet", "in.parquet.gz"])
+def test_a_table_without_rows_is_refused_for_its_columns_too(run: Callable[..., Done], name: str) -> None:
+    data = b"title%bn\n" % (b"\t" if "tsv" in name else b",")
+    if "parquet" in name:
+        stream = io.BytesIO()
+        parquet.write_table(
+            pyarrow.table({"title": pyarrow.array([], "string"), "n": pyarrow.array([], "int64")}), stream
+        )
+        data = stream.getvalue()
+    Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    done = run(name, "-o", "out.jsonl")
+    assert (done.code, done.error()) == (1, f"{name} has no column 'prompt'")
+    assert done.hint() == "it has title, n; --prompt-field names another"
+    assert run(name, "-o", "out.jsonl", "--prompt-field", "title").code == 0
 
 
 def test_csv(run: Callable[..., Done]) -> None:
@@ -721,8 +752,28 @@ def test_lines_tell_how_far_it_is_where_no_terminal_is(
     assert len(lines) == 5
     assert lines[2].startswith("3 of 4 prompts  ")
     assert "tokens/s" in lines[2]
-    assert lines[2].endswith("left")
     assert lines[4].startswith("4 of 4 prompts are in out.jsonl  ")
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ((0.1, 0.2, 0.3, 0.4, 0.5, 3.0, 4.0), ("", "", "", "", "", "47 s left", "53 s left")),
+        ((10.0, 20.0, 30.0, 40.0, 50.0), ("", "", "", "", "15 min 50 s left")),
+    ],
+)
+def test_the_time_left_is_told_once_it_is_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, times: tuple[float, ...], told: tuple[str, ...]
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(views.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(views, "LINE_EVERY_S", 0.0)
+    record: Any = {"completions": [], "error": None}
+    with views.BatchProgress(BatchCounts(100, 0, 0)) as progress:
+        for clock.now in times:
+            progress.show(record)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("tokens/s")[2].strip() for line in lines] == list(told)
 
 
 def test_quiet_is_quiet(run: Callable[..., Done]) -> None:
