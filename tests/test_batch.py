@@ -34,7 +34,7 @@ from genlm.model.fingerprint import fingerprinted
 from genlm.model.gpt2 import GPT2
 from genlm.model.load import Model
 from genlm.model.source import find_model
-from genlm.records import BatchCounts
+from genlm.records.batch import BatchCounts
 from genlm.tasks.batch.jobs import Fields, Job, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch
@@ -783,7 +783,7 @@ def test_quiet_is_quiet(run: Callable[..., Done]) -> None:
 
 
 def test_a_bar_tells_it_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from genlm.records import BatchCounts
+    from genlm.records.batch import BatchCounts
     from genlm.views.batch import BatchProgress
 
     screen = FakeTerminal()

@@ -18,7 +18,7 @@ from genlm.formats.output import open_output
 from genlm.formats.prompt import read_prompt
 from genlm.formats.prompts import read_human_texts, read_prompts
 from genlm.model.source import Notify
-from genlm.records import StrategyComparison
+from genlm.records.compare import StrategyComparison
 from genlm.tasks.compare import Comparing, Settings
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS
 from genlm.tasks.saved import read_comparison

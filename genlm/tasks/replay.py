@@ -14,7 +14,8 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 from genlm.model.engine import ENGINES, Engine
 from genlm.model.pieces import Pieces
-from genlm.records import Difference, Generation, Replay
+from genlm.records.generation import Generation
+from genlm.records.replay import Difference, Replay
 from genlm.tasks.generate import Generating, Limits, check_count
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from genlm.errors import InputError
-from genlm.records import METRICS, Cell, Estimate, ModelInfo, Sample, StrategyComparison, StrategyRow
+from genlm.records.compare import METRICS, Cell, Estimate, Sample, StrategyComparison, StrategyRow
+from genlm.records.model import ModelInfo
 
 
 class _Wrong(Exception):

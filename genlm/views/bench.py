@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 
-from genlm.records import BenchRow
+from genlm.records.bench import BenchRow
 
 HEADINGS = ("dtype", "rows", "prefill tok/s", "decode tok/s", "ms/step", "peak MB", "of roofline")
 

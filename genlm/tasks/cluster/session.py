@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from genlm.errors import ClusterError, UsageError
-from genlm.records import ClusterState
+from genlm.records.cluster import ClusterState
 from genlm.tasks.cluster.plan import Plan, Resources
 
 if TYPE_CHECKING:

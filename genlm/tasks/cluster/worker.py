@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from genlm.errors import InputError
-from genlm.records import BatchModel, BatchRecord, RowError
+from genlm.records.batch import BatchModel, BatchRecord, RowError
 from genlm.tasks.batch.jobs import Job
 from genlm.tasks.batch.work import model_of, run_jobs
 from genlm.tasks.cluster.parts import Unfinished, finished, in_order, read_records
