@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from models import save_other
 import genlm
 from genlm.errors import InputError, ModelError, OutputError, UsageError
 from genlm.records.train import TrainReport, TrainResult
+from genlm.tasks.train import loop
 from genlm.tasks.train.data import Batches, Documents, Rows, Windows
 from genlm.tasks.train.jobs import Request
 from genlm.tasks.train.loop import Data, Training
@@ -314,6 +316,54 @@ def test_a_run_that_is_told_to_stop_goes_on_from_there(tmp_path: Path) -> None:
     assert later.place.step == 7
     finish(later)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+class Killed(BaseException):
+    """Stands for the end of the program at this place."""
+
+
+@pytest.mark.parametrize("write", ["save_model", "checkpoint.save"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_run_that_is_killed_at_one_of_its_writes_comes_to_the_same_end(
+    write: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = ask(tmp_path, recipe={"save_every": 5})
+    reports, result = run(request, tmp_path / "whole")
+    assert sum(report.valid_loss is not None for report in reports) == 3
+    calls = count(1)
+    real = operator.attrgetter(write)(loop)
+
+    def killed(*arguments: Any) -> None:
+        if next(calls) == at:
+            raise Killed
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"genlm.tasks.train.loop.{write}", killed)
+        with pytest.raises(Killed):
+            run(request, tmp_path / "cut")
+    _, again = finish(resume(tmp_path / "cut").training)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert (again.best_step, again.valid_loss) == (result.best_step, result.valid_loss)
+
+
+def test_weights_in_the_folder_are_those_that_the_checkpoint_calls_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The second time the model does worse after the checkpoint than it did before it was killed.
+    losses = iter([3.0, 2.0, 4.0, 5.0])
+    monkeypatch.setattr("genlm.tasks.train.loop.estimate_loss", lambda *_: next(losses))
+    first = begin(ask(tmp_path), tmp_path / "out").training.run()
+    for report in first:
+        if report.step == 16:
+            break
+    first.close()  # type: ignore[attr-defined]
+    kept = weights(tmp_path / "out")
+    later = resume(tmp_path / "out").training
+    assert (later.place.step, later.place.best_step, later.place.best_loss) == (8, 8, 3.0)
+    _, result = finish(later)
+    assert result.best_step == 8
+    assert weights(tmp_path / "out") == kept
 
 
 def test_slow_steps_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
