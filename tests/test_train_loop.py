@@ -414,6 +414,9 @@ def test_another_seed_gives_another_model(tmp_path: Path) -> None:
 def test_a_finished_run_does_not_go_on_and_leaves_no_checkpoint(
     story: tuple[Path, list[TrainReport], TrainResult],
 ) -> None:
+    for name in ("README.md", "loss.png"):
+        assert resume(story[0]).training.is_finished
+        (story[0] / name).touch()
     with pytest.raises(InputError, match="is finished"):
         resume(story[0])
     assert not list(story[0].glob("checkpoint*"))

@@ -12,11 +12,12 @@ from genlm.cli import options
 from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.errors import UsageError
 from genlm.formats.documents import FIELD
+from genlm.formats.output import replacing
 from genlm.model.source import Notify
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 from genlm.views.train import TrainView
-from genlm.views.train_card import read_card, write_card
+from genlm.views.train_card import model_card, read_card
 from genlm.views.train_curve import draw_curve
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 TEXTS, SIZE, LOOP, LEFT = "Texts", "Model", "Training", "Output"
 BY_SIZE = "by the size of the corpus"
-LOG, CURVE = "log.jsonl", "loss.png"
+LOG, CURVE, CARD = "log.jsonl", "loss.png", "README.md"
 
 
 def train(
@@ -255,9 +256,13 @@ def train(
         source = Source(_absolute(corpus), _absolute(valid), valid_share, per, text_field)
         request = Request(source, base, tokenizer, preset, shape, recipe, dtype, save_dtype, device)
         run = _resumed(out, request, notify) if resume else _begun(out, request, overwrite, notify)
-    _train(run, out, quiet=quiet, notify=notify)
-    draw_curve(out / LOG, out / CURVE)
-    write_card(out, run.facts, template, __version__)
+    with run.hold:
+        if not run.training.is_finished:
+            _train(run, out, quiet=quiet, notify=notify)
+        with replacing(out / CURVE) as picture:
+            draw_curve(out / LOG, picture)
+        with replacing(out / CARD) as stream:
+            stream.write(model_card(out, run.facts, template, __version__).encode())
     notify(f"the model is in {out}; genlm generate -m {out}")
 
 
