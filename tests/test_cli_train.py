@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 from driving import FakeTerminal, Terminal, call
 
+from genlm.cli.signals import graceful_interrupt
 from genlm.formats.folder import open_folder
 from genlm.records.train import TrainFacts, TrainReport, TrainResult
 from genlm.views.train import TrainView, bar_numbers, report_line
@@ -212,9 +213,32 @@ def test_ctrl_c_saves_and_says_how_to_go_on() -> None:
     assert load(Path("cut"))[0].step == step
 
 
-def test_a_second_ctrl_c_ends_it_at_once() -> None:
-    from genlm.cli.signals import graceful_interrupt
+def test_a_signal_to_end_saves_too() -> None:
+    show = TrainView.show
 
+    def told(view: TrainView, record: TrainReport | TrainResult) -> None:
+        show(view, record)
+        if record.step == 10:
+            signal.raise_signal(signal.SIGTERM)
+
+    with mock.patch.object(TrainView, "show", told):
+        done = call("train", "likes.txt", *QUICK, "-o", "cut")
+    assert done.code == 143
+    assert done.err.splitlines()[-1] == "interrupted at step 11; genlm train --resume -o cut goes on from there"
+    assert call("train", "--resume", "-o", "cut", "-q").code == 0
+    assert call("train", "likes.txt", *QUICK, "-o", "whole", "-q").code == 0
+    assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+
+
+def test_two_signals_to_end_do_so_at_once() -> None:
+    with graceful_interrupt(signals=(signal.SIGINT, signal.SIGTERM)) as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert isinstance(asked.ending, KeyboardInterrupt)
+        with pytest.raises(SystemExit, match="143"):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_second_ctrl_c_ends_it_at_once() -> None:
     with graceful_interrupt() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 TEXTS, SIZE, LOOP, LEFT = "Texts", "Model", "Training", "Output"
 BY_SIZE = "by the size of the corpus"
+# How a user ends a run, and how a machine does: SLURM, Kubernetes, systemd.
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
 LOG, CURVE, CARD = "log.jsonl", "loss.png", "README.md"
 
 
@@ -305,10 +308,10 @@ def _train(run: Run, out: Path, *, quiet: bool, notify: Notify) -> None:
     with (
         suited_to(facts.device, facts.width),
         TrainView(facts, enabled=not quiet) as view,
-        graceful_interrupt() as asked,
+        graceful_interrupt(signals=ENDINGS) as asked,
     ):
         for record in run.training.run(asked):
             view.show(record)
     if not run.training.is_finished:
         notify(f"interrupted at step {run.training.place.step}; genlm train --resume -o {out} goes on from there")
-        raise KeyboardInterrupt
+        raise asked.ending
