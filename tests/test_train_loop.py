@@ -21,6 +21,7 @@ from models import save_other
 
 import genlm
 from genlm.errors import InputError, ModelError, OutputError, UsageError
+from genlm.model.source import ModelFolder
 from genlm.records.train import TrainReport, TrainResult
 from genlm.tasks.train import loop
 from genlm.tasks.train.data import Batches, Documents, Rows, Windows
@@ -246,6 +247,33 @@ def test_a_trained_model_goes_on_and_gets_better(
     assert result.valid_loss is not None
     assert result.valid_loss < 0.75 * losses[0]
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (story[0] / "tokenizer.json").read_bytes()
+
+
+def test_a_model_of_the_hub_goes_on_from_the_commit_that_was_asked_for(
+    story: tuple[Path, list[TrainReport], TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(name: str, revision: str | None, *_: Any) -> ModelFolder:
+        asked.append((name, revision))
+        return ModelFolder(name, "hub", story[0], "c0ffee")
+
+    monkeypatch.setattr("genlm.model.hub.fetch", fetch)
+    request = Request(ask(tmp_path).source, base="some/model", revision="v1", recipe={"max_steps": 2, "eval_every": 1})
+    stopped = begin(request, tmp_path / "out").training
+    list(stopped.run(lambda: True))
+    assert asked[0] == ("some/model", "v1")
+    assert {*asked[1:]} == {("some/model", "c0ffee")}
+    del asked[:]
+    finish(resume(tmp_path / "out").training)
+    assert {*asked} == {("some/model", "c0ffee")}
+
+
+def test_a_revision_is_that_of_a_model(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--revision needs --from"):
+        begin(replace(ask(tmp_path), revision="v1"), tmp_path / "out")
+    with pytest.raises(ModelError, match="has no revisions"):
+        begin(Request(ask(tmp_path).source, base=str(tiny), revision="v1"), tmp_path / "out")
 
 
 def test_a_model_of_another_family_goes_on_too(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def train(
             rich_help_panel=SIZE,
         ),
     ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="Branch, tag or commit of --from, on the Hub.", rich_help_panel=SIZE),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -257,7 +261,7 @@ def train(
         from genlm.tasks.train.texts import Source
 
         source = Source(_absolute(corpus), _absolute(valid), valid_share, per, text_field)
-        request = Request(source, base, tokenizer, preset, shape, recipe, dtype, save_dtype, device)
+        request = Request(source, base, tokenizer, preset, shape, recipe, dtype, save_dtype, device, revision)
         run = _resumed(out, request, notify) if resume else _begun(out, request, overwrite, notify)
     with run.hold:
         if not run.training.is_finished:

@@ -63,7 +63,7 @@ def begin(request: Request, out: Path, *, overwrite: bool = False, notify: Notif
     check_free(out, overwrite=overwrite)
     texts = gather(request.source, request.seed, out)
     job = jobs.resolve(request, texts, notify)
-    if job.base is not None and out.resolve() == find_model(job.base).path.resolve():
+    if job.base is not None and out.resolve() == find_model(job.base, revision=job.revision).path.resolve():
         raise OutputError(f"{out} is the model to go on with", hint="name another folder")
     check_room(out, job.parameters)
     vocabulary = _vocabulary(job, texts, notify)
@@ -74,7 +74,7 @@ def begin(request: Request, out: Path, *, overwrite: bool = False, notify: Notif
         if job.base is None:
             save_tokenizer(vocabulary.tokenizer, vocabulary.end, job.context, out)
         else:
-            copy_tokenizer(find_model(job.base).path, out)
+            copy_tokenizer(find_model(job.base, revision=job.revision).path, out)
         jobs.write(job, out)
         return Run(training, facts, hold.pop_all())
 
@@ -119,7 +119,7 @@ def _resumed(job: Job, out: Path, request: Request | None, notify: Notify) -> tu
 def _vocabulary(job: Job, texts: Texts, notify: Notify) -> Vocabulary:
     if job.shape is not None and is_made(job.tokenizer):
         return Vocabulary(make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT)
-    return Vocabulary(*find_tokenizer(job.tokenizer, notify))
+    return Vocabulary(*find_tokenizer(job.tokenizer, notify, job.revision))
 
 
 def _prepared(job: Job, texts: Texts, vocabulary: Vocabulary, out: Path) -> tuple[Training, TrainFacts]:
@@ -161,7 +161,7 @@ def _model(job: Job, vocabulary: Vocabulary) -> Any:
     torch.manual_seed(job.recipe.seed)
     size = largest_id(vocabulary.tokenizer) + 1
     if job.shape is None:
-        model = _base(job.base, size)
+        model = _base(job.base, job.revision, size)
     else:
         model = new_gpt2(job.shape, size, vocabulary.end_id, job.device)
     if job.recipe.dropout is not None and (job.shape is None or job.recipe.dropout > 0):
@@ -169,12 +169,12 @@ def _model(job: Job, vocabulary: Vocabulary) -> Any:
     return model.train()
 
 
-def _base(name: str | None, vocab_size: int) -> Any:
+def _base(name: str | None, revision: str | None, vocab_size: int) -> Any:
     import torch
 
     from genlm.model.stock import load_stock
 
-    model = load_stock(find_model(name).path, "cpu", torch.float32, allow_pickle=False)
+    model = load_stock(find_model(name, revision=revision).path, "cpu", torch.float32, allow_pickle=False)
     own = model.get_input_embeddings().weight.shape[0]
     if vocab_size > own:
         raise InputError(
