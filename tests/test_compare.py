@@ -359,6 +359,18 @@ class TestJson:
         path.write_text(comparison_json(compared), encoding="utf-8")
         assert read_comparison(path) == compared
 
+    def test_whole_numbers_in_lists_of_others_are_such_too(self, compared: StrategyComparison, tmp_path: Path) -> None:
+        record = json.loads(comparison_json(compared))
+        completion = record["rows"][0]["completions"][0]
+        completion["logprobs"] = [-1, None, *completion["logprobs"][2:]]
+        path = tmp_path / "saved.json"
+        path.write_text(json.dumps(record))
+        one, none, *_ = read_comparison(path).rows[0].cells[0].samples[0].logprobs
+        assert (one, type(one), none) == (-1.0, float, None)
+        completion["logprobs"] = [-1.0, True]
+        path.write_text(json.dumps(record))
+        assert "logprobs[1] is a bool" in call("compare", "--from", path).error()
+
     def test_it_is_shown_again_without_a_model(self, compared: StrategyComparison, tmp_path: Path) -> None:
         path = tmp_path / "saved.json"
         path.write_text(comparison_json(compared), encoding="utf-8")
