@@ -13,8 +13,10 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
 from conftest import save_gpt2
@@ -29,13 +31,15 @@ from genlm.decoding import seats
 from genlm.decoding.kinds import KINDS
 from genlm.formats.journal import open_journal
 from genlm.formats.rows import open_inputs
+from genlm.model.fingerprint import fingerprinted
 from genlm.model.gpt2 import GPT2
 from genlm.model.load import Model
+from genlm.model.source import find_model
 from genlm.records.batch import BatchCounts
 from genlm.tasks.batch.jobs import Fields, Job, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch
-from genlm.tasks.batch.work import model_of, run_jobs
+from genlm.tasks.batch.work import run_jobs
 from genlm.tasks.generate import DEFAULT_STRATEGY, Limits
 from genlm.views import batch as views
 
@@ -79,6 +83,10 @@ def read(path: str = "out.jsonl") -> list[Record]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
+def fingerprint_of(model: Path) -> str | None:
+    return fingerprinted(find_model(str(model))).fingerprint
+
+
 def texts(records: list[Record]) -> list[list[str]]:
     return [[completion["text"] for completion in record["completions"]] for record in records]
 
@@ -86,7 +94,9 @@ def texts(records: list[Record]) -> list[list[str]]:
 # What comes out.
 
 
-def test_every_record_says_what_generate_gives_for_its_prompt(run: Callable[..., Done], lm: LanguageModel) -> None:
+def test_every_record_says_what_generate_gives_for_its_prompt(
+    run: Callable[..., Done], lm: LanguageModel, folder: Path
+) -> None:
     write_lines("in.jsonl", *many())
     done = run("in.jsonl", "-o", "out.jsonl", "--seed", "5", "--max-new-tokens", "20", "-n", "2", "--stop", "e")
     assert (done.code, done.out) == (0, "")
@@ -108,7 +118,12 @@ def test_every_record_says_what_generate_gives_for_its_prompt(run: Callable[...,
                 }
                 for each in alone.completions
             ],
-            "model": {"name": lm.info.name, "revision": None, "dtype": "float32"},
+            "model": {
+                "name": lm.info.name,
+                "revision": None,
+                "fingerprint": fingerprint_of(folder),
+                "dtype": "float32",
+            },
             "strategy": "top-p:top_p=0.9",
             "seed": 5,
             "max_new_tokens": 20,
@@ -119,6 +134,19 @@ def test_every_record_says_what_generate_gives_for_its_prompt(run: Callable[...,
             "columns": {},
             "error": None,
         }
+
+
+def test_whole_numbers_may_be_floats_as_in_a_column_that_misses_one(run: Callable[..., Done]) -> None:
+    write_lines(
+        "in.jsonl",
+        {"id": 3.0, "prompt": "fox", "seed": 4.0, "max_new_tokens": 2.0},
+        {"id": None, "prompt": "fox", "seed": None, "max_new_tokens": None},
+    )
+    Path("in.csv").write_text("prompt,seed,max_new_tokens\nfox,4.0,2.0\nfox,,\n")
+    assert run("in.jsonl", "in.csv", "-o", "out.jsonl", "--seed", "7", "--max-new-tokens", "1").code == 0
+    found = [(record["id"], record["seed"], record["max_new_tokens"]) for record in read()]
+    assert found == [(3, 4, 2), ("in.jsonl:2", 7, 1), ("in.csv:1", 4, 2), ("in.csv:2", 7, 1)]
+    assert isinstance(read()[0]["id"], int)
 
 
 def test_a_row_may_have_its_own_strategy_seed_and_length(run: Callable[..., Done], lm: LanguageModel) -> None:
@@ -205,6 +233,22 @@ def test_a_table_without_the_column_is_refused_at_once(run: Callable[..., Done])
     assert (done.code, done.error()) == (1, "in.csv has no column 'prompt'")
     assert "title, n" in done.hint()
     assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.csv.gz", "in.parquet", "in.parquet.gz"])
+def test_a_table_without_rows_is_refused_for_its_columns_too(run: Callable[..., Done], name: str) -> None:
+    data = b"title%bn\n" % (b"\t" if "tsv" in name else b",")
+    if "parquet" in name:
+        stream = io.BytesIO()
+        parquet.write_table(
+            pyarrow.table({"title": pyarrow.array([], "string"), "n": pyarrow.array([], "int64")}), stream
+        )
+        data = stream.getvalue()
+    Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    done = run(name, "-o", "out.jsonl")
+    assert (done.code, done.error()) == (1, f"{name} has no column 'prompt'")
+    assert done.hint() == "it has title, n; --prompt-field names another"
+    assert run(name, "-o", "out.jsonl", "--prompt-field", "title").code == 0
 
 
 def test_csv(run: Callable[..., Done]) -> None:
@@ -477,6 +521,21 @@ def test_a_changed_setting_is_refused_with_both_values(
     assert Path("out.jsonl").read_bytes() == before
 
 
+def test_a_model_that_was_trained_again_is_refused_under_its_old_name(tmp_path: Path) -> None:
+    model = save_gpt2(tmp_path / "model")
+    prompts, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    prompts.write_text("The fox\n")
+    base = ("batch", prompts, "-o", output, "-m", model, "--device", "cpu", "--max-new-tokens", "3", "--seed", "7")
+    call(*base)
+    (before,) = read(str(output))
+    save_gpt2(model, seed=1)
+    message = f"made with model_fingerprint {before['model']['fingerprint']}, and now it is {fingerprint_of(model)}"
+    assert message in call(*base, "--resume").error()
+    assert [before] == read(str(output))
+    save_gpt2(model, seed=0)
+    assert call(*base, "--resume").code == 0
+
+
 def test_a_row_whose_own_setting_has_changed_is_refused_too(run: Callable[..., Done]) -> None:
     write_lines("in.jsonl", {"id": 1, "prompt": "fox", "seed": 3, "strategy": "top-k"})
     run("in.jsonl", "-o", "out.jsonl", "--seed", "7")
@@ -547,17 +606,15 @@ def whole(run: Callable[..., Done]) -> Callable[..., bytes]:
 RESUME = ("in.jsonl", "-o", "out.jsonl", "--seed", "7", "--max-new-tokens", "9", "--deterministic", "--resume")
 
 
-def test_a_record_torn_at_any_byte_is_done_again(
-    run: Callable[..., Done], whole: Callable[..., bytes], lm: LanguageModel
-) -> None:
+def test_a_record_torn_at_any_byte_is_done_again(run: Callable[..., Done], whole: Callable[..., bytes]) -> None:
     expected = whole()
     *lines, last = expected.splitlines(keepends=True)
+    model = json.loads(last)["model"]
     settings = Settings(DEFAULT_STRATEGY, 7, Limits(9), deterministic=True)
     with open_inputs([Path("in.jsonl")]) as files:
         for torn in range(len(last)):
             Path("out.jsonl").write_bytes(b"".join(lines) + last[:torn])
             with open_journal(Path("out.jsonl")) as journal, open_ledger() as ledger:
-                model = model_of(lm.info)
                 batch = Batch(files, Fields(), settings, journal, ledger, Path("out.jsonl"), model=model)
                 assert [job.id for job in batch.jobs()] == ["row 13"]
                 assert Path("out.jsonl").read_bytes() == b"".join(lines)
@@ -581,9 +638,14 @@ def test_a_last_record_that_a_loss_of_power_spoiled_is_done_again(
 
 
 def test_any_part_of_the_records_in_any_order_is_a_beginning(
-    run: Callable[..., Done], whole: Callable[..., bytes], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Done],
+    whole: Callable[..., bytes],
+    lm: LanguageModel,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ModelOptions, "load_found", lambda *_, **__: lm._model)
+    loaded = replace(lm._model, fingerprint=fingerprint_of(folder))
+    monkeypatch.setattr(ModelOptions, "load_found", lambda *_, **__: loaded)
     expected = whole()
     lines = expected.splitlines(keepends=True)
     for seed in range(10):
@@ -594,9 +656,14 @@ def test_any_part_of_the_records_in_any_order_is_a_beginning(
 
 
 def test_a_full_disk_is_one_clear_line_and_the_next_run_goes_on(
-    run: Callable[..., Done], whole: Callable[..., bytes], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Done],
+    whole: Callable[..., bytes],
+    lm: LanguageModel,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ModelOptions, "load_found", lambda *_, **__: lm._model)
+    loaded = replace(lm._model, fingerprint=fingerprint_of(folder))
+    monkeypatch.setattr(ModelOptions, "load_found", lambda *_, **__: loaded)
     expected = whole()
     write = os.write
     for room in (0, 1, 700, len(expected) // 2, len(expected) - 1):
@@ -686,8 +753,28 @@ def test_lines_tell_how_far_it_is_where_no_terminal_is(
     assert len(lines) == 5
     assert lines[2].startswith("3 of 4 prompts  ")
     assert "tokens/s" in lines[2]
-    assert lines[2].endswith("left")
     assert lines[4].startswith("4 of 4 prompts are in out.jsonl  ")
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ((0.1, 0.2, 0.3, 0.4, 0.5, 3.0, 4.0), ("", "", "", "", "", "47 s left", "53 s left")),
+        ((10.0, 20.0, 30.0, 40.0, 50.0), ("", "", "", "", "15 min 50 s left")),
+    ],
+)
+def test_the_time_left_is_told_once_it_is_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, times: tuple[float, ...], told: tuple[str, ...]
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(views.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(views, "LINE_EVERY_S", 0.0)
+    record: Any = {"completions": [], "error": None}
+    with views.BatchProgress(BatchCounts(100, 0, 0)) as progress:
+        for clock.now in times:
+            progress.show(record)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("tokens/s")[2].strip() for line in lines] == list(told)
 
 
 def test_quiet_is_quiet(run: Callable[..., Done]) -> None:

@@ -16,6 +16,8 @@ from unittest import mock
 import pytest
 from driving import FakeTerminal, Terminal, call
 
+from genlm.cli.signals import graceful_interrupt
+from genlm.formats.folder import open_folder
 from genlm.records.train import TrainFacts, TrainReport, TrainResult
 from genlm.views.train import TrainView, bar_numbers, report_line
 
@@ -168,6 +170,34 @@ def test_killed_and_resumed_it_comes_to_the_same_weights() -> None:
     assert Path("cut/loss.png").exists()
 
 
+@pytest.mark.parametrize("lost", ["genlm.cli.train.draw_curve", "genlm.cli.train.model_card"])
+def test_killed_before_the_card_it_is_made_by_resume(lost: str) -> None:
+    spec = ("train", "likes.txt", *QUICK, "-q")
+    assert call(*spec, "-o", "whole").code == 0
+    with mock.patch(lost, side_effect=SystemExit(137)):
+        assert call(*spec, "-o", "cut").code == 137
+    before = Path("cut/model.safetensors").stat()
+    assert call("train", "--resume", "-o", "cut", "-q").code == 0
+    assert Path("cut/model.safetensors").stat() == before, "nothing is trained again"
+    assert sorted(path.name for path in Path("cut").iterdir()) == sorted(path.name for path in Path("whole").iterdir())
+    assert Path("cut/README.md").read_text().startswith("---\nlibrary_name")
+    assert call("train", "--resume", "-o", "cut").error() == "the run in cut is finished"
+
+
+def test_two_runs_in_one_folder_at_once_are_one_too_many() -> None:
+    spec = ("train", "likes.txt", *QUICK, "-q", "-o", "model")
+    with open_folder("model").locked():
+        assert call(*spec).error() == "model/.lock is being written by another run"
+        assert [path.name for path in Path("model").iterdir()] == [".lock"]
+    assert call(*spec).code == 0
+    before = Path("model/model.safetensors").stat()
+    with open_folder("model").locked():
+        for option in ("--overwrite", "--resume"):
+            assert call(*spec, option).error() == "model/.lock is being written by another run"
+    assert Path("model/model.safetensors").stat() == before
+    assert not Path("model/.lock").exists()
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on() -> None:
     with Terminal("train", *SPEC, "-o", "cut") as terminal:
         terminal.wait_for("tok/s")
@@ -183,9 +213,32 @@ def test_ctrl_c_saves_and_says_how_to_go_on() -> None:
     assert load(Path("cut"))[0].step == step
 
 
-def test_a_second_ctrl_c_ends_it_at_once() -> None:
-    from genlm.cli.signals import graceful_interrupt
+def test_a_signal_to_end_saves_too() -> None:
+    show = TrainView.show
 
+    def told(view: TrainView, record: TrainReport | TrainResult) -> None:
+        show(view, record)
+        if record.step == 10:
+            signal.raise_signal(signal.SIGTERM)
+
+    with mock.patch.object(TrainView, "show", told):
+        done = call("train", "likes.txt", *QUICK, "-o", "cut")
+    assert done.code == 143
+    assert done.err.splitlines()[-1] == "interrupted at step 11; genlm train --resume -o cut goes on from there"
+    assert call("train", "--resume", "-o", "cut", "-q").code == 0
+    assert call("train", "likes.txt", *QUICK, "-o", "whole", "-q").code == 0
+    assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+
+
+def test_two_signals_to_end_do_so_at_once() -> None:
+    with graceful_interrupt(signals=(signal.SIGINT, signal.SIGTERM)) as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert isinstance(asked.ending, KeyboardInterrupt)
+        with pytest.raises(SystemExit, match="143"):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_second_ctrl_c_ends_it_at_once() -> None:
     with graceful_interrupt() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGINT)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+from conftest import edit_json
 from driving import FakeTerminal, call
 
 from genlm.decoding.strategy import Strategy
@@ -227,6 +228,16 @@ class TestWorker:
         make_all(plan)
         with pytest.raises(OutputError, match="made with seed 3, and now it is 4"):
             make_all(replace(plan, settings=replace(plan.settings, seed=4)))
+
+    def test_records_of_a_model_that_was_trained_again_are_refused(self, copied: Path, plan: Plan) -> None:
+        make_all(plan)
+        edit_json(copied / "config.json", note="other weights under the same name")
+        other = make_plan(
+            plan.files, plan.fields, plan.settings, ModelChoice(find_model(str(copied)), "cpu"), plan.output, as_line
+        )
+        named = replace(other.model.folder, name=plan.model.folder.name)
+        with pytest.raises(OutputError, match=r"made with model_fingerprint [0-9a-f]{16}, and now it is [0-9a-f]{16}"):
+            make_all(replace(other, model=replace(other.model, folder=named)))
 
     def test_a_failure_ends_a_strict_run(self, plan: Plan) -> None:
         with pytest.raises(InputError, match="line 6: not valid JSON"):

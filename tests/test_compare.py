@@ -76,6 +76,19 @@ def as_json(done: Done) -> Any:
     return json.loads(done.out)
 
 
+class Bounded(Counting):
+    """A network that fails for want of memory where a prompt has more than so many tokens."""
+
+    def __init__(self, network: Any, most: int, says: Exception) -> None:
+        super().__init__(network)
+        self._most, self._says = most, says
+
+    def prefill(self, prompts: Any, room: int) -> Any:
+        if len(prompts[0]) > self._most:
+            raise self._says
+        return super().prefill(prompts, room)
+
+
 class TestCells:
     def test_every_cell_holds_what_generate_gives(self, compared: StrategyComparison, tiny: Path) -> None:
         lm = genlm.load(str(tiny))
@@ -200,6 +213,9 @@ class TestFailures:
         text = call("compare", *options, "-s", strict, "-s", "sample")
         assert text.code == 3
         assert f"failed: {strict}, prompt 2: " in " ".join(text.out.split())
+        (tmp_path / "saved.json").write_text(done.out)
+        again = call("compare", "--from", tmp_path / "saved.json", "--format", "json")
+        assert (again.code, again.out, again.error()) == (3, done.out, done.error())
 
     def test_a_strategy_that_fails_on_its_only_prompt_is_a_row_of_dashes(self, three_words: Path) -> None:
         strict = "greedy:no_repeat_ngram_size=1"
@@ -214,6 +230,74 @@ class TestFailures:
         done = call("compare", "fox " * 60, "-m", tiny, "--seed", "1", "-s", "greedy", "-s", "sample")
         assert (done.code, done.out) == (1, "")
         assert "beyond the model's context of 64" in done.error()
+
+    @pytest.mark.parametrize("says", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+    def test_a_cell_that_the_memory_does_not_hold_leaves_the_others(self, model: Model, says: Exception) -> None:
+        full = Bounded(model.network, 4, says)
+        found = run(replace(model, network=full), "sample", prompts=("The king", "fox " * 9))  # type: ignore[arg-type]
+        (alone,), (row,) = run(model, "sample", prompts=("The king",)).rows, found.rows
+        assert [cell.error for cell in row.cells] == [None, "out of memory"]
+        assert row.cells[0].samples == alone.cells[0].samples
+
+    def test_where_the_memory_holds_no_cell_it_is_the_error(self, model: Model) -> None:
+        full = Bounded(model.network, 0, MemoryError())
+        with pytest.raises(ModelError, match="out of memory"):
+            run(replace(model, network=full), "sample")  # type: ignore[arg-type]
+
+    def test_another_error_of_the_model_is_none_of_memory(self, model: Model) -> None:
+        broken = Bounded(model.network, 0, RuntimeError("shapes"))
+        with pytest.raises(RuntimeError, match="shapes"):
+            run(replace(model, network=broken), "sample")  # type: ignore[arg-type]
+
+    def test_an_interrupt_keeps_the_cells_that_are_there(
+        self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prompts, out, page = tmp_path / "prompts.txt", tmp_path / "out.json", tmp_path / "page.html"
+        prompts.write_text("The king\nfox\nwolf\n")
+        options = (
+            "-m",
+            tiny,
+            "--file",
+            prompts,
+            "--max-new-tokens",
+            "3",
+            "--seed",
+            "1",
+            "-s",
+            "greedy",
+            "-s",
+            "sample",
+        )
+        whole = as_json(call("compare", *options, "--format", "json"))
+        run_cell, left = Comparing._run, iter([True, True, True])
+
+        def pressed(comparing: Comparing, model: Model, at: int, place: int) -> Cell:
+            if not next(left, False):
+                raise KeyboardInterrupt
+            return run_cell(comparing, model, at, place)
+
+        monkeypatch.setattr(Comparing, "_run", pressed)
+        done = call("compare", *options, "--format", "json", "-o", out, "--html", page)
+        assert (done.code, done.out) == (130, "")
+        assert "interrupted: 3 of 6 cells are there" in done.err.splitlines()[-1]
+        greedy, sample = json.loads(out.read_text())["rows"]
+        assert [cell["error"] for cell in greedy["cells"]] == [None, None, "interrupted"]
+        assert [cell["error"] for cell in sample["cells"]] == [None, "interrupted", "interrupted"]
+        kept = [untimed(completion) for completion in greedy["completions"]]
+        assert kept == [untimed(completion) for completion in whole["rows"][0]["completions"][:2]]
+        assert "interrupted" in page.read_text()
+        assert call("compare", "--from", out).code == 3
+
+    def test_an_interrupt_before_anything_is_there_leaves_nothing(
+        self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def pressed(*_: Any) -> Cell:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Comparing, "_run", pressed)
+        done = call("compare", "The king", "-m", tiny, "--seed", "1", "-o", tmp_path / "out.txt")
+        assert (done.code, done.out) == (130, "")
+        assert not list(tmp_path.iterdir())
 
     def test_human_text_that_does_not_fit_is_a_failed_cell_too(self, model: Model) -> None:
         long = "fox " * 60
@@ -274,6 +358,18 @@ class TestJson:
         path = tmp_path / "saved.json"
         path.write_text(comparison_json(compared), encoding="utf-8")
         assert read_comparison(path) == compared
+
+    def test_whole_numbers_in_lists_of_others_are_such_too(self, compared: StrategyComparison, tmp_path: Path) -> None:
+        record = json.loads(comparison_json(compared))
+        completion = record["rows"][0]["completions"][0]
+        completion["logprobs"] = [-1, None, *completion["logprobs"][2:]]
+        path = tmp_path / "saved.json"
+        path.write_text(json.dumps(record))
+        one, none, *_ = read_comparison(path).rows[0].cells[0].samples[0].logprobs
+        assert (one, type(one), none) == (-1.0, float, None)
+        completion["logprobs"] = [-1.0, True]
+        path.write_text(json.dumps(record))
+        assert "logprobs[1] is a bool" in call("compare", "--from", path).error()
 
     def test_it_is_shown_again_without_a_model(self, compared: StrategyComparison, tmp_path: Path) -> None:
         path = tmp_path / "saved.json"
@@ -415,6 +511,16 @@ def test_the_best_of_a_column(name: str, values: tuple[float | None, ...], human
 )
 def test_a_passage_is_marked_where_it_comes_again(tokens: str, expected: str) -> None:
     assert "".join(".#"[mark] for mark in repeated(list(map(ord, tokens)))) == expected
+
+
+def test_of_many_failures_some_are_told(compared: StrategyComparison) -> None:
+    row = compared.rows[0]
+    failed = replace(row, cells=(*row.cells, *(Cell(0, error="interrupted") for _ in range(14))))
+    shown = io.StringIO()
+    show_comparison(shown, replace(compared, rows=(failed, *compared.rows[1:])))
+    lines = [line for line in shown.getvalue().splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 11
+    assert lines[-1] == "failed: 4 more"
 
 
 class TestTerminal:

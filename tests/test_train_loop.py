@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,9 @@ from models import save_other
 
 import genlm
 from genlm.errors import InputError, ModelError, OutputError, UsageError
+from genlm.model.source import ModelFolder
 from genlm.records.train import TrainReport, TrainResult
+from genlm.tasks.train import loop
 from genlm.tasks.train.data import Batches, Documents, Rows, Windows
 from genlm.tasks.train.jobs import Request
 from genlm.tasks.train.loop import Data, Training
@@ -246,6 +249,33 @@ def test_a_trained_model_goes_on_and_gets_better(
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (story[0] / "tokenizer.json").read_bytes()
 
 
+def test_a_model_of_the_hub_goes_on_from_the_commit_that_was_asked_for(
+    story: tuple[Path, list[TrainReport], TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(name: str, revision: str | None, *_: Any) -> ModelFolder:
+        asked.append((name, revision))
+        return ModelFolder(name, "hub", story[0], "c0ffee")
+
+    monkeypatch.setattr("genlm.model.hub.fetch", fetch)
+    request = Request(ask(tmp_path).source, base="some/model", revision="v1", recipe={"max_steps": 2, "eval_every": 1})
+    stopped = begin(request, tmp_path / "out").training
+    list(stopped.run(lambda: True))
+    assert asked[0] == ("some/model", "v1")
+    assert {*asked[1:]} == {("some/model", "c0ffee")}
+    del asked[:]
+    finish(resume(tmp_path / "out").training)
+    assert {*asked} == {("some/model", "c0ffee")}
+
+
+def test_a_revision_is_that_of_a_model(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--revision needs --from"):
+        begin(replace(ask(tmp_path), revision="v1"), tmp_path / "out")
+    with pytest.raises(ModelError, match="has no revisions"):
+        begin(Request(ask(tmp_path).source, base=str(tiny), revision="v1"), tmp_path / "out")
+
+
 def test_a_model_of_another_family_goes_on_too(tmp_path: Path) -> None:
     save_other(tmp_path / "llama", "llama")
     recipe = {"max_steps": 12, "learning_rate": 1e-2, "eval_every": 4}
@@ -316,6 +346,54 @@ def test_a_run_that_is_told_to_stop_goes_on_from_there(tmp_path: Path) -> None:
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
+class Killed(BaseException):
+    """Stands for the end of the program at this place."""
+
+
+@pytest.mark.parametrize("write", ["save_model", "checkpoint.save"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_run_that_is_killed_at_one_of_its_writes_comes_to_the_same_end(
+    write: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = ask(tmp_path, recipe={"save_every": 5})
+    reports, result = run(request, tmp_path / "whole")
+    assert sum(report.valid_loss is not None for report in reports) == 3
+    calls = count(1)
+    real = operator.attrgetter(write)(loop)
+
+    def killed(*arguments: Any) -> None:
+        if next(calls) == at:
+            raise Killed
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"genlm.tasks.train.loop.{write}", killed)
+        with pytest.raises(Killed):
+            run(request, tmp_path / "cut")
+    _, again = finish(resume(tmp_path / "cut").training)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert (again.best_step, again.valid_loss) == (result.best_step, result.valid_loss)
+
+
+def test_weights_in_the_folder_are_those_that_the_checkpoint_calls_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The second time the model does worse after the checkpoint than it did before it was killed.
+    losses = iter([3.0, 2.0, 4.0, 5.0])
+    monkeypatch.setattr("genlm.tasks.train.loop.estimate_loss", lambda *_: next(losses))
+    first = begin(ask(tmp_path), tmp_path / "out").training.run()
+    for report in first:
+        if report.step == 16:
+            break
+    first.close()  # type: ignore[attr-defined]
+    kept = weights(tmp_path / "out")
+    later = resume(tmp_path / "out").training
+    assert (later.place.step, later.place.best_step, later.place.best_loss) == (8, 8, 3.0)
+    _, result = finish(later)
+    assert result.best_step == 8
+    assert weights(tmp_path / "out") == kept
+
+
 def test_slow_steps_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genlm.tasks.train.loop.MOST_UNSAVED_S", 0.0)
     reports = begin(ask(tmp_path, recipe={"report_every": 2}), tmp_path / "out").training.run()
@@ -364,6 +442,9 @@ def test_another_seed_gives_another_model(tmp_path: Path) -> None:
 def test_a_finished_run_does_not_go_on_and_leaves_no_checkpoint(
     story: tuple[Path, list[TrainReport], TrainResult],
 ) -> None:
+    for name in ("README.md", "loss.png"):
+        assert resume(story[0]).training.is_finished
+        (story[0] / name).touch()
     with pytest.raises(InputError, match="is finished"):
         resume(story[0])
     assert not list(story[0].glob("checkpoint*"))

@@ -21,6 +21,7 @@ from genlm.formats.journal import open_journal
 from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import STDIN, open_inputs
 from genlm.formats.template import Template, unescape
+from genlm.model.fingerprint import fingerprinted
 from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch, journal_path
@@ -223,7 +224,7 @@ def batch(
         open_ledger() as ledger,
         Spinner(enabled=not quiet) as spinner,
     ):
-        folder = model.find(notify)
+        folder = fingerprinted(model.find(notify), allow_pickle=model.allow_pickle)
         spinner.say("reading the prompts")
         planned = Batch(
             files,
@@ -235,6 +236,7 @@ def batch(
             model={
                 "name": folder.name,
                 "revision": folder.revision,
+                "fingerprint": folder.fingerprint,
                 "dtype": None if model.dtype == "auto" else model.dtype,
             },
             has_seed=seed is not None,
@@ -245,7 +247,7 @@ def batch(
         progress = BatchProgress(planned.counts, retries=retry_errors, enabled=not quiet)
         if planned.has_left:
             loaded = model.load_found(folder, spinner)
-            planned.check_model(model_of(loaded.info))
+            planned.check_model(model_of(loaded))
             spinner.stop()
             _run(planned, loaded, size, progress, is_strict=on_error == "stop")
         spinner.say("putting the records in order")

@@ -124,10 +124,9 @@ def compare(
     notify: Notify = (lambda _: None) if quiet else notice
     if saved is not None:
         check_saved_alone(context, "--from", "comparison", only=WITH_SAVED)
+        _show_saved(saved, format, output, html)
+        return
     with open_output(output) as stream, open_page(html, output) as page:
-        if saved is not None:
-            _write(read_comparison(saved), format, stream, page)
-            return
         contenders = choose_contenders(strategy or (), presets, grid or (), notify)
         settings = Settings(max_new_tokens, samples, draw_seed() if seed is None else seed, overflow)
         prompts = _prompts(prompt, file)
@@ -137,12 +136,39 @@ def compare(
             loaded = model.load(notify, spinner)
             comparing = Comparing(loaded, prompts, contenders, settings, human=human, judge=judging)
         with ProgressBar("comparing", len(comparing), enabled=not quiet) as bar:
-            for _ in bar.count(comparing):
-                pass
+            is_interrupted = _run(comparing, bar)
         result = comparing.result
         _write(result, format, stream, page)
     notify(comparison_summary(result))
-    _check_whole(result, len(comparing))
+    if is_interrupted:
+        notify(f"interrupted: {comparing.done:,} of {len(comparing):,} cells are there, the others count as failed")
+        raise KeyboardInterrupt
+    _check_whole(result)
+
+
+def _run(comparing: Comparing, bar: ProgressBar) -> bool:
+    """Run all cells, or those for which there is time until Ctrl-C. Returns whether that was pressed.
+
+    Raises:
+        KeyboardInterrupt: where no strategy has a text by then.
+    """
+    try:
+        for _ in bar.count(comparing):
+            pass
+    except KeyboardInterrupt:
+        if not comparing.has_samples:
+            raise
+        comparing.stop("interrupted")
+        return True
+    return False
+
+
+def _show_saved(saved: Path, format: Format, output: Path | None, html: Path | None) -> None:
+    """Show a comparison again. Raises PartlyFailed as the run did that made it."""
+    with open_output(output) as stream, open_page(html, output) as page:
+        comparison = read_comparison(saved)
+        _write(comparison, format, stream, page)
+    _check_whole(comparison)
 
 
 def _prompts(prompt: str | None, file: Path | None) -> tuple[str, ...]:
@@ -162,9 +188,10 @@ def _write(comparison: StrategyComparison, format: Format, stream: TextIO, page:
         page.write(comparison_page(comparison))
 
 
-def _check_whole(comparison: StrategyComparison, cells: int) -> None:
+def _check_whole(comparison: StrategyComparison) -> None:
     """Raise PartlyFailed where some of the cells failed."""
     failed = failures(comparison)
     if failed:
+        cells = sum(len(row.cells) for row in comparison.rows)
         where, why = failed[0]
         raise PartlyFailed(f"{len(failed):,} of {cells:,} cells failed, the first {where}: {why}")

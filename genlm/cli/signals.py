@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,7 +20,12 @@ def end_tidily_when_told() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise _ending(number)
+
+
+def _ending(number: int) -> BaseException:
+    """How a signal ends the program."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextmanager
@@ -46,19 +51,24 @@ def insistent_interrupts() -> Iterator[None]:
 
 
 class Finishing:
-    """Whether a user wants to come to an end: as soon as Ctrl-C was pressed. `notify` is told so once."""
+    """Whether a user wants to come to an end: as soon as Ctrl-C was pressed. `notify` is told so once.
+
+    `ending` is then what the program is to end with.
+    """
 
     def __init__(self, notify: Callable[[str], None], most_s: float) -> None:
         self.pressed = False
+        self.ending: BaseException = KeyboardInterrupt()
         self._notify = notify
         self._most_s = most_s
         self._deadline: float | None = None
 
     def press(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signal. Raises KeyboardInterrupt the second time."""
+        """The handler of the signals. Raises KeyboardInterrupt, or SystemExit for another, the second time."""
         if self.pressed:
-            raise KeyboardInterrupt
+            raise _ending(number)
         self.pressed = True
+        self.ending = _ending(number)
 
     def __call__(self) -> bool:
         """Whether nothing more is to begin. Raises KeyboardInterrupt where what was under way has had its time."""
@@ -74,14 +84,19 @@ class Finishing:
 
 
 @contextmanager
-def graceful_interrupt(notify: Callable[[str], None] = lambda _: None, most_s: float = math.inf) -> Iterator[Finishing]:
+def graceful_interrupt(
+    notify: Callable[[str], None] = lambda _: None,
+    most_s: float = math.inf,
+    signals: Sequence[signal.Signals] = (signal.SIGINT,),
+) -> Iterator[Finishing]:
     """Whether Ctrl-C was pressed, for a block that ends itself at a good place, within so many seconds.
 
-    Pressed again it ends at once.
+    Pressed again it ends at once. Other `signals` mean the same.
     """
     finishing = Finishing(notify, most_s)
-    handler = signal.signal(signal.SIGINT, finishing.press)
+    handlers = {number: signal.signal(number, finishing.press) for number in signals}
     try:
         yield finishing
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

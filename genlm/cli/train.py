@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,11 +13,12 @@ from genlm.cli import options
 from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.errors import UsageError
 from genlm.formats.documents import FIELD
+from genlm.formats.output import replacing
 from genlm.model.source import Notify
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 from genlm.views.train import TrainView
-from genlm.views.train_card import read_card, write_card
+from genlm.views.train_card import model_card, read_card
 from genlm.views.train_curve import draw_curve
 
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ text_option = options.panel("Texts")
 size_option = options.panel("Model")
 loop_option = options.panel("Training")
 BY_SIZE = "by the size of the corpus"
-LOG, CURVE = "log.jsonl", "loss.png"
+# How a user ends a run, and how a machine does: SLURM, Kubernetes, systemd.
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
+LOG, CURVE, CARD = "log.jsonl", "loss.png", "README.md"
 
 
 def train(
@@ -60,6 +64,9 @@ def train(
             metavar="MODEL",
             help="Go on with a trained model (fable, a folder, a Hub id): its size, its tokenizer.",
         ),
+    ] = None,
+    revision: Annotated[
+        str | None, size_option(metavar="REF", help="Branch, tag or commit of --from, on the Hub.")
     ] = None,
     preset: Annotated[
         str | None,
@@ -193,11 +200,15 @@ def train(
         from genlm.tasks.train.texts import Source
 
         source = Source(_absolute(corpus), _absolute(valid), valid_share, per, text_field)
-        request = Request(source, base, tokenizer, preset, shape, recipe, dtype, save_dtype, device)
+        request = Request(source, base, tokenizer, preset, shape, recipe, dtype, save_dtype, device, revision)
         run = _resumed(out, request, notify) if resume else _begun(out, request, overwrite, notify)
-    _train(run, out, quiet=quiet, notify=notify)
-    draw_curve(out / LOG, out / CURVE)
-    write_card(out, run.facts, template, __version__)
+    with run.hold:
+        if not run.training.is_finished:
+            _train(run, out, quiet=quiet, notify=notify)
+        with replacing(out / CURVE) as picture:
+            draw_curve(out / LOG, picture)
+        with replacing(out / CARD) as stream:
+            stream.write(model_card(out, run.facts, template, __version__).encode())
     notify(f"the model is in {out}; genlm generate -m {out}")
 
 
@@ -240,10 +251,10 @@ def _train(run: Run, out: Path, *, quiet: bool, notify: Notify) -> None:
     with (
         suited_to(facts.device, facts.width),
         TrainView(facts, enabled=not quiet) as view,
-        graceful_interrupt() as asked,
+        graceful_interrupt(signals=ENDINGS) as asked,
     ):
         for record in run.training.run(asked):
             view.show(record)
     if not run.training.is_finished:
         notify(f"interrupted at step {run.training.place.step}; genlm train --resume -o {out} goes on from there")
-        raise KeyboardInterrupt
+        raise asked.ending

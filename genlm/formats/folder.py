@@ -16,6 +16,9 @@ from genlm.formats.journal import open_journal
 from genlm.formats.output import cannot_write, replacing
 from genlm.formats.remote import file_system, is_remote
 
+# Held by the run that writes to a folder.
+LOCK = ".lock"
+
 
 def open_folder(place: str) -> LocalFolder | RemoteFolder:
     """The folder at a path, or at a URI that pyarrow knows a file system for, as s3:// and gs://."""
@@ -79,7 +82,7 @@ class LocalFolder:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        with open_journal(folder / ".lock"):
+        with open_journal(folder / LOCK):
             yield
 
     def _path(self, name: str) -> Path:

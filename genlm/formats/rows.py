@@ -83,6 +83,19 @@ class InputFile:
         }
         return read[self.format](self)
 
+    def columns(self) -> list[str]:
+        """The columns that a table names, whether or not it has rows; none of a file of another format.
+
+        Raises InputError as `rows` does.
+        """
+        if self.format == "parquet":
+            with _opened_parquet(self) as table:
+                return list(table.schema_arrow.names)
+        if self.format in ("csv", "tsv"):
+            with _opened_table(self) as (header, _):
+                return header
+        return []
+
 
 @contextmanager
 def open_inputs(
@@ -250,6 +263,14 @@ def _part(part: bytes, line: int) -> tuple[int, bytes | None]:
 
 
 def _read_table(file: InputFile) -> Iterator[InputRow]:
+    with _opened_table(file) as (header, reader):
+        for number, (line, fields) in enumerate(_records(reader), 1):
+            yield _table_row(file.name, number, line, header, fields)
+
+
+@contextmanager
+def _opened_table(file: InputFile) -> Iterator[tuple[list[str], Any]]:
+    """The header, and a reader of what follows."""
     with _opened(file) as stream, _long_fields():
         # What is not UTF-8 becomes lone surrogates, by which its row is known.
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -260,8 +281,7 @@ def _read_table(file: InputFile) -> Iterator[InputRow]:
             raise InputError(f"{file.name}: no header: {error}") from error
         if len(set(header)) < len(header) or any(map(_has_surrogates, header)):
             raise InputError(f"{file.name}: a column's name is there twice, or is not valid UTF-8")
-        for number, (line, fields) in enumerate(_records(reader), 1):
-            yield _table_row(file.name, number, line, header, fields)
+        yield header, reader
 
 
 def _records(reader: Any) -> Iterator[tuple[int, list[str] | _Wrong]]:
@@ -310,6 +330,14 @@ def _long_fields() -> Iterator[None]:
 
 
 def _read_parquet(file: InputFile) -> Iterator[InputRow]:
+    with _opened_parquet(file) as table:
+        for first, batch in _batches(table):
+            for at in range(batch.num_rows):
+                yield _parquet_row(file.name, first + at, batch, at)
+
+
+@contextmanager
+def _opened_parquet(file: InputFile) -> Iterator[Any]:
     import pyarrow
     from pyarrow import parquet
 
@@ -321,9 +349,7 @@ def _read_parquet(file: InputFile) -> Iterator[InputRow]:
             source = plain
         try:
             with parquet.ParquetFile(source) as table:
-                for first, batch in _batches(table):
-                    for at in range(batch.num_rows):
-                        yield _parquet_row(file.name, first + at, batch, at)
+                yield table
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{file.name}: not a Parquet file that can be read: {error}") from error
 

@@ -27,7 +27,10 @@ DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is loaded: what runs, its tokenizer, and what ends and starts a text."""
+    """A model that is loaded: what runs, its tokenizer, and what ends and starts a text.
+
+    `fingerprint` is that of its folder.
+    """
 
     info: ModelInfo
     network: Network
@@ -36,6 +39,7 @@ class Model:
     start_id: int | None
     load_s: float
     engine: Engine = "genlm"
+    fingerprint: str | None = None
 
 
 def load_model(
@@ -84,6 +88,7 @@ def load_model(
         start_id=_start_id(config, tokenizer, network.vocab_size),
         load_s=time.perf_counter() - started,
         engine=engine,
+        fingerprint=folder.fingerprint,
     )
 
 

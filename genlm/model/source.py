@@ -21,12 +21,16 @@ PREFERRED = "gpt2"
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder, and where it came from. `revision` is the commit of a Hub model."""
+    """A model's folder, and where it came from. `revision` is the commit of a Hub model.
+
+    `fingerprint` tells what it holds, as genlm.model.fingerprint has it, where that was asked for.
+    """
 
     name: str
     source: Source
     path: Path
     revision: str | None = None
+    fingerprint: str | None = None
 
 
 def find_model(

@@ -15,10 +15,11 @@ class RowError(TypedDict):
 
 
 class BatchModel(TypedDict):
-    """The model that made a record."""
+    """The model that made a record; `fingerprint` tells what a model that is not of the Hub holds."""
 
     name: str
     revision: str | None
+    fingerprint: str | None
     dtype: str | None
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.kinds import Value
 from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, ModelError
+from genlm.model.memory import is_out_of_memory
 from genlm.records.compare import Cell, Sample, StrategyComparison, StrategyRow
 from genlm.tasks.generate import Generating, Limits, Overflow
 from genlm.tasks.metrics import Metrics, distances, measure_all
@@ -22,6 +24,7 @@ DEFAULT_STRATEGIES = ("greedy", "beam", "top-k", "top-p")
 # As many tokens keep their alternatives as a page shows, shared among the strategies; they take most of the memory.
 MOST_TRACED = 20_000
 HUMAN = "reference"
+OUT_OF_MEMORY, NEEDS_LESS = "out of memory", "fewer samples (-n), fewer tokens, or a smaller model need less"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Comparing:
     """A comparison under way. Iterate to run it cell by cell; `result` is then there.
 
     A prompt is encoded once for all strategies, and all samples of a strategy are decoded together. Human text goes
-    first; of it and of each prompt under each strategy there is a cell, with an error where the model or prompt fails.
+    first; of it and of each prompt under each strategy there is a cell, with an error where the model or prompt fails
+    or the memory does not suffice. `done` counts those that were run.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Comparing:
         self._human = tuple(human)
         self._limits = [settings.limits(contender.strategy) for contender in contenders]
         self._judging = Judge(judge) if judge is not None else None
+        self.done = 0
         self._errors: list[GenlmError] = []
         self._rows = [_Gathered(MOST_TRACED // (len(contenders) + bool(human))) for _ in contenders]
         self._human_row = _Gathered(MOST_TRACED // (len(contenders) + 1))
@@ -92,18 +97,29 @@ class Comparing:
 
         reader = HumanTexts(self.model, self.prompts, self.settings.max_new_tokens)
         for index, text in enumerate(self._human):
-            yield self._human_row.take(self._judged(self._read(reader, index, text)))
+            yield self._take(self._human_row, reader.prompt_of(text), partial(self._read, reader, index, text))
         network = sharing_prefill(self.model.network, self.settings.max_new_tokens)
         model = replace(self.model, network=network)
         order = sorted(range(len(self.contenders)), key=lambda at: watching_first(self.contenders[at].strategy))
         for place in range(len(self.prompts)):
             for at in order:
-                yield self._rows[at].take(self._judged(self._run(model, at, place)))
+                yield self._take(self._rows[at], place, partial(self._run, model, at, place))
+
+    def stop(self, reason: str) -> None:
+        """Let every cell that was not run have failed, for this reason."""
+        for row in self._rows:
+            row.cells += [Cell(place, error=reason) for place in range(len(row.cells), len(self.prompts))]
+        self._human_row.cells += [Cell(None, error=reason) for _ in self._human[len(self._human_row.cells) :]]
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether any strategy has a text."""
+        return any(row.has_samples for row in self._rows)
 
     @property
     def result(self) -> StrategyComparison:
         """The comparison, once all cells were taken. Where no strategy has a sample, the first error is raised."""
-        if not any(row.has_samples for row in self._rows):
+        if not self.has_samples:
             raise self._errors[0]
         human = measure_all(self._human_row.cells, self.settings.seed) if self._human else None
         rows = [self._row(at, row.cells, human) for at, row in enumerate(self._rows)]
@@ -125,6 +141,19 @@ class Comparing:
         apart = None if human is None else distances(metrics, human)
         strategy = contender.strategy
         return StrategyRow(strategy.name, strategy.spec, dict(contender.swept), tuple(cells), metrics, apart)
+
+    def _take(self, row: _Gathered, place: int | None, run: Callable[[], Cell]) -> Cell:
+        """What `run` gives, judged and taken into its row."""
+        try:
+            cell = self._judged(run())
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._errors.append(ModelError(OUT_OF_MEMORY, hint=NEEDS_LESS))
+            cell = Cell(place, error=OUT_OF_MEMORY)
+        kept = row.take(cell)
+        self.done += 1
+        return kept
 
     def _run(self, model: Model, at: int, place: int) -> Cell:
         strategy, limits, seed = self.contenders[at].strategy, self._limits[at], self.settings.seed

@@ -71,7 +71,11 @@ class ZipfFit:
         tokens = np.array([token for text in self.texts for token in text], dtype=np.int64)
         owners = np.repeat(np.arange(len(self.texts)), [len(text) for text in self.texts])
         _, types = np.unique(tokens, return_inverse=True)
-        return np.array([zipf(np.bincount(types, weights=row[owners])) for row in weights])
+        # Each type of each text once, which are far fewer than tokens.
+        size = types.max(initial=0) + 1
+        pairs, counts = np.unique(owners * size + types, return_counts=True)
+        owners, types = pairs // size, pairs % size
+        return np.array([zipf(np.bincount(types, weights=row[owners] * counts)) for row in weights])
 
 
 def estimate(measure: Measure, resampled: Array) -> Estimate | None:
@@ -260,6 +264,7 @@ def overlaps(texts: Sequence[Sequence[int]], order: int) -> list[Overlap | None]
     runs = [extract_all_word_ngrams(" ".join(map(str, texts[at])), 1, order)[0] for at in there]
     most, second = _most_often(runs)
     lengths = Counter(len(texts[at]) for at in there)
+    closest = {length: _closest(length, lengths - Counter([length])) for length in lengths}
     for place, at in enumerate(there):
         common, total = [0] * order, [0] * order
         for run, count in runs[place].items():
@@ -267,7 +272,7 @@ def overlaps(texts: Sequence[Sequence[int]], order: int) -> list[Overlap | None]
             common[len(run) - 1] += min(count, second[run] if owner == place else best)
             total[len(run) - 1] += count
         length = len(texts[at])
-        found[at] = Overlap(common, total, length, _closest(length, lengths - Counter([length])))
+        found[at] = Overlap(common, total, length, closest[length])
     return found
 
 

@@ -15,6 +15,8 @@ from genlm.formats.saved import read_json
 from genlm.records.compare import METRICS, Cell, Estimate, Sample, StrategyComparison, StrategyRow
 from genlm.records.model import ModelInfo
 
+PLAIN = frozenset({str, int, float, bool, type(None)})
+
 
 class _Wrong(Exception):
     """A value that is not what its place asks for."""
@@ -101,13 +103,16 @@ def _take(record: dict[str, Any], key: str, kind: Any, place: str = "") -> Any:
 
 def _made(kind: Any, value: Any, place: str) -> Any:
     """A value of JSON as what a type hint says; raises _Wrong where it is nothing of the kind."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
+    if kind is Any or type(value) in _plain_types(kind):
         return value
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return _made_one_of(arguments, value, place)
     if origin is typing.Literal and value in arguments:
         return value
+    if origin in (list, tuple) and isinstance(value, list) and set(map(type, value)) <= _plain_types(arguments[0]):
+        # Most of a file are lists of numbers.
+        return origin(value)
     if origin is list and isinstance(value, list):
         return [_made(arguments[0], each, f"{place}[{at}]") for at, each in enumerate(value)]
     if origin is tuple and isinstance(value, list):
@@ -120,9 +125,14 @@ def _made(kind: Any, value: Any, place: str) -> Any:
         return _dataclass(kind, value, place)
     if kind is float and type(value) is int:
         return float(value)
-    if isinstance(kind, type) and type(value) is kind:
-        return value
     raise _Wrong(f"{place} is a {type(value).__name__}")
+
+
+@cache
+def _plain_types(kind: Any) -> frozenset[type]:
+    """The types of JSON whose values are of this kind as they are."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    return frozenset(kinds) & PLAIN
 
 
 def _made_one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:

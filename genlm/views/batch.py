@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Each picture takes time from the model.
 PICTURES_PER_SECOND = 2
 LINE_EVERY_S = 5.0
+# The first prompts to end are the shortest, and what they took tells little of the others.
+LEAST_KNOWN, LEAST_KNOWN_S = 5, 3.0
 # A file of nothing but bad rows is not told row by row.
 MOST_ERRORS = 10
 
@@ -108,7 +110,7 @@ class BatchProgress:
 
     def _left(self) -> str:
         made = self.done - self._before
-        if not made:
+        if made < LEAST_KNOWN or self.seconds < LEAST_KNOWN_S:
             return ""
         return f"{_duration(self.seconds / made * (self.total - self.done))} left"
 

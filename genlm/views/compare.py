@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 BEST, REPEATED, FAILED = "bold green", "red underline", "bold red"
 NAME_WIDTH = 32
 GAP = 2
+# An interrupted comparison may have thousands.
+MOST_FAILURES = 10
 
 
 def show_comparison(stream: TextIO, comparison: StrategyComparison) -> None:
@@ -179,7 +181,9 @@ def _table_cell(column: _Metric | _Distance, place: int, row: StrategyRow) -> Te
 
 
 def _failures(comparison: StrategyComparison) -> list[str]:
-    return [f"failed: {where}: {why}" for where, why in failures(comparison)]
+    lines = [f"failed: {where}: {why}" for where, why in failures(comparison)]
+    more = len(lines) - MOST_FAILURES
+    return lines if more <= 0 else [*lines[:MOST_FAILURES], f"failed: {more:,} more"]
 
 
 def failures(comparison: StrategyComparison) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from genlm.errors import InputError, OutputError
+from genlm.errors import InputError
 from genlm.records.train import TrainFacts
 
 FIGURES = "{figures}"
@@ -48,18 +48,15 @@ def read_card(path: Path | None) -> str | None:
     return text
 
 
-def write_card(out: Path, facts: TrainFacts, template: str | None, version: str) -> None:
-    """Write the card into the folder of a run that this `version` of genlm has finished. Raises OutputError."""
+def model_card(out: Path, facts: TrainFacts, template: str | None, version: str) -> str:
+    """The card for the folder of a run that this `version` of genlm has finished."""
     made = f"GPT-2 trained from scratch with genlm {version}."
     if facts.base is not None:
         made = f"{_code(Path(facts.base).name)}, trained further with genlm {version}."
     card = template or CARD.replace("{name}", out.resolve().name).replace("{made}", made)
     result = json.loads((out / "log.jsonl").read_text("utf-8").splitlines()[-1])
     megabytes = (out / "model.safetensors").stat().st_size / 1e6
-    try:
-        (out / "README.md").write_text(card.replace(FIGURES, _table(_rows(facts, result, megabytes))), "utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {out / 'README.md'}: {error.strerror or error}") from error
+    return card.replace(FIGURES, _table(_rows(facts, result, megabytes)))
 
 
 def _rows(facts: TrainFacts, result: dict[str, Any], megabytes: float) -> list[tuple[str, str]]:

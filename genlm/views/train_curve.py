@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
-
-from genlm.errors import OutputError
+from typing import Any, BinaryIO
 
 
-def draw_curve(log: Path, picture: Path) -> None:
-    """Draw what a run's log holds: the loss of its steps, and on held-out text. Raises OutputError."""
+def draw_curve(log: Path, picture: BinaryIO) -> None:
+    """Draw what a run's log holds: the loss of its steps, and on held-out text."""
     # It would tell of its fonts on a first run.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
@@ -27,10 +25,7 @@ def draw_curve(log: Path, picture: Path) -> None:
     axes.set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    try:
-        figure.savefig(picture, dpi=120)
-    except OSError as error:
-        raise OutputError(f"cannot write {picture}: {error.strerror or error}") from error
+    figure.savefig(picture, format="png", dpi=120)
 
 
 def _draw(axes: Any, reports: list[dict[str, Any]], key: str, **style: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from genlm.formats.template import Template
 from genlm.records.batch import RowError
 from genlm.tasks.generate import Limits, check_count
 
+# Beyond this a float may not be the number that was written.
+LARGEST_EXACT = 2**53
 OVERRIDES = ("strategy", "seed", "max_new_tokens")
 
 
@@ -77,10 +79,13 @@ def read_jobs(files: Iterable[InputFile], fields: Fields, settings: Settings) ->
 
 def read_file(file: InputFile, name: str, fields: Fields, settings: Settings) -> Iterator[Job]:
     """The jobs of one of them; `name` is what `names_of` has for it. Raises as `read_jobs`."""
+    row = None
     for row in file.rows():
         if file.format != "jsonl" and row.error is None:
-            _check_columns(row, file.format, fields)
+            _check_columns(row.source, row.columns, file.format, fields)
         yield _job(row, name, fields, settings)
+    if row is None and (columns := file.columns()):
+        _check_columns(file.name, columns, file.format, fields)
 
 
 def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> Iterator[Job]:
@@ -96,13 +101,13 @@ def names_of(files: Sequence[InputFile]) -> list[str]:
     return names if len(set(names)) == len(names) else [file.name for file in files]
 
 
-def _check_columns(row: InputRow, format: Format, fields: Fields) -> None:
+def _check_columns(source: str, columns: Collection[str], format: Format, fields: Fields) -> None:
     is_id_asked_for = format != "txt" and fields.id != Fields.id
     for column in [*fields.needed, *([fields.id] if is_id_asked_for else [])]:
-        if column not in row.columns:
-            has = ", ".join(row.columns) or "no columns"
+        if column not in columns:
+            has = ", ".join(columns) or "no columns"
             option = "--prompt-field" if column in fields.needed else "--id-field"
-            raise InputError(f"{row.source} has no column {column!r}", hint=f"it has {has}; {option} names another")
+            raise InputError(f"{source} has no column {column!r}", hint=f"it has {has}; {option} names another")
 
 
 def _job(row: InputRow, name: str, fields: Fields, settings: Settings) -> Job:
@@ -121,7 +126,7 @@ def _job(row: InputRow, name: str, fields: Fields, settings: Settings) -> Job:
 
 def _take_id(own: dict[str, Any], column: str, default: str | int) -> str | int:
     """The id of a row, which is taken out, or the default. Raises ValueError where what it has can be none."""
-    id = own.pop(column, None)
+    id = _exact(own.pop(column, None))
     if id is None or id == "":
         return default
     if isinstance(id, bool) or not isinstance(id, (str, int)):
@@ -179,14 +184,26 @@ def _settings_with(settings: Settings, spec: str | None, seed: int | None, new: 
 
 def _whole(name: str, value: Any) -> int | None:
     """A whole number, which tables may hold as text."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    try:
-        if isinstance(value, str):
-            return int(value)
-    except ValueError:
-        pass
+    number = _exact(_number(value) if isinstance(value, str) else value)
+    if number is None or (isinstance(number, int) and not isinstance(number, bool)):
+        return number
     raise UsageError(f"{name} is {_shown(value)}, where a whole number must be")
+
+
+def _number(text: str) -> int | float | str:
+    """The number that a text is, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _exact(value: Any) -> Any:
+    """A float that is a whole number as that: such are all numbers of a column where a program found one missing."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT
+    return int(value) if is_whole else value
 
 
 def _shown(value: Any) -> str:

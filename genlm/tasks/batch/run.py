@@ -35,6 +35,7 @@ class Making:
     strategy: str
     model: str
     revision: str | None
+    model_fingerprint: str | None
     dtype: str | None
     num_return_sequences: int
     stop: tuple[str, ...]
@@ -49,6 +50,7 @@ class Making:
             settings.strategy.spec,
             model["name"],
             model["revision"],
+            model["fingerprint"],
             model["dtype"],
             limits.num_return_sequences,
             limits.stop,
@@ -64,6 +66,7 @@ class Making:
             record["strategy"],
             model["name"],
             model["revision"],
+            model["fingerprint"],
             model["dtype"],
             record["num_return_sequences"],
             tuple(record["stop"]),

@@ -19,7 +19,6 @@ from genlm.tasks.batch.jobs import Job
 from genlm.tasks.generate import encode_prompt, make_request
 
 if TYPE_CHECKING:
-    from genlm.model.info import ModelInfo
     from genlm.model.load import Model
 
 
@@ -39,9 +38,9 @@ def run_jobs(
         if isinstance(event, Completion):
             pending.completions.append(event)
             if len(pending.completions) == pending.job.settings.limits.num_return_sequences:
-                yield _record(pending.job, model.info, pending.completions)
+                yield _record(pending.job, model, pending.completions)
         elif isinstance(event, Failed):
-            yield _record(pending.job, model.info, error=_reason(event.error))
+            yield _record(pending.job, model, error=_reason(event.error))
 
 
 @dataclass(eq=False)
@@ -69,9 +68,7 @@ def _requests(model: Model, jobs: Iterable[Job]) -> Iterator[tuple[_Pending, Req
             yield _Pending(job), request
 
 
-def _record(
-    job: Job, model: ModelInfo, completions: Iterable[Completion] = (), *, error: str | None = None
-) -> BatchRecord:
+def _record(job: Job, model: Model, completions: Iterable[Completion] = (), *, error: str | None = None) -> BatchRecord:
     settings = job.settings
     return {
         "id": job.id,
@@ -90,9 +87,15 @@ def _record(
     }
 
 
-def model_of(model: ModelInfo) -> BatchModel:
+def model_of(model: Model) -> BatchModel:
     """What a record says of its model."""
-    return {"name": model.name, "revision": model.revision, "dtype": model.dtype}
+    info = model.info
+    return {
+        "name": info.name,
+        "revision": info.revision,
+        "fingerprint": model.fingerprint,
+        "dtype": info.dtype,
+    }
 
 
 def _plain(completion: Completion) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from genlm.tasks.cluster.manifest import (
     Manifest,
     check_files,
     check_same,
+    made_by,
     made_with,
     settled,
 )
@@ -70,7 +71,7 @@ class Conductor:
         with self._lock:
             assert self._manifest is not None
             assert self._folder is not None
-            now = {"model": model["name"], "revision": model["revision"], "dtype": model["dtype"]}
+            now = made_by(model)
             check_same(self._manifest.made_with, now, self._folder.place)
             if self._manifest.made_with["dtype"] is None:
                 self._manifest = replace(self._manifest, made_with={**self._manifest.made_with, **now})

@@ -64,13 +64,21 @@ def read_manifest(folder: LocalFolder | RemoteFolder) -> Manifest | None:
         raise OutputError(f"{folder.place}/{NAME} is no manifest of genlm batch") from error
 
 
+def made_by(model: BatchModel) -> dict[str, Any]:
+    """What a completion depends on of its model, by name."""
+    return {
+        "model": model["name"],
+        "revision": model["revision"],
+        "model_fingerprint": model["fingerprint"],
+        "dtype": model["dtype"],
+    }
+
+
 def made_with(settings: Settings, model: BatchModel) -> dict[str, Any]:
     """All that a completion depends on beside its row, by name; the dtype is None where it is not known yet."""
     limits = settings.limits
     return {
-        "model": model["name"],
-        "revision": model["revision"],
-        "dtype": model["dtype"],
+        **made_by(model),
         "strategy": settings.strategy.spec,
         "seed": settings.seed,
         "max_new_tokens": limits.max_new_tokens,
@@ -83,7 +91,6 @@ def made_with(settings: Settings, model: BatchModel) -> dict[str, Any]:
 
 def record_made_with(record: BatchRecord) -> dict[str, Any]:
     """The same of a record as it was written."""
-    model = record["model"]
     plain: dict[str, Any] = {
         name: record[name]
         for name in (
@@ -96,7 +103,7 @@ def record_made_with(record: BatchRecord) -> dict[str, Any]:
             "deterministic",
         )
     }
-    return {"model": model["name"], "revision": model["revision"], "dtype": model["dtype"], **plain}
+    return {**made_by(record["model"]), **plain}
 
 
 def check_same(then: Mapping[str, Any], now: Mapping[str, Any], place: str, row: str = "") -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from genlm.errors import ModelError
 from genlm.formats.folder import LocalFolder, RemoteFolder, open_folder
 from genlm.formats.rows import InputFile
+from genlm.model.fingerprint import fingerprinted
 from genlm.model.source import ModelFolder, find_model
 from genlm.records.batch import BatchModel, BatchRecord
 from genlm.tasks.batch.jobs import Fields, Job, Settings, names_of
@@ -36,7 +37,12 @@ class ModelChoice:
     def known(self) -> BatchModel:
         """What is known of it before it is loaded."""
         dtype = None if self.dtype == "auto" else self.dtype
-        return {"name": self.folder.name, "revision": self.folder.revision, "dtype": dtype}
+        return {
+            "name": self.folder.name,
+            "revision": self.folder.revision,
+            "fingerprint": self.folder.fingerprint,
+            "dtype": dtype,
+        }
 
     def load(self) -> Model:
         """Load it on this machine. Raises ModelError where it is not there, or cannot be loaded."""
@@ -47,13 +53,14 @@ class ModelChoice:
     def _here(self) -> ModelFolder:
         folder = self.folder
         if folder.source != "local":
-            return find_model(folder.name, revision=folder.revision, allow_pickle=self.allow_pickle)
+            found = find_model(folder.name, revision=folder.revision, allow_pickle=self.allow_pickle)
+            return fingerprinted(found, allow_pickle=self.allow_pickle)
         if not Path(folder.path).is_dir():
             raise ModelError(
                 f"model {folder.name}: there is no folder {folder.path} on a machine of the cluster",
                 hint="it must be at the same path on every one, as in a shared folder",
             )
-        return folder
+        return fingerprinted(folder, allow_pickle=self.allow_pickle)
 
 
 @dataclass(frozen=True)
@@ -121,8 +128,11 @@ def make_plan(
     as_line: Callable[[BatchRecord], str],
     **choices: Any,
 ) -> Plan:
-    """A plan that means the same on every machine, whatever the folder that it is run from."""
-    found = model.folder
+    """A plan that means the same on every machine, whatever the folder that it is run from.
+
+    Raises ModelError for a model without weights.
+    """
+    found = fingerprinted(model.folder, allow_pickle=model.allow_pickle)
     here = replace(found, path=found.path.absolute()) if found.source == "local" else found
     places = [replace(file, path=file.path.absolute()) if isinstance(file.path, Path) else file for file in files]
     return Plan(

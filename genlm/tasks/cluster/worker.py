@@ -85,7 +85,7 @@ class Worker:
     def _make(self, chunk: Chunk) -> Made:
         folder, plan = self._plan.folder, self._plan
         records, is_part = read_records(folder, chunk.part)
-        known = plan.model.known if self._model is None else model_of(self._model.info)
+        known = plan.model.known if self._model is None else model_of(self._model)
         done = finished(chunk.jobs, records, known, plan.output, retries=plan.retries)
         left = [job for job in chunk.jobs if str(job.id) not in done]
         self._pulse.note(chunk.part, len(done))
@@ -114,7 +114,7 @@ class Worker:
     def _loaded(self) -> Model:
         if self._model is None:
             self._model = self._plan.model.load()
-            self._office.check_model(model_of(self._model.info))
+            self._office.check_model(model_of(self._model))
         return self._model
 
     @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from genlm.errors import OutputError
+from genlm.formats.folder import LOCK
 from genlm.model.thirdparty import silence_transformers
 from genlm.tasks.train.network import weights_of
 
@@ -30,10 +31,11 @@ TOKENIZER_FILES = (
 # of another both are there, and so it is with the weights that are left.
 CHECKPOINT_BYTES = 2 * 3 * 4
 WEIGHT_BYTES = 2 * 4
+CARD, CURVE = "README.md", "loss.png"
 # What a run leaves, beside the files of its tokenizer.
 LEFT = (
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
-    *("checkpoint.safetensors", "training.json", "log.jsonl", "loss.png", "README.md"),
+    *("checkpoint.safetensors", "training.json", "log.jsonl", CURVE, CARD),
 )
 
 
@@ -41,13 +43,18 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """Raise OutputError where something is at `out` that may not be written over."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or not any(path.name != LOCK for path in out.iterdir()):
         return
     if not (out / "training.json").is_file():
         raise OutputError(f"{out} is there already, and holds no run of genlm train", hint="name another folder")
     if not overwrite:
         goes_on = "--resume goes on with the run in it, " if (out / "checkpoint.safetensors").is_file() else ""
         raise OutputError(f"{out} is there already, and not empty", hint=f"{goes_on}--overwrite begins anew")
+
+
+def is_complete(out: Path) -> bool:
+    """Whether a run that came to its end has left its card and curve, too."""
+    return all((out / name).is_file() for name in (CARD, CURVE))
 
 
 def check_room(out: Path, parameters: int) -> None:

@@ -29,7 +29,8 @@ NAME = "training.json"
 class Request:
     """What a user asks for; what is not in `shape` and `recipe` has its default by the size of the corpus.
 
-    `base` is the model to go on with; of `shape` it takes `n_positions` only, how much of its context to train on.
+    `base` is the model to go on with, of the Hub at `revision`; of `shape` it takes `n_positions` only, how much of its
+    context to train on.
     """
 
     source: Source
@@ -41,6 +42,7 @@ class Request:
     dtype: PrecisionChoice = "auto"
     save_dtype: SavedType | None = None
     device: DeviceChoice = "auto"
+    revision: str | None = None
 
     @property
     def seed(self) -> int:
@@ -52,7 +54,7 @@ class Request:
 class Job:
     """All that decides what a run comes to. The model is a new one of `shape`, or `base`; a row has `context` tokens.
 
-    `parameters` is how many numbers it learns, about.
+    `parameters` is how many numbers it learns, about. `revision` is the commit of a `base` from the Hub.
     """
 
     source: Source
@@ -65,6 +67,7 @@ class Job:
     save_dtype: SavedType
     device: str
     fingerprint: str
+    revision: str | None = None
 
 
 class _Model(NamedTuple):
@@ -76,6 +79,7 @@ class _Model(NamedTuple):
     parameters: int
     width: int
     dtype: SavedType
+    revision: str | None = None
 
 
 def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> Job:
@@ -87,6 +91,8 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
     """
     from genlm.model.load import choose_device
 
+    if request.revision is not None and request.base is None:
+        raise UsageError("--revision needs --from: it is of the model to go on with")
     model = _new(request, texts) if request.base is None else _known(request, request.base, notify)
     recipe = choose_recipe(
         texts.num_bytes,
@@ -111,6 +117,7 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
         save_dtype=request.save_dtype or model.dtype,
         device=device,
         fingerprint=texts.fingerprint,
+        revision=model.revision,
     )
 
 
@@ -143,7 +150,7 @@ def _known(request: Request, name: str, notify: Notify) -> _Model:
     extra += [f"--{part}" for part in ("preset", "tokenizer") if getattr(request, part) is not None]
     if extra:
         raise UsageError(f"{extra[0]} and --from at once: {name} has its own")
-    folder = find_model(name, notify=notify)
+    folder = find_model(name, revision=request.revision, notify=notify)
     config = read_config(folder.path)
     text_config = config.get_text_config()
     most = getattr(text_config, "max_position_embeddings", None)
@@ -159,6 +166,7 @@ def _known(request: Request, name: str, notify: Notify) -> _Model:
         size // (2 if dtype in ("float16", "bfloat16") else 4),
         text_config.hidden_size,
         cast(SavedType, dtype) if dtype in get_args(SavedType) else "float32",
+        folder.revision,
     )
 
 

@@ -81,6 +81,9 @@ class Training:
         load_weights(self._model, weights)
         self._optimizer.load(memory)
         self._batches = Batches(self.data.rows, self.recipe.batch_size, self.place.epoch, self.place.at)
+        if self._is_best:
+            # The end of the program may have come between the checkpoint and the weights that it calls the best.
+            save_model(self._model, self._save_dtype, self.out)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[TrainReport | TrainResult]:
         """Train to the end, or until `should_stop`; then a checkpoint holds the place.
@@ -123,12 +126,18 @@ class Training:
                 # The place keeps the seconds by which it was decided whether the run is at its end.
                 losses, since = [], replace(self.place, seconds=time.perf_counter() - started)
                 yield report
-            if stops or self._is_due(self.recipe.save_every) or self.place.seconds - saved > MOST_UNSAVED_S:
+            is_due = self._is_due(self.recipe.save_every) or self.place.seconds - saved > MOST_UNSAVED_S
+            if stops or is_due or self._is_best:
                 self.save()
                 saved = self.place.seconds
             if stops:
                 return
         yield self._finish()
+
+    @property
+    def _is_best(self) -> bool:
+        """Whether the weights are those that did best on the held-out text."""
+        return self.place.best_loss is not None and self.place.best_step == self.place.step
 
     def _rate(self) -> float:
         return self.recipe.rate(self.place.step, self.recipe.progress(self.place.step, self.place.seconds))
@@ -196,14 +205,13 @@ class Training:
         )
 
     def _evaluated(self, report: TrainReport) -> TrainReport:
-        """The report with the loss on the held-out text; the weights are kept if none did better."""
+        """The report with the loss on the held-out text, which is noted if it is the best."""
         assert self.data.held is not None
         with self._autocast():
             loss = estimate_loss(self._model, self.data.held, self.data.context, self.recipe.eval_tokens)
         place = self.place
         if place.best_loss is None or loss < place.best_loss:
             self.place = replace(place, best_loss=loss, best_step=place.step, worse=0)
-            save_model(self._model, self._save_dtype, self.out)
         else:
             self.place = replace(place, worse=place.worse + 1)
         return replace(report, valid_loss=loss, valid_bits_per_byte=self.data.held.bits_per_byte(loss))
@@ -217,9 +225,13 @@ class Training:
         return replace(report, sample=self.data.sample(report.step))
 
     def save(self) -> None:
-        """Write a checkpoint, and weights to look at if there are none yet. Raises OutputError."""
+        """Write a checkpoint, then the weights where they are the best, or if there are none yet. Raises OutputError.
+
+        So the weights in `out` are never of a step that the checkpoint knows nothing of, and what is lost where only
+        the first of both was written is in the checkpoint.
+        """
         checkpoint.save(self.out, self.place, weights_of(self._model), self._optimizer.state())
-        if not has_weights(self.out):
+        if self._is_best or not has_weights(self.out):
             save_model(self._model, self._save_dtype, self.out)
 
     def _finish(self) -> TrainResult:

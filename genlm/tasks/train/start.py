@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from genlm.errors import InputError, OutputError
+from genlm.formats.folder import LocalFolder
 from genlm.model.source import Notify, find_model
 from genlm.model.tokenizer import END_OF_TEXT
 from genlm.records.train import TrainFacts
 from genlm.tasks.train import checkpoint, jobs
 from genlm.tasks.train.data import Documents, Rows, Windows
 from genlm.tasks.train.evaluate import Held, sample_text
-from genlm.tasks.train.folder import check_free, check_room, clear, copy_tokenizer, save_tokenizer
+from genlm.tasks.train.folder import check_free, check_room, clear, copy_tokenizer, is_complete, save_tokenizer
 from genlm.tasks.train.jobs import Job, Request
 from genlm.tasks.train.loop import Data, Training, came_to_its_end
 from genlm.tasks.train.network import new_gpt2, set_dropout
@@ -42,10 +44,11 @@ class Vocabulary(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run that is ready, and what there is to say of it."""
+    """A run that is ready, and what there is to say of it. Until `hold` is left no other may write where it does."""
 
     training: Training
     facts: TrainFacts
+    hold: ExitStack
 
 
 def begin(request: Request, out: Path, *, overwrite: bool = False, notify: Notify = lambda _: None) -> Run:
@@ -54,58 +57,72 @@ def begin(request: Request, out: Path, *, overwrite: bool = False, notify: Notif
     Raises:
         InputError: a text that cannot be used.
         ModelError: a model to go on with that cannot be had.
-        OutputError: `out` is there already, or has no room.
+        OutputError: `out` is there already, has no room, or another run is writing there.
         UsageError: numbers that make no model or no run.
     """
     check_free(out, overwrite=overwrite)
     texts = gather(request.source, request.seed, out)
     job = jobs.resolve(request, texts, notify)
-    if job.base is not None and out.resolve() == find_model(job.base).path.resolve():
+    if job.base is not None and out.resolve() == find_model(job.base, revision=job.revision).path.resolve():
         raise OutputError(f"{out} is the model to go on with", hint="name another folder")
     check_room(out, job.parameters)
     vocabulary = _vocabulary(job, texts, notify)
-    run = _run(job, texts, vocabulary, out)
-    clear(out)
-    if job.base is None:
-        save_tokenizer(vocabulary.tokenizer, vocabulary.end, job.context, out)
-    else:
-        copy_tokenizer(find_model(job.base).path, out)
-    jobs.write(job, out)
-    return run
+    training, facts = _prepared(job, texts, vocabulary, out)
+    with ExitStack() as hold:
+        hold.enter_context(LocalFolder(str(out)).locked())
+        clear(out)
+        if job.base is None:
+            save_tokenizer(vocabulary.tokenizer, vocabulary.end, job.context, out)
+        else:
+            copy_tokenizer(find_model(job.base, revision=job.revision).path, out)
+        jobs.write(job, out)
+        return Run(training, facts, hold.pop_all())
 
 
 def resume(out: Path, request: Request | None = None, notify: Notify = lambda _: None) -> Run:
     """The run in `out`, at the place of its last checkpoint, or at its beginning if it came to none.
 
+    One that came to its end, but has left no card or curve, is a finished run, for which these can be made.
+
     Raises:
         InputError: there is no run, it is finished, or its texts are not what they were.
         ModelError: the device it runs on is not there.
+        OutputError: another run is writing in `out`.
         UsageError: `request` asks for another.
     """
     from genlm.model.load import choose_device
 
     job = jobs.read(out)
     choose_device(cast("DeviceChoice", job.device))
-    if came_to_its_end(out):
+    with ExitStack() as hold:
+        hold.enter_context(LocalFolder(str(out)).locked())
+        training, facts = _resumed(job, out, request, notify)
+        return Run(training, facts, hold.pop_all())
+
+
+def _resumed(job: Job, out: Path, request: Request | None, notify: Notify) -> tuple[Training, TrainFacts]:
+    is_at_end = came_to_its_end(out)
+    if is_at_end and is_complete(out):
         raise InputError(f"the run in {out} is finished", hint="--overwrite trains anew, --from goes on with its model")
     texts = gather(job.source, job.recipe.seed, out)
     if texts.fingerprint != job.fingerprint:
         raise InputError(f"the texts are no longer those that the run in {out} was begun with")
     if request is not None:
         jobs.check_same(job, jobs.resolve(request, gather(request.source, request.seed, out), notify), out)
-    run = _run(job, texts, Vocabulary(*find_tokenizer(str(out.absolute()), notify)), out)
+    training, facts = _prepared(job, texts, Vocabulary(*find_tokenizer(str(out.absolute()), notify)), out)
     if checkpoint.is_there(out):
-        run.training.resume()
-    return run
+        training.resume()
+    training.is_finished = is_at_end
+    return training, facts
 
 
 def _vocabulary(job: Job, texts: Texts, notify: Notify) -> Vocabulary:
     if job.shape is not None and is_made(job.tokenizer):
         return Vocabulary(make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT)
-    return Vocabulary(*find_tokenizer(job.tokenizer, notify))
+    return Vocabulary(*find_tokenizer(job.tokenizer, notify, job.revision))
 
 
-def _run(job: Job, texts: Texts, vocabulary: Vocabulary, out: Path) -> Run:
+def _prepared(job: Job, texts: Texts, vocabulary: Vocabulary, out: Path) -> tuple[Training, TrainFacts]:
     tokenizer, end = vocabulary.tokenizer, vocabulary.end_id
     model = _model(job, vocabulary)
     documents = encode(tokenizer, texts.documents)
@@ -119,7 +136,7 @@ def _run(job: Job, texts: Texts, vocabulary: Vocabulary, out: Path) -> Run:
         sample=lambda seed: sample_text(model, tokenizer, end, seed),
     )
     training = Training(model, data, job.recipe, out, save_dtype=job.save_dtype, device=job.device)
-    return Run(training, _facts(job, texts, model, num_tokens, entropy))
+    return training, _facts(job, texts, model, num_tokens, entropy)
 
 
 def _rows(job: Job, documents: Sequence[Sequence[int]], texts: Texts, end: int) -> tuple[Rows, float | None]:
@@ -144,7 +161,7 @@ def _model(job: Job, vocabulary: Vocabulary) -> Any:
     torch.manual_seed(job.recipe.seed)
     size = largest_id(vocabulary.tokenizer) + 1
     if job.shape is None:
-        model = _base(job.base, size)
+        model = _base(job.base, job.revision, size)
     else:
         model = new_gpt2(job.shape, size, vocabulary.end_id, job.device)
     if job.recipe.dropout is not None and (job.shape is None or job.recipe.dropout > 0):
@@ -152,12 +169,12 @@ def _model(job: Job, vocabulary: Vocabulary) -> Any:
     return model.train()
 
 
-def _base(name: str | None, vocab_size: int) -> Any:
+def _base(name: str | None, revision: str | None, vocab_size: int) -> Any:
     import torch
 
     from genlm.model.stock import load_stock
 
-    model = load_stock(find_model(name).path, "cpu", torch.float32, allow_pickle=False)
+    model = load_stock(find_model(name, revision=revision).path, "cpu", torch.float32, allow_pickle=False)
     own = model.get_input_embeddings().weight.shape[0]
     if vocab_size > own:
         raise InputError(

@@ -91,10 +91,10 @@ def _of_pieces(texts: Iterable[str], pattern: str, vocab_size: int) -> Tokenizer
     return tokenizer
 
 
-def find_tokenizer(name: str, notify: Notify) -> tuple[Tokenizer, str]:
+def find_tokenizer(name: str, notify: Notify, revision: str | None = None) -> tuple[Tokenizer, str]:
     """A tokenizer that is there, from a tokenizer.json or a model, and the token that ends its texts.
 
-    It is given `<|endoftext|>` where it has no such token.
+    It is given `<|endoftext|>` where it has no such token. `revision` is that of a model on the Hub.
 
     Raises:
         InputError: a file that is no tokenizer.
@@ -107,7 +107,7 @@ def find_tokenizer(name: str, notify: Notify) -> tuple[Tokenizer, str]:
         tokenizer = _from_file(path)
         ends = [token for token in ENDS if tokenizer.token_to_id(token) is not None]
     else:
-        folder = find_model(name, notify=notify).path
+        folder = find_model(name, revision=revision, notify=notify).path
         config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
         loaded = load_tokenizer(folder, config.get("model_type"))
         tokenizer = loaded.backend  # type: ignore[assignment]
