@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from genlm.decoding.completion import Piece as Piece
     from genlm.decoding.strategy import Strategy as Strategy
     from genlm.errors import GenlmError as GenlmError
-    from genlm.records import Generation as Generation
+    from genlm.records.generation import Generation as Generation
 
 __version__ = "0.1.0"
 __all__ = ["Completion", "Generation", "GenlmError", "LanguageModel", "Piece", "Strategy", "load"]
@@ -24,7 +24,7 @@ __all__ = ["Completion", "Generation", "GenlmError", "LanguageModel", "Piece", "
 # Where each public name lives; it is imported when it is first asked for.
 _HOMES = {
     "Completion": "genlm.decoding.completion",
-    "Generation": "genlm.records",
+    "Generation": "genlm.records.generation",
     "GenlmError": "genlm.errors",
     "LanguageModel": "genlm.api",
     "Piece": "genlm.decoding.completion",

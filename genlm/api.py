@@ -13,7 +13,12 @@ from genlm.errors import UsageError
 from genlm.model.engine import Engine
 from genlm.model.info import ModelInfo
 from genlm.model.source import Notify, find_model
-from genlm.records import AttentionMaps, BatchRecord, Generation, NextToken, ScoredText, StrategyComparison
+from genlm.records.attention import AttentionMaps
+from genlm.records.batch import BatchRecord
+from genlm.records.compare import StrategyComparison
+from genlm.records.generation import Generation
+from genlm.records.next import NextToken
+from genlm.records.score import ScoredText
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.batch.jobs import Settings, given_jobs
 from genlm.tasks.batch.work import run_jobs

@@ -24,13 +24,14 @@ from pyarrow import parquet
 import genlm
 from genlm.api import LanguageModel
 from genlm.cli import batch as command
-from genlm.decoding import continuous
+from genlm.cli.loading import ModelOptions
+from genlm.decoding import seats
 from genlm.decoding.kinds import KINDS
 from genlm.formats.journal import open_journal
 from genlm.formats.rows import open_inputs
 from genlm.model.gpt2 import GPT2
 from genlm.model.load import Model
-from genlm.records import BatchCounts
+from genlm.records.batch import BatchCounts
 from genlm.tasks.batch.jobs import Fields, Job, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch
@@ -358,7 +359,7 @@ def test_a_model_that_fails_on_one_prompt_leaves_the_others_as_they_are(
     assert isinstance(healthy, GPT2)
     token = lm._model.tokenizer.encode("ÿ")[-1]
     poisoned = replace(lm._model, network=Poisoned(healthy, token, error))
-    monkeypatch.setattr(command, "load_found", lambda *_, **__: poisoned)
+    monkeypatch.setattr(ModelOptions, "load_found", lambda *_, **__: poisoned)
     assert run("in.jsonl", "-o", "out.jsonl", *options).code == 3
     failed = [record["id"] for record in read() if record["error"]]
     assert "bad" in failed
@@ -375,15 +376,15 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved(
 ) -> None:
     write_lines("in.jsonl", *many(20))
     run("in.jsonl", "-o", "good.jsonl", "--seed", "4", "--max-new-tokens", "8")
-    step, sizes = continuous.Batch.step, []
+    step, sizes = seats.Batch.step, []
 
-    def cramped(batch: continuous.Batch[Any]) -> torch.Tensor:
+    def cramped(batch: seats.Batch[Any]) -> torch.Tensor:
         sizes.append(len(batch.seats))
         if sizes[-1] > 5:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
         return step(batch)
 
-    monkeypatch.setattr(continuous.Batch, "step", cramped)
+    monkeypatch.setattr(seats.Batch, "step", cramped)
     assert run("in.jsonl", "-o", "out.jsonl", "--seed", "4", "--max-new-tokens", "8").code == 0
     assert texts(read()) == texts(read("good.jsonl"))
     assert 1 < max(size for size in sizes if size <= 5) <= 5 < max(sizes)
@@ -514,7 +515,7 @@ def test_without_a_seed_a_resumed_run_takes_that_of_the_records(run: Callable[..
 def test_where_nothing_is_left_no_model_is_loaded(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     write_lines("in.jsonl", *many(3))
     run("in.jsonl", "-o", "out.jsonl", "--seed", "7")
-    monkeypatch.setattr(command, "load_found", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(ModelOptions, "load_found", lambda *_, **__: pytest.fail("loaded"))
     before = Path("out.jsonl").stat()
     done = run("in.jsonl", "-o", "out.jsonl", "--resume")
     assert (done.code, done.err) == (0, "3 of 3 prompts are in out.jsonl\n")
@@ -582,7 +583,7 @@ def test_a_last_record_that_a_loss_of_power_spoiled_is_done_again(
 def test_any_part_of_the_records_in_any_order_is_a_beginning(
     run: Callable[..., Done], whole: Callable[..., bytes], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "load_found", lambda *_, **__: lm._model)
+    monkeypatch.setattr(ModelOptions, "load_found", lambda *_, **__: lm._model)
     expected = whole()
     lines = expected.splitlines(keepends=True)
     for seed in range(10):
@@ -595,7 +596,7 @@ def test_any_part_of_the_records_in_any_order_is_a_beginning(
 def test_a_full_disk_is_one_clear_line_and_the_next_run_goes_on(
     run: Callable[..., Done], whole: Callable[..., bytes], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "load_found", lambda *_, **__: lm._model)
+    monkeypatch.setattr(ModelOptions, "load_found", lambda *_, **__: lm._model)
     expected = whole()
     write = os.write
     for room in (0, 1, 700, len(expected) // 2, len(expected) - 1):
@@ -696,7 +697,7 @@ def test_quiet_is_quiet(run: Callable[..., Done]) -> None:
 
 
 def test_a_bar_tells_it_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from genlm.records import BatchCounts
+    from genlm.records.batch import BatchCounts
     from genlm.views.batch import BatchProgress
 
     screen = FakeTerminal()

@@ -14,7 +14,7 @@ import genlm
 from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.strategy import Strategy
 from genlm.errors import ModelError
-from genlm.records import Generation
+from genlm.records.generation import Generation
 
 # Every sixth token ends a text in the models that do end, so that beams end at many lengths.
 ENDS = list(range(0, 300, 6))

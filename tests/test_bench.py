@@ -10,7 +10,10 @@ from driving import call
 
 import genlm
 from genlm.errors import UsageError
+from genlm.model.gpt2 import GPT2
+from genlm.model.graph import Graphs
 from genlm.tasks.bench import Workload, bench
+from genlm.views.bench import BenchView
 
 SMALL = Workload((1, 3), prompt_tokens=5, new_tokens=4)
 
@@ -47,6 +50,23 @@ def test_json_is_one_object(tiny: Path) -> None:
     assert record["model"]["source"] == "local"
     assert [row["rows"] for row in record["rows"]] == [2]
     assert record["rows"][0]["dtype"] == "float32"
+
+
+def test_it_says_what_became_of_capturing_the_steps(tiny: Path) -> None:
+    model = genlm.load(str(tiny))._model
+    assert isinstance(model.network, GPT2)
+    assert [row.cuda_graph for row in bench(model, SMALL)] == [None, None]
+    model.network.graphs = Graphs(lambda run: run)
+    rows = list(bench(model, Workload((2,), prompt_tokens=5, new_tokens=20)))
+    model.network.graphs.give_up("no such kernel")
+    rows += bench(model, SMALL)
+    assert [row.cuda_graph for row in rows] == ["replayed", *["given up: no such kernel"] * 2]
+    notes: list[str] = []
+    view = BenchView("text")
+    for row in rows:
+        view.show(row)
+    view.finish(notes.append)
+    assert notes[1:] == [f"decode steps as a CUDA graph: {note}" for note in ("replayed", "given up: no such kernel")]
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> NoReturn:
         raise error
 
-    monkeypatch.setattr("genlm.cli.generate.load", fail)
+    monkeypatch.setattr("genlm.cli.loading.ModelOptions.load", fail)
 
 
 def shell(script: str) -> subprocess.CompletedProcess[bytes]:

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from driving import FakeTerminal, Terminal, call
 
-from genlm.records import TrainFacts, TrainReport, TrainResult
+from genlm.records.train import TrainFacts, TrainReport, TrainResult
 from genlm.views.train import TrainView, bar_numbers, report_line
 
 LIKES = "我喜欢看电影。\n我喜欢听音乐。\n我喜欢阅读。\n"

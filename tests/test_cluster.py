@@ -23,7 +23,8 @@ from genlm.formats.folder import open_folder
 from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import open_inputs
 from genlm.model.source import find_model
-from genlm.records import BatchModel, ClusterState
+from genlm.records.batch import BatchModel
+from genlm.records.cluster import ClusterState
 from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.cluster.manifest import Manifest, made_with, read_manifest
 from genlm.tasks.cluster.merge import merge_parts

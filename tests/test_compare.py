@@ -22,7 +22,8 @@ import genlm
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, ModelError, UsageError
 from genlm.model.load import Model
-from genlm.records import METRICS, Cell, Estimate, ModelInfo, StrategyComparison, StrategyRow
+from genlm.records.compare import METRICS, Cell, Estimate, StrategyComparison, StrategyRow
+from genlm.records.model import ModelInfo
 from genlm.tasks import compare
 from genlm.tasks.compare import Comparing, Contender, Settings
 from genlm.tasks.saved import read_comparison

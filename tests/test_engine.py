@@ -18,7 +18,7 @@ from genlm.decoding.equivalent import STOCK_KINDS
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.strategy import Strategy
 from genlm.errors import ModelError, UsageError
-from genlm.records import Generation
+from genlm.records.generation import Generation
 
 PROMPT = "The king had"
 # All that a model's own settings could leak into a call.

@@ -43,6 +43,25 @@ def test_a_tied_head_is_the_embedding_itself(variant: Callable[[str], Path]) -> 
     assert lean.head is lean.tokens
 
 
+def test_a_place_keeps_nothing_of_who_had_it_before(tiny: Path) -> None:
+    """A row whose numbers are none leaves with the only long one; a short one takes its place beside a longer one."""
+    lean = load(tiny).network
+    assert isinstance(lean, GPT2)
+    _, long = lean.prefill([[1, 2, 3, 4, 5, 6], [9] * 12], 0)
+    _, short = lean.prefill([[4, 5]], 0)
+    cache = long.fresh(2, 20)
+    cache.put(torch.tensor([0, 1]), long, torch.tensor([0, 1]), 8)
+    for memory in (cache.keys, cache.values):
+        memory[:, 1, :, :12] = torch.nan
+    cache.crop(1)
+    cache.put(torch.tensor([1]), short, torch.tensor([0]), 18)
+    rows = [[1, 2, 3, 4, 5, 6], [4, 5]]
+    for token in range(20, 28):
+        rows = [[*row, token] for row in rows]
+        expected = torch.stack([lean.logits(row)[-1] for row in rows])
+        torch.testing.assert_close(cache.step(torch.tensor([token] * 2)), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_defaults_are_those_of_transformers() -> None:
     from transformers import GPT2Config
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from genlm.records import BatchCounts
+from genlm.records.batch import BatchCounts
 from genlm.tasks.batch.ledger import Entry, Ledger, Written, open_ledger
 
 

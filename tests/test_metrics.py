@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
-from genlm.records import METRICS, Cell, Judgement, Sample
+from genlm.records.compare import METRICS, Cell, Judgement, Sample
 from genlm.tasks.metrics import (
     RESAMPLES,
     Measure,

@@ -15,7 +15,7 @@ from reference import stock
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, ModelError, UsageError
 from genlm.model.load import Model
-from genlm.records import Branch, Candidate
+from genlm.records.next import Branch, Candidate
 from genlm.tasks.next import compare_continuations, grow_tree, next_token
 
 PROMPT = "Once upon a"

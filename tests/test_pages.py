@@ -16,7 +16,10 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import UsageError
 from genlm.formats.texts import Text
 from genlm.model.load import Model
-from genlm.records import AttentionMaps, Generation, ScoredText, StrategyComparison, StrategyRow
+from genlm.records.attention import AttentionMaps
+from genlm.records.compare import StrategyComparison, StrategyRow
+from genlm.records.generation import Generation
+from genlm.records.score import ScoredText
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.compare import Comparing, Contender, Settings
 from genlm.tasks.generate import Generating, Limits

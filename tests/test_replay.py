@@ -13,7 +13,7 @@ from driving import call
 import genlm
 from genlm.decoding.kinds import KINDS
 from genlm.errors import InputError
-from genlm.records import Difference, Replay
+from genlm.records.replay import Difference, Replay
 from genlm.tasks.replay import read_result
 from genlm.views.generation import as_json
 from genlm.views.replay import replay_text

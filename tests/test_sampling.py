@@ -26,6 +26,7 @@ from genlm.decoding.kinds import KINDS
 from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
 from genlm.decoding.sampling import draw
+from genlm.decoding.seats import Batch
 from genlm.decoding.strategy import Strategy
 from genlm.errors import ModelError
 
@@ -362,13 +363,13 @@ def test_of_thousands_of_samples_no_more_run_at_once_than_pay(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    step = continuous.Batch.step
+    step = Batch.step
 
-    def noted(batch: continuous.Batch[None]) -> torch.Tensor:
+    def noted(batch: Batch[None]) -> torch.Tensor:
         sizes.append(len(batch.seats))
         return step(batch)
 
-    monkeypatch.setattr(continuous.Batch, "step", noted)
+    monkeypatch.setattr(Batch, "step", noted)
     made = lm.generate(PROMPT, strategy="sample", max_new_tokens=2, num_return_sequences=2000, seed=0)
     assert [completion.index for completion in made.completions] == list(range(2000))
     assert max(sizes) == 256

@@ -14,7 +14,7 @@ from driving import FakeTerminal, Terminal, call
 import genlm
 from genlm.api import LanguageModel
 from genlm.decoding.completion import Alternative, Completion, TracedToken
-from genlm.decoding.filters import keep_top_k
+from genlm.decoding.cuts import keep_top_k
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.trace import trace_tokens
 from genlm.model.pieces import Pieces

@@ -20,7 +20,7 @@ from models import save_other
 
 import genlm
 from genlm.errors import InputError, ModelError, OutputError, UsageError
-from genlm.records import TrainReport, TrainResult
+from genlm.records.train import TrainReport, TrainResult
 from genlm.tasks.train.data import Batches, Documents, Rows, Windows
 from genlm.tasks.train.jobs import Request
 from genlm.tasks.train.loop import Data, Training

@@ -13,7 +13,7 @@ from driving import FakeTerminal
 from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.strategy import Strategy
 from genlm.model.info import ModelInfo
-from genlm.records import Generation, Timing
+from genlm.records.generation import Generation, Timing
 from genlm.views.generation import JsonView, TextView, as_json, summary
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import Writer, escaped, notice, one_line, underlined, visible

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from genlm.cli import options
-from genlm.cli.loading import load
+from genlm.cli.grouped import grouped
+from genlm.cli.loading import ModelOptions
 from genlm.cli.pages import open_page
 from genlm.formats.output import open_output
 from genlm.formats.texts import read_prompt_or_file
@@ -18,42 +17,35 @@ from genlm.views.pages.attention import attention_page
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 
-LOOK = "What to show"
+look_option = options.panel("What to show")
 
 
+@grouped
 def attention(
+    *,
     prompt: options.PromptToRead = None,
     file: options.PromptFile = None,
     layer: Annotated[
         int | None,
-        typer.Option(
-            metavar="L",
-            help="This layer, from 0. Without it: all of them, of which a terminal shows the first.",
-            rich_help_panel=LOOK,
+        look_option(
+            metavar="L", help="This layer, from 0. Without it: all of them, of which a terminal shows the first."
         ),
     ] = None,
     head: Annotated[
         int | None,
-        typer.Option(
+        look_option(
             metavar="H",
             help="This head of a layer, from 0. Without it: all of them, of which a terminal shows the first.",
-            rich_help_panel=LOOK,
         ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option(
-            "--check",
-            help="Make the weights anew from Q and K, in double precision, and tell the largest difference.",
-            rich_help_panel=LOOK,
+        look_option(
+            "--check", help="Make the weights anew from Q and K, in double precision, and tell the largest difference."
         ),
     ] = False,
     overflow: options.OnOverflow = "error",
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
+    model: ModelOptions,
     format: options.Format = "text",
     output: options.Output = None,
     html: options.Html = None,
@@ -73,15 +65,7 @@ def attention(
         open_page(html, output) as page,
         Spinner(enabled=not quiet) as spinner,
     ):
-        loaded = load(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            allow_pickle=allow_pickle,
-            notify=notify,
-            spinner=spinner,
-        )
+        loaded = model.load(notify, spinner)
         maps = look_at_attention(loaded, text, layer=layer, head=head, check=check, overflow=overflow)
         if page is not None:
             page.write(attention_page(maps))

@@ -10,22 +10,21 @@ import typer
 
 from genlm.cli import options
 from genlm.cli.command import check_alone
-from genlm.cli.loading import load_found
+from genlm.cli.grouped import grouped
+from genlm.cli.length import LengthOptions
+from genlm.cli.loading import ModelOptions
 from genlm.cli.signals import graceful_interrupt
-from genlm.cli.strategies import choose_strategy
+from genlm.cli.strategies import StrategyOptions
 from genlm.decoding.randomness import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
 from genlm.formats.journal import open_journal
-from genlm.formats.prompt import check_utf8
 from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import STDIN, open_inputs
 from genlm.formats.template import Template, unescape
-from genlm.model.source import find_model
 from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch, journal_path
 from genlm.tasks.batch.work import model_of, run_jobs
-from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Limits
 from genlm.views.as_json import as_line
 from genlm.views.batch import BatchProgress
 from genlm.views.spinner import Spinner
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from genlm.model.load import Model
 
 SOME_FAILED = 3
-RUN, CLUSTER = "Run", "Cluster"
+run_option, cluster_option = options.panel("Run"), options.panel("Cluster")
 CLUSTER_OPTIONS = {"address", "workers", "gpus_per_worker", "cpus_per_worker", "dashboard", "verbose"}
 # What is under way when Ctrl-C is pressed has so many seconds to end.
 MOST_FINISHING_S = 10.0
@@ -50,17 +49,18 @@ def _read_batch_size(text: str) -> int | None:
     raise UsageError(f"--batch-size must be auto or a whole number from 1 on, not {text!r}")
 
 
+@grouped
 def batch(
     context: typer.Context,
+    *,
     output: Annotated[
         str,
-        typer.Option(
+        options.output_option(
             "--output",
             "-o",
             metavar="OUT",
             help="Where the completions go: .jsonl, .csv or .parquet; with --engine ray a folder. Beside a table, "
             "OUT.jsonl keeps the records for --resume.",
-            rich_help_panel=options.OUTPUT,
         ),
     ],
     prompts: Annotated[
@@ -73,154 +73,91 @@ def batch(
     ] = None,
     input_format: Annotated[
         Literal["txt", "jsonl", "csv", "tsv", "parquet"] | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="What the files are, whatever their names: txt, jsonl, csv, tsv, parquet.",
-            rich_help_panel=options.INPUT,
+        options.input_option(
+            metavar="FORMAT", help="What the files are, whatever their names: txt, jsonl, csv, tsv, parquet."
         ),
     ] = None,
     separator: Annotated[
         str | None,
-        typer.Option(
+        options.input_option(
             metavar="TEXT",
             help=r"What stands between the prompts of a text file, as '\n---\n'; without it each line is one.",
-            rich_help_panel=options.INPUT,
         ),
     ] = None,
-    prompt_field: Annotated[
-        str, typer.Option(metavar="NAME", help="The column of the prompts.", rich_help_panel=options.INPUT)
-    ] = "prompt",
+    prompt_field: Annotated[str, options.input_option(metavar="NAME", help="The column of the prompts.")] = "prompt",
     id_field: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="The column of the ids. A row without one has file and row number for an id.",
-            rich_help_panel=options.INPUT,
+        options.input_option(
+            metavar="NAME", help="The column of the ids. A row without one has file and row number for an id."
         ),
     ] = "id",
     template: Annotated[
         str | None,
-        typer.Option(
-            metavar="TEXT",
-            help=r"Build each prompt from columns, as 'Title: {title}\n\n{prompt}'.",
-            rich_help_panel=options.INPUT,
-        ),
+        options.input_option(metavar="TEXT", help=r"Build each prompt from columns, as 'Title: {title}\n\n{prompt}'."),
     ] = None,
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
-    strategy: options.StrategySpec = None,
-    presets: options.Presets = None,
-    num_beams: options.NumBeams = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    typical_p: options.TypicalP = None,
-    epsilon_cutoff: options.EpsilonCutoff = None,
-    eta_cutoff: options.EtaCutoff = None,
-    temperature: options.Temperature = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    no_repeat_ngram_size: options.NoRepeatNgramSize = None,
-    bad_word: options.BadWord = None,
-    logit_bias: options.LogitBias = None,
-    length_penalty: options.LengthPenalty = None,
+    model: ModelOptions,
+    strategy: StrategyOptions,
     seed: options.Seed = None,
     deterministic: options.Deterministic = False,
-    max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS,
-    num_return_sequences: options.NumReturnSequences = 1,
-    stop: options.Stop = None,
-    overflow: options.OnOverflow = "error",
+    length: LengthOptions,
     batch_size: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|N",
-            help="Most sequences at once. auto: as many as pay and the memory holds.",
-            rich_help_panel=RUN,
-        ),
+        str, run_option(metavar="auto|N", help="Most sequences at once. auto: as many as pay and the memory holds.")
     ] = "auto",
     on_error: Annotated[
         Literal["record", "stop"],
-        typer.Option(
-            metavar="HOW",
-            help="A row that fails: record writes it with its error and goes on, stop ends the run.",
-            rich_help_panel=RUN,
+        run_option(
+            metavar="HOW", help="A row that fails: record writes it with its error and goes on, stop ends the run."
         ),
     ] = "record",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an earlier run ended.", rich_help_panel=RUN)
-    ] = False,
-    retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="With --resume: do failed rows again.", rich_help_panel=RUN)
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew where there is an output already.", rich_help_panel=RUN)
-    ] = False,
+    resume: Annotated[bool, run_option("--resume", help="Go on where an earlier run ended.")] = False,
+    retry_errors: Annotated[bool, run_option("--retry-errors", help="With --resume: do failed rows again.")] = False,
+    overwrite: Annotated[bool, run_option("--overwrite", help="Begin anew where there is an output already.")] = False,
     engine: Annotated[
         Literal["local", "ray"],
-        typer.Option(
-            metavar="ENGINE",
-            help="local: this process. ray: workers on this machine or on a cluster, by Ray Data.",
-            rich_help_panel=CLUSTER,
+        cluster_option(
+            metavar="ENGINE", help="local: this process. ray: workers on this machine or on a cluster, by Ray Data."
         ),
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(
+        cluster_option(
             metavar="ADDRESS",
             help="The Ray cluster: auto finds it, ray://HOST:PORT or HOST:PORT names it. Without it a Ray on this "
             "machine starts and ends with the command.",
-            rich_help_panel=CLUSTER,
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="How many models run. Without it one for each GPU, or one for each machine without any.",
-            rich_help_panel=CLUSTER,
+        cluster_option(
+            metavar="N", help="How many models run. Without it one for each GPU, or one for each machine without any."
         ),
     ] = None,
     gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(metavar="F", help="0.5: two workers share a GPU. Without it 1, if any.", rich_help_panel=CLUSTER),
+        float | None, cluster_option(metavar="F", help="0.5: two workers share a GPU. Without it 1, if any.")
     ] = None,
     cpus_per_worker: Annotated[
         float | None,
-        typer.Option(
-            metavar="F",
-            help="How many CPUs each takes. Without it 1 beside a GPU, else a fair share of all.",
-            rich_help_panel=CLUSTER,
+        cluster_option(
+            metavar="F", help="How many CPUs each takes. Without it 1 beside a GPU, else a fair share of all."
         ),
     ] = None,
-    dashboard: Annotated[
-        bool, typer.Option("--dashboard", help="Ray's dashboard on http://localhost:8265.", rich_help_panel=CLUSTER)
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show what Ray and the workers say.", rich_help_panel=CLUSTER)
-    ] = False,
+    dashboard: Annotated[bool, cluster_option("--dashboard", help="Ray's dashboard on http://localhost:8265.")] = False,
+    verbose: Annotated[bool, cluster_option("--verbose", help="Show what Ray and the workers say.")] = False,
     merge: Annotated[
         str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Write the parts of an --engine ray run to one file, -o, in the order of the input.",
-            rich_help_panel=CLUSTER,
+        cluster_option(
+            metavar="FOLDER", help="Write the parts of an --engine ray run to one file, -o, in the order of the input."
         ),
     ] = None,
     unordered: Annotated[
         bool,
-        typer.Option(
+        options.output_option(
             "--unordered",
             help="Leave the records as they were finished; without it they end up in the order of the input.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = False,
     quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", "-q", help="No progress, notices or summary on stderr.", rich_help_panel=options.OUTPUT
-        ),
+        bool, options.output_option("--quiet", "-q", help="No progress, notices or summary on stderr.")
     ] = False,
 ) -> None:
     r"""Continue every prompt of files, and write a file of completions.
@@ -243,24 +180,8 @@ def batch(
     if not prompts:
         raise UsageError("no files of prompts are given")
     paths = [read_place(prompt) for prompt in prompts]
-    flags = {
-        "num_beams": num_beams,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "typical_p": typical_p,
-        "epsilon_cutoff": epsilon_cutoff,
-        "eta_cutoff": eta_cutoff,
-        "temperature": temperature,
-        "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram_size": no_repeat_ngram_size,
-        "bad_words": bad_word or None,
-        "logit_bias": logit_bias or None,
-        "length_penalty": length_penalty,
-    }
-    chosen = choose_strategy(strategy, presets, flags, notify)
-    stops = tuple(check_utf8(text, "a stop text") for text in stop or ())
-    limits = Limits(max_new_tokens, num_return_sequences, stops, overflow)
+    chosen = strategy.choose(notify)
+    limits = length.limits()
     settings = Settings(chosen, draw_seed() if seed is None else seed, limits, deterministic)
     fields = Fields(prompt_field, id_field, None if template is None else Template(unescape(template)))
     size = _read_batch_size(batch_size)
@@ -275,12 +196,12 @@ def batch(
         cluster.check_inputs(paths)
         place = read_output(output)
         with open_inputs(paths, input_format, between) as files:
-            found = find_model(model, revision=revision, allow_pickle=allow_pickle, notify=notify)
+            found = model.find(notify)
             plan = make_plan(
                 files,
                 fields,
                 settings,
-                ModelChoice(found, device, dtype, allow_pickle),
+                ModelChoice(found, model.device, model.dtype, model.allow_pickle),
                 place,
                 as_line,
                 has_seed=seed is not None,
@@ -302,7 +223,7 @@ def batch(
         open_ledger() as ledger,
         Spinner(enabled=not quiet) as spinner,
     ):
-        folder = find_model(model, revision=revision, allow_pickle=allow_pickle, notify=notify)
+        folder = model.find(notify)
         spinner.say("reading the prompts")
         planned = Batch(
             files,
@@ -314,7 +235,7 @@ def batch(
             model={
                 "name": folder.name,
                 "revision": folder.revision,
-                "dtype": None if dtype == "auto" else dtype,
+                "dtype": None if model.dtype == "auto" else model.dtype,
             },
             has_seed=seed is not None,
             begins_anew=overwrite,
@@ -323,7 +244,7 @@ def batch(
         )
         progress = BatchProgress(planned.counts, retries=retry_errors, enabled=not quiet)
         if planned.has_left:
-            loaded = load_found(folder, device=device, dtype=dtype, allow_pickle=allow_pickle, spinner=spinner)
+            loaded = model.load_found(folder, spinner)
             planned.check_model(model_of(loaded.info))
             spinner.stop()
             _run(planned, loaded, size, progress, is_strict=on_error == "stop")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from genlm.cli import options
-from genlm.cli.loading import load
+from genlm.cli.loading import ModelOptions
 from genlm.errors import UsageError
 from genlm.tasks.bench import Workload, bench
 from genlm.views.bench import BenchView
@@ -17,7 +15,7 @@ from genlm.views.terminal import notice
 if TYPE_CHECKING:
     from genlm.model.load import DtypeChoice
 
-WORK = "Work"
+work_option = options.panel("Work")
 
 
 def bench_command(
@@ -25,20 +23,11 @@ def bench_command(
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: Annotated[
-        str,
-        typer.Option(
-            metavar="LIST", help="Types to measure, as float32,int8; auto as in generate.", rich_help_panel=WORK
-        ),
+        str, work_option(metavar="LIST", help="Types to measure, as float32,int8; auto as in generate.")
     ] = "auto",
-    batch: Annotated[
-        str, typer.Option(metavar="LIST", help="Numbers of rows to decode at once.", rich_help_panel=WORK)
-    ] = "1,16,64",
-    prompt_tokens: Annotated[
-        int, typer.Option(metavar="N", help="Length of the prompts.", rich_help_panel=WORK)
-    ] = Workload.prompt_tokens,
-    new_tokens: Annotated[
-        int, typer.Option(metavar="N", help="Decode steps to measure.", rich_help_panel=WORK)
-    ] = Workload.new_tokens,
+    batch: Annotated[str, work_option(metavar="LIST", help="Numbers of rows to decode at once.")] = "1,16,64",
+    prompt_tokens: Annotated[int, work_option(metavar="N", help="Length of the prompts.")] = Workload.prompt_tokens,
+    new_tokens: Annotated[int, work_option(metavar="N", help="Decode steps to measure.")] = Workload.new_tokens,
     allow_pickle: options.AllowPickle = False,
     format: options.Format = "text",
     quiet: options.Quiet = False,
@@ -54,15 +43,7 @@ def bench_command(
     view = BenchView(format)
     for name in dtypes:
         with Spinner(enabled=not quiet) as spinner:
-            loaded = load(
-                model,
-                revision=revision,
-                device=device,
-                dtype=name,
-                allow_pickle=allow_pickle,
-                notify=notify,
-                spinner=spinner,
-            )
+            loaded = ModelOptions(model, revision, device, name, allow_pickle).load(notify, spinner)
         for row in bench(loaded, workload):
             view.show(row)
     view.finish(notify)

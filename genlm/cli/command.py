@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple
 
@@ -53,13 +53,27 @@ def check_alone(
     context: typer.Context, option: str, *, only: Collection[str] | None = None, without: Collection[str] = ()
 ) -> None:
     """Raise UsageError where an option is given that does not go with another: one that is not in `only`."""
-    for param in context.command.params:
-        source, name = context.get_parameter_source(param.name or ""), param.name or ""
-        if source is None or source.name != "COMMANDLINE":
-            continue
-        if name in without or (only is not None and name not in only):
-            given = getattr(param, "metavar", None) if param.param_type_name == "argument" else max(param.opts, key=len)
+    for param in _on_command_line(context):
+        if param.name in without or (only is not None and param.name not in only):
+            is_argument = param.param_type_name == "argument"
+            given = getattr(param, "metavar", None) if is_argument else max(param.opts, key=len)
             raise UsageError(f"{given} does not go with {option}")
+
+
+def check_saved_alone(context: typer.Context, option: str, saved: str, *, only: Collection[str]) -> None:
+    """Raise UsageError where anything is given that is not in `only`, for `option` takes it from what is `saved`."""
+    for param in _on_command_line(context):
+        if param.name not in only:
+            given = "a prompt" if param.param_type_name == "argument" else max(param.opts, key=len)
+            raise UsageError(f"{option} takes everything from the saved {saved}: {given} does not go with it")
+
+
+def _on_command_line(context: typer.Context) -> Iterator[Any]:
+    """The arguments and options that are given there, in the order of the help."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            yield param
 
 
 class LazyGroup(Group):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
 
 import typer
 
 from genlm.cli import options
+from genlm.cli.command import check_saved_alone
 from genlm.cli.contenders import choose_contenders
-from genlm.cli.loading import load
+from genlm.cli.grouped import grouped
+from genlm.cli.loading import ModelOptions
 from genlm.cli.pages import open_page
 from genlm.decoding.randomness import draw_seed
 from genlm.errors import PartlyFailed, UsageError
@@ -18,7 +20,7 @@ from genlm.formats.output import open_output
 from genlm.formats.prompt import read_prompt
 from genlm.formats.prompts import read_human_texts, read_prompts
 from genlm.model.source import Notify
-from genlm.records import StrategyComparison
+from genlm.records.compare import StrategyComparison
 from genlm.tasks.compare import Comparing, Settings
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS
 from genlm.tasks.saved import read_comparison
@@ -35,97 +37,78 @@ from genlm.views.progress import ProgressBar
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 
-COMPARE = "What to compare"
+compare_option = options.panel("What to compare")
 # What a saved comparison does not tell.
 WITH_SAVED = {"saved", "format", "output", "html", "quiet"}
 Format = Literal["text", "json", "csv", "markdown"]
 WRITERS = {"json": comparison_json, "csv": comparison_csv, "markdown": comparison_markdown}
 
 
+@grouped
 def compare(
     context: typer.Context,
+    *,
     prompt: options.Prompt = None,
     file: Annotated[
         Path | None,
-        typer.Option(
+        options.input_option(
             metavar="FILE",
             help="Take the prompts from this file: a line each, or the column prompt of a .jsonl, .csv, .tsv or "
             ".parquet file.",
-            rich_help_panel=options.INPUT,
         ),
     ] = None,
     saved: Annotated[
         Path | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Show a comparison that --format json has written. No model is loaded.",
-            rich_help_panel=options.INPUT,
+        options.input_option(
+            "--from", metavar="FILE", help="Show a comparison that --format json has written. No model is loaded."
         ),
     ] = None,
     strategy: Annotated[
         list[str] | None,
-        typer.Option(
+        compare_option(
             "--strategy",
             "-s",
             metavar="SPEC",
             help="KIND[:FIELD=VALUE,...], or @NAME for a preset; may be repeated. Without any: greedy, beam, top-k "
             "and top-p.",
-            rich_help_panel=COMPARE,
         ),
     ] = None,
     presets: options.Presets = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option(
+        compare_option(
             metavar="FIELD=VALUES",
             help="Sweep a field of the strategies, as top_p=0.8,0.9 or top_p=0.5..0.9..0.1 (first..last..step); may be "
             "repeated: every combination runs.",
-            rich_help_panel=COMPARE,
         ),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(
+        compare_option(
             metavar="FILE",
             help="Human text, a line each, or the column text of such a file: a row of its own, and the strategies' "
             "distance to it. A text that begins with a prompt is read as its continuation.",
-            rich_help_panel=COMPARE,
         ),
     ] = None,
     judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Another model, whose perplexity of the texts is a metric too.",
-            rich_help_panel=COMPARE,
-        ),
+        str | None, compare_option(metavar="NAME", help="Another model, whose perplexity of the texts is a metric too.")
     ] = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS,
     samples: Annotated[
         int,
-        typer.Option(
+        options.length_option(
             "--samples",
             "-n",
             metavar="N",
             help="How many completions of each prompt; of beams as many as there are, of other searches one.",
-            rich_help_panel=options.LENGTH,
         ),
     ] = 1,
     overflow: options.OnOverflow = "error",
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
+    model: ModelOptions,
     format: Annotated[
         Format,
-        typer.Option(
-            metavar="FORMAT",
-            help="text, json: everything, csv: a line a strategy, or markdown.",
-            rich_help_panel=options.OUTPUT,
-        ),
+        options.output_option(metavar="FORMAT", help="text, json: everything, csv: a line a strategy, or markdown."),
     ] = "text",
     output: options.Output = None,
     html: options.Html = None,
@@ -140,7 +123,7 @@ def compare(
     """
     notify: Notify = (lambda _: None) if quiet else notice
     if saved is not None:
-        _check_nothing_else(context)
+        check_saved_alone(context, "--from", "comparison", only=WITH_SAVED)
     with open_output(output) as stream, open_page(html, output) as page:
         if saved is not None:
             _write(read_comparison(saved), format, stream, page)
@@ -150,11 +133,9 @@ def compare(
         prompts = _prompts(prompt, file)
         human = read_human_texts(reference) if reference is not None else ()
         with Spinner(enabled=not quiet) as spinner:
-            get = partial(load, device=device, dtype=dtype, allow_pickle=allow_pickle, notify=notify, spinner=spinner)
-            judging = get(judge, revision=None) if judge is not None else None
-            comparing = Comparing(
-                get(model, revision=revision), prompts, contenders, settings, human=human, judge=judging
-            )
+            judging = None if judge is None else replace(model, name=judge, revision=None).load(notify, spinner)
+            loaded = model.load(notify, spinner)
+            comparing = Comparing(loaded, prompts, contenders, settings, human=human, judge=judging)
         with ProgressBar("comparing", len(comparing), enabled=not quiet) as bar:
             for _ in bar.count(comparing):
                 pass
@@ -162,15 +143,6 @@ def compare(
         _write(result, format, stream, page)
     notify(comparison_summary(result))
     _check_whole(result, len(comparing))
-
-
-def _check_nothing_else(context: typer.Context) -> None:
-    """Raise UsageError where an option is given that the saved comparison decides."""
-    for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if param.name not in WITH_SAVED and source is not None and source.name == "COMMANDLINE":
-            name = "a prompt" if param.param_type_name == "argument" else max(param.opts, key=len)
-            raise UsageError(f"--from takes everything from the saved comparison: {name} does not go with it")
 
 
 def _prompts(prompt: str | None, file: Path | None) -> tuple[str, ...]:

@@ -6,76 +6,55 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from genlm.cli import options
-from genlm.cli.loading import load
+from genlm.cli.grouped import grouped
+from genlm.cli.loading import ModelOptions
 from genlm.cli.strategies import choose_strategy
 from genlm.errors import UsageError
 from genlm.formats.output import open_output
 from genlm.formats.prompt import check_utf8
 from genlm.formats.texts import read_prompt_or_file
-from genlm.records import Comparison, NextToken, Tree
+from genlm.records.next import Comparison, NextToken, Tree
 from genlm.tasks.next import DEFAULT_TOP, check_at_least_one, compare_continuations, grow_tree, next_token
 from genlm.views.as_json import as_object
 from genlm.views.next import next_record, show_next
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 
-LOOK = "What to show"
+look_option = options.panel("What to show")
 
 
+@grouped
 def next_command(
+    *,
     prompt: options.PromptToRead = None,
     file: options.PromptFile = None,
     top: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="How many of the likeliest tokens.",
-            show_default=str(DEFAULT_TOP),
-            rich_help_panel=LOOK,
-        ),
+        int | None, look_option(metavar="N", help="How many of the likeliest tokens.", show_default=str(DEFAULT_TOP))
     ] = None,
     candidates: Annotated[
         list[str] | None,
-        typer.Option(
+        look_option(
             metavar="TEXTS",
             help='Compare these continuations, as " cat, dog": a comma parts them, \\, is one; may be repeated.',
-            rich_help_panel=LOOK,
         ),
     ] = None,
     steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="K",
-            help="Look K tokens ahead along the K likeliest branches, as a tree.",
-            rich_help_panel=LOOK,
-        ),
+        int | None, look_option(metavar="K", help="Look K tokens ahead along the K likeliest branches, as a tree.")
     ] = None,
-    branches: Annotated[
-        int | None,
-        typer.Option(metavar="B", help="With --steps: B branches, not K.", rich_help_panel=LOOK),
-    ] = None,
+    branches: Annotated[int | None, look_option(metavar="B", help="With --steps: B branches, not K.")] = None,
     strategy: Annotated[
         str | None,
-        typer.Option(
+        look_option(
             "--strategy",
             "-s",
             metavar="SPEC",
             help="Also show what this strategy's filters leave, as top-p:top_p=0.9, or @NAME for a preset.",
-            rich_help_panel=LOOK,
         ),
     ] = None,
-    presets: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file of named strategies.", rich_help_panel=LOOK)
-    ] = None,
+    presets: Annotated[Path | None, look_option(metavar="FILE", help="TOML file of named strategies.")] = None,
     overflow: options.OnOverflow = "error",
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
+    model: ModelOptions,
     format: options.Format = "text",
     output: options.Output = None,
     quiet: options.Quiet = False,
@@ -95,15 +74,7 @@ def next_command(
     _check(top, given, steps, branches)
     text = read_prompt_or_file(prompt, file)
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
-        loaded = load(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            allow_pickle=allow_pickle,
-            notify=notify,
-            spinner=spinner,
-        )
+        loaded = model.load(notify, spinner)
         found: NextToken | Comparison | Tree
         if given:
             found = compare_continuations(loaded, text, given, strategy=chosen, overflow=overflow)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
-INPUT, MODEL, STRATEGY, LENGTH, OUTPUT = "Input", "Model", "Strategy", "Length and count", "Output"
+
+def panel(title: str) -> Callable[..., Any]:
+    """What makes the options of one panel of the help."""
+    return partial(typer.Option, rich_help_panel=title)
+
+
+input_option = panel("Input")
+model_option = panel("Model")
+strategy_option = panel("Strategy")
+length_option = panel("Length and count")
+output_option = panel("Output")
 
 Prompt: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="Text to continue; - or nothing reads standard input.")
@@ -15,224 +27,162 @@ Prompt: TypeAlias = Annotated[
 
 ModelName: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    model_option(
         "--model",
         "-m",
         metavar="NAME",
         envvar="GENLM_MODEL",
         help="fable (bundled), a local folder, or a Hub id such as gpt2. Without it: gpt2, or fable where gpt2 is "
         "neither cached nor to be reached.",
-        rich_help_panel=MODEL,
     ),
 ]
-Revision: TypeAlias = Annotated[
-    str | None,
-    typer.Option(metavar="REF", help="Branch, tag or commit of a Hub model.", rich_help_panel=MODEL),
-]
+Revision: TypeAlias = Annotated[str | None, model_option(metavar="REF", help="Branch, tag or commit of a Hub model.")]
 Device: TypeAlias = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
-    typer.Option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best there is.", rich_help_panel=MODEL),
+    model_option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best there is."),
 ]
 Dtype: TypeAlias = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "int8"],
-    typer.Option(
+    model_option(
         metavar="DTYPE",
         help="float32, bfloat16, float16, int8 (GPT-2 on the CPU, the fastest there), or auto: float32 on the CPU, the "
         "checkpoint's own elsewhere.",
-        rich_help_panel=MODEL,
     ),
 ]
 EngineName: TypeAlias = Annotated[
     Literal["genlm", "transformers"],
-    typer.Option(
+    model_option(
         "--engine",
         metavar="ENGINE",
         help="genlm, or transformers: its own generate, every field pinned, for the kinds that it has.",
-        rich_help_panel=MODEL,
     ),
 ]
 AllowPickle: TypeAlias = Annotated[
-    bool,
-    typer.Option("--allow-pickle", help="Also load pickled weights, if you trust their source.", rich_help_panel=MODEL),
+    bool, model_option("--allow-pickle", help="Also load pickled weights, if you trust their source.")
 ]
 
 StrategySpec: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    strategy_option(
         "--strategy",
         "-s",
         metavar="SPEC",
         help="KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset; genlm strategies lists the kinds. "
         "Without it the flags below tell the kind; without those it is top-p:top_p=0.9.",
-        rich_help_panel=STRATEGY,
     ),
 ]
 Presets: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    strategy_option(
         metavar="FILE",
         help="TOML file of named strategies; your own are in strategies.toml in your configuration folder.",
-        rich_help_panel=STRATEGY,
     ),
 ]
-NumBeams: TypeAlias = Annotated[
-    int | None, typer.Option(metavar="N", help="Beam search with N beams, 2 or more.", rich_help_panel=STRATEGY)
-]
+NumBeams: TypeAlias = Annotated[int | None, strategy_option(metavar="N", help="Beam search with N beams, 2 or more.")]
 TopK: TypeAlias = Annotated[
-    int | None,
-    typer.Option(metavar="K", help="Draw from the K likeliest tokens, 1 or more.", rich_help_panel=STRATEGY),
+    int | None, strategy_option(metavar="K", help="Draw from the K likeliest tokens, 1 or more.")
 ]
 TopP: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        metavar="P",
-        help="Draw from the fewest tokens that hold a probability of P together, above 0, at most 1.",
-        rich_help_panel=STRATEGY,
+    strategy_option(
+        metavar="P", help="Draw from the fewest tokens that hold a probability of P together, above 0, at most 1."
     ),
 ]
 MinP: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        metavar="P",
-        help="Draw from the tokens at least P times as likely as the likeliest, above 0, at most 1.",
-        rich_help_panel=STRATEGY,
+    strategy_option(
+        metavar="P", help="Draw from the tokens at least P times as likely as the likeliest, above 0, at most 1."
     ),
 ]
 TypicalP: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        metavar="P",
-        help="Draw from the tokens of the most typical surprise, P in all, above 0, at most 1.",
-        rich_help_panel=STRATEGY,
+    strategy_option(
+        metavar="P", help="Draw from the tokens of the most typical surprise, P in all, above 0, at most 1."
     ),
 ]
 EpsilonCutoff: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P", help="Draw from the tokens of probability P or more, between 0 and 1.", rich_help_panel=STRATEGY
-    ),
+    float | None, strategy_option(metavar="P", help="Draw from the tokens of probability P or more, between 0 and 1.")
 ]
 EtaCutoff: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        metavar="P",
-        help="As --epsilon-cutoff, but the less is cut the flatter the distribution, between 0 and 1.",
-        rich_help_panel=STRATEGY,
+    strategy_option(
+        metavar="P", help="As --epsilon-cutoff, but the less is cut the flatter the distribution, between 0 and 1."
     ),
 ]
 Temperature: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        metavar="T", help="Below 1 the likely gets likelier, above 1 less so; 0 is greedy.", rich_help_panel=STRATEGY
-    ),
+    float | None, strategy_option(metavar="T", help="Below 1 the likely gets likelier, above 1 less so; 0 is greedy.")
 ]
 RepetitionPenalty: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X", help="Above 1 a token that was there already gets less likely.", rich_help_panel=STRATEGY
-    ),
+    float | None, strategy_option(metavar="X", help="Above 1 a token that was there already gets less likely.")
 ]
 NoRepeatNgramSize: TypeAlias = Annotated[
-    int | None, typer.Option(metavar="N", help="No N tokens in a row come twice; 0 is off.", rich_help_panel=STRATEGY)
+    int | None, strategy_option(metavar="N", help="No N tokens in a row come twice; 0 is off.")
 ]
 BadWord: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="TEXT", help="Never these words, nor after a space; may be repeated.", rich_help_panel=STRATEGY
-    ),
+    list[str] | None, strategy_option(metavar="TEXT", help="Never these words, nor after a space; may be repeated.")
 ]
 LogitBias: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="ID:BIAS", help="Add BIAS to the logit of the token ID; may be repeated.", rich_help_panel=STRATEGY
-    ),
+    list[str] | None, strategy_option(metavar="ID:BIAS", help="Add BIAS to the logit of the token ID; may be repeated.")
 ]
 LengthPenalty: TypeAlias = Annotated[
-    float | None,
-    typer.Option(metavar="X", help="Beam search: above 0 favours longer texts; -50 to 50.", rich_help_panel=STRATEGY),
+    float | None, strategy_option(metavar="X", help="Beam search: above 0 favours longer texts; -50 to 50.")
 ]
 Seed: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", help="Makes a draw repeatable; drawn and reported when absent.", rich_help_panel=STRATEGY
-    ),
+    int | None, strategy_option(metavar="N", help="Makes a draw repeatable; drawn and reported when absent.")
 ]
 
-MaxNewTokens: TypeAlias = Annotated[
-    int, typer.Option(metavar="N", help="Most tokens to generate, 1 or more.", rich_help_panel=LENGTH)
-]
+MaxNewTokens: TypeAlias = Annotated[int, length_option(metavar="N", help="Most tokens to generate, 1 or more.")]
 NumReturnSequences: TypeAlias = Annotated[
-    int,
-    typer.Option("--num-return-sequences", "-n", metavar="N", help="How many completions.", rich_help_panel=LENGTH),
+    int, length_option("--num-return-sequences", "-n", metavar="N", help="How many completions.")
 ]
 Stop: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TEXT", help="End just before this text; may be repeated.", rich_help_panel=LENGTH),
+    list[str] | None, length_option(metavar="TEXT", help="End just before this text; may be repeated.")
 ]
 OnOverflow: TypeAlias = Annotated[
     Literal["error", "truncate-left"],
-    typer.Option(
+    length_option(
         "--overflow",
         metavar="HOW",
         help="For a prompt too long for the context: error, or truncate-left to keep its end.",
-        rich_help_panel=LENGTH,
     ),
 ]
 
-Echo: TypeAlias = Annotated[
-    bool, typer.Option("--echo/--no-echo", help="Show the prompt before its continuation.", rich_help_panel=OUTPUT)
-]
+Echo: TypeAlias = Annotated[bool, output_option("--echo/--no-echo", help="Show the prompt before its continuation.")]
 Format: TypeAlias = Annotated[
-    Literal["text", "json"],
-    typer.Option("--format", metavar="FORMAT", help="text, or json: one object.", rich_help_panel=OUTPUT),
+    Literal["text", "json"], output_option("--format", metavar="FORMAT", help="text, or json: one object.")
 ]
 Output: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write here, not to stdout.", rich_help_panel=OUTPUT),
+    Path | None, output_option("--output", "-o", metavar="FILE", help="Write here, not to stdout.")
 ]
 PrintPython: TypeAlias = Annotated[
     bool,
-    typer.Option(
-        "--print-python",
-        help="Print a Python script that does the same with transformers alone, and generate nothing.",
-        rich_help_panel=OUTPUT,
+    output_option(
+        "--print-python", help="Print a Python script that does the same with transformers alone, and generate nothing."
     ),
 ]
-Quiet: TypeAlias = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No notices, spinner or summary on stderr.", rich_help_panel=OUTPUT)
-]
+Quiet: TypeAlias = Annotated[bool, output_option("--quiet", "-q", help="No notices, spinner or summary on stderr.")]
 
 Trace: TypeAlias = Annotated[
     bool,
-    typer.Option(
-        "--trace",
-        help="What the model made of every token: on a terminal as colours, in JSON as numbers.",
-        rich_help_panel=OUTPUT,
-    ),
+    output_option("--trace", help="What the model made of every token: on a terminal as colours, in JSON as numbers."),
 ]
 TraceHtml: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "--html",
-        metavar="FILE",
-        help="Also write a page where each token shows what else was likely; means --trace.",
-        rich_help_panel=OUTPUT,
+    output_option(
+        "--html", metavar="FILE", help="Also write a page where each token shows what else was likely; means --trace."
     ),
 ]
 Deterministic: TypeAlias = Annotated[
     bool,
-    typer.Option(
+    strategy_option(
         "--deterministic",
         help="Decode each completion by itself, so that not even float rounding depends on the others. Slower.",
-        rich_help_panel=STRATEGY,
     ),
 ]
 Replay: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Run a result of --format json again, and say whether it is the same. Exit code 1 if not.",
-        rich_help_panel=INPUT,
+    input_option(
+        metavar="FILE", help="Run a result of --format json again, and say whether it is the same. Exit code 1 if not."
     ),
 ]
 
@@ -240,38 +190,24 @@ PromptToRead: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="The text to look at; - or nothing reads standard input.")
 ]
 PromptFile: TypeAlias = Annotated[
-    Path | None, typer.Option("--file", metavar="FILE", help="Take the prompt from this file.", rich_help_panel=INPUT)
+    Path | None, input_option("--file", metavar="FILE", help="Take the prompt from this file.")
 ]
 TextArgument: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="TEXT", help="The text; - or nothing reads standard input.")
 ]
 Files: TypeAlias = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--file",
-        metavar="FILE",
-        help="Take the texts from this file; may be repeated; - is standard input.",
-        rich_help_panel=INPUT,
-    ),
+    input_option("--file", metavar="FILE", help="Take the texts from this file; may be repeated; - is standard input."),
 ]
 PerWhat: TypeAlias = Annotated[
     Literal["line", "file"] | None,
-    typer.Option(
+    input_option(
         metavar="UNIT",
         help="What one text is: a line, or a file as a whole. Without it: a line of a --file, all of what is piped in.",
-        rich_help_panel=INPUT,
     ),
 ]
 FormatOfMany: TypeAlias = Annotated[
     Literal["text", "json", "jsonl"],
-    typer.Option(
-        "--format",
-        metavar="FORMAT",
-        help="text, json: one object, or jsonl: an object a text.",
-        rich_help_panel=OUTPUT,
-    ),
+    output_option("--format", metavar="FORMAT", help="text, json: one object, or jsonl: an object a text."),
 ]
-Html: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Also write a page to open in a browser.", rich_help_panel=OUTPUT),
-]
+Html: TypeAlias = Annotated[Path | None, output_option(metavar="FILE", help="Also write a page to open in a browser.")]

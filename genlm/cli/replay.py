@@ -7,8 +7,8 @@ from typing import Literal
 
 import typer
 
-from genlm.cli.loading import load
-from genlm.errors import UsageError
+from genlm.cli.command import check_saved_alone
+from genlm.cli.loading import ModelOptions
 from genlm.formats.output import open_output
 from genlm.tasks.replay import read_result
 from genlm.views.generation import summary
@@ -22,11 +22,7 @@ ALLOWED = {"replay", "allow_pickle", "format", "output", "quiet"}
 
 def check_nothing_else(context: typer.Context) -> None:
     """Raise UsageError where an option is given that the saved result decides."""
-    for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if param.name not in ALLOWED and source is not None and source.name == "COMMANDLINE":
-            name = "a prompt" if param.param_type_name == "argument" else max(param.opts, key=len)
-            raise UsageError(f"--replay takes everything from the saved result: {name} does not go with it")
+    check_saved_alone(context, "--replay", "result", only=ALLOWED)
 
 
 def replay_result(
@@ -36,16 +32,8 @@ def replay_result(
     notify = (lambda _: None) if quiet else notice
     saved = read_result(path)
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
-        loaded = load(
-            saved.model,
-            revision=saved.revision,
-            device=saved.device,
-            dtype=saved.dtype,
-            engine=saved.engine,
-            allow_pickle=allow_pickle,
-            notify=notify,
-            spinner=spinner,
-        )
+        model = ModelOptions(saved.model, saved.revision, saved.device, saved.dtype, allow_pickle)
+        loaded = model.load(notify, spinner, saved.engine)
         generating = saved.start(loaded)
         spinner.say("generating")
         for _ in generating:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, TextIO
 
-import typer
-
 from genlm.cli import options
-from genlm.cli.loading import load
+from genlm.cli.grouped import grouped
+from genlm.cli.loading import ModelOptions
 from genlm.cli.pages import open_page
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.texts import read_texts
@@ -18,44 +17,38 @@ from genlm.views.score import ScoreJson, ScoreJsonLines, ScoreText, ScoreView, s
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notice
 
-SCORE = "How to score"
+score_option = options.panel("How to score")
 
 
+@grouped
 def score(
+    *,
     text: options.TextArgument = None,
     file: options.Files = None,
     per: options.PerWhat = None,
     bos: Annotated[
         bool | None,
-        typer.Option(
+        score_option(
             "--bos/--no-bos",
             help="Let a start token stand before each text, so that its first token is scored too. Without either: "
             "if the model has one.",
-            rich_help_panel=SCORE,
         ),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(
+        score_option(
             metavar="N",
             help="A text beyond the context is scored in windows that start every N tokens; half the context without "
             "it. Smaller is slower, and gives the model more to go by.",
-            rich_help_panel=SCORE,
         ),
     ] = None,
     tokens: Annotated[
         bool | None,
-        typer.Option(
-            "--tokens/--no-tokens",
-            help="Every token with its numbers. Without either: in JSON, and not in text.",
-            rich_help_panel=options.OUTPUT,
+        options.output_option(
+            "--tokens/--no-tokens", help="Every token with its numbers. Without either: in JSON, and not in text."
         ),
     ] = None,
-    model: options.ModelName = None,
-    revision: options.Revision = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    allow_pickle: options.AllowPickle = False,
+    model: ModelOptions,
     format: options.FormatOfMany = "text",
     output: options.Output = None,
     html: options.Html = None,
@@ -76,15 +69,7 @@ def score(
         open_page(html, output) as page_file,
         Spinner(enabled=not quiet) as spinner,
     ):
-        loaded = load(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            allow_pickle=allow_pickle,
-            notify=notify,
-            spinner=spinner,
-        )
+        loaded = model.load(notify, spinner)
         is_single = not files and per != "line"
         wanted = tokens if tokens is not None else format != "text" or is_single or per != "file"
         keeps = wanted or page_file is not None

@@ -3,14 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
+from genlm.cli import options
 from genlm.decoding.kinds import KINDS, LISTS, Given
 from genlm.decoding.presets import Preset, read_presets
 from genlm.decoding.strategy import Strategy, kind_from_fields, read_fields
 from genlm.errors import UsageError
+
+
+@dataclass(frozen=True)
+class StrategyOptions:
+    """A strategy by a spec or a preset, and flags that add to it or stand for it."""
+
+    strategy: options.StrategySpec = None
+    presets: options.Presets = None
+    num_beams: options.NumBeams = None
+    top_k: options.TopK = None
+    top_p: options.TopP = None
+    min_p: options.MinP = None
+    typical_p: options.TypicalP = None
+    epsilon_cutoff: options.EpsilonCutoff = None
+    eta_cutoff: options.EtaCutoff = None
+    temperature: options.Temperature = None
+    repetition_penalty: options.RepetitionPenalty = None
+    no_repeat_ngram_size: options.NoRepeatNgramSize = None
+    bad_word: options.BadWord = None
+    logit_bias: options.LogitBias = None
+    length_penalty: options.LengthPenalty = None
+
+    def choose(self, notify: Callable[[str], None]) -> Strategy:
+        """The strategy: see `choose_strategy`."""
+        flags = {
+            "num_beams": self.num_beams,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "typical_p": self.typical_p,
+            "epsilon_cutoff": self.epsilon_cutoff,
+            "eta_cutoff": self.eta_cutoff,
+            "temperature": self.temperature,
+            "repetition_penalty": self.repetition_penalty,
+            "no_repeat_ngram_size": self.no_repeat_ngram_size,
+            "bad_words": self.bad_word or None,
+            "logit_bias": self.logit_bias or None,
+            "length_penalty": self.length_penalty,
+        }
+        return choose_strategy(self.strategy, self.presets, flags, notify)
 
 
 def choose_strategy(

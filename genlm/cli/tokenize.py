@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TextIO
 
-import typer
-
 from genlm.cli import options
 from genlm.cli.signals import insistent_interrupts
 from genlm.errors import UsageError
@@ -24,20 +22,15 @@ def tokenize(
     per: options.PerWhat = None,
     decode: Annotated[
         bool,
-        typer.Option(
-            "--decode",
-            help="The other way: the texts are token ids, as 5 17 300 or [5, 17, 300].",
-            rich_help_panel=options.INPUT,
-        ),
+        options.input_option("--decode", help="The other way: the texts are token ids, as 5 17 300 or [5, 17, 300]."),
     ] = False,
     model: options.ModelName = None,
     revision: options.Revision = None,
     format: Annotated[
         Literal["text", "ids", "json", "jsonl"],
-        typer.Option(
+        options.output_option(
             metavar="FORMAT",
             help="text, ids: the ids of a text on a line, json: one object, or jsonl: an object a text.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = "text",
     output: options.Output = None,

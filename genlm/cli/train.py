@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from genlm.tasks.train.jobs import Request
     from genlm.tasks.train.start import Run
 
-TEXTS, SIZE, LOOP, LEFT = "Texts", "Model", "Training", "Output"
+text_option = options.panel("Texts")
+size_option = options.panel("Model")
+loop_option = options.panel("Training")
 BY_SIZE = "by the size of the corpus"
 LOG, CURVE = "log.jsonl", "loss.png"
 
@@ -37,182 +39,120 @@ def train(
         ),
     ] = None,
     valid: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="Hold this text out, a file or folder; may be repeated.", rich_help_panel=TEXTS
-        ),
+        list[Path] | None, text_option(metavar="FILE", help="Hold this text out, a file or folder; may be repeated.")
     ] = None,
     valid_share: Annotated[
         float | None,
-        typer.Option(
-            metavar="X",
-            help="Without --valid: hold out this share; 0.05 of 100 kB or more, else 0.",
-            rich_help_panel=TEXTS,
-        ),
+        text_option(metavar="X", help="Without --valid: hold out this share; 0.05 of 100 kB or more, else 0."),
     ] = None,
     per: Annotated[
         Literal["line", "file"] | None,
-        typer.Option(
+        text_option(
             metavar="UNIT",
             help="What one text is: a line, or a file. Without it a line of a corpus below 10 kB, else a file.",
-            rich_help_panel=TEXTS,
         ),
     ] = None,
-    text_field: Annotated[
-        str, typer.Option(metavar="NAME", help="The field of a .jsonl record to take.", rich_help_panel=TEXTS)
-    ] = FIELD,
+    text_field: Annotated[str, text_option(metavar="NAME", help="The field of a .jsonl record to take.")] = FIELD,
     base: Annotated[
         str | None,
-        typer.Option(
+        size_option(
             "--from",
             metavar="MODEL",
             help="Go on with a trained model (fable, a folder, a Hub id): its size, its tokenizer.",
-            rich_help_panel=SIZE,
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="tiny, small, medium, large or gpt2; the numbers below alter it.",
-            show_default=BY_SIZE,
-            rich_help_panel=SIZE,
+        size_option(
+            metavar="NAME", help="tiny, small, medium, large or gpt2; the numbers below alter it.", show_default=BY_SIZE
         ),
     ] = None,
-    n_layer: Annotated[int | None, typer.Option(metavar="N", help="Blocks.", rich_help_panel=SIZE)] = None,
-    n_embd: Annotated[int | None, typer.Option(metavar="N", help="Width.", rich_help_panel=SIZE)] = None,
-    n_head: Annotated[
-        int | None, typer.Option(metavar="N", help="Heads; they divide the width.", rich_help_panel=SIZE)
-    ] = None,
-    n_positions: Annotated[
-        int | None, typer.Option(metavar="N", help="Context, in tokens.", rich_help_panel=SIZE)
-    ] = None,
-    vocab_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Entries of the tokenizer, at most.", rich_help_panel=SIZE)
-    ] = None,
+    n_layer: Annotated[int | None, size_option(metavar="N", help="Blocks.")] = None,
+    n_embd: Annotated[int | None, size_option(metavar="N", help="Width.")] = None,
+    n_head: Annotated[int | None, size_option(metavar="N", help="Heads; they divide the width.")] = None,
+    n_positions: Annotated[int | None, size_option(metavar="N", help="Context, in tokens.")] = None,
+    vocab_size: Annotated[int | None, size_option(metavar="N", help="Entries of the tokenizer, at most.")] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(
+        size_option(
             metavar="NAME",
             help="bpe, word or char, made from the corpus; or one that is there: a model, a tokenizer.json.",
             show_default="bpe",
-            rich_help_panel=SIZE,
         ),
     ] = None,
-    max_steps: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Steps.", show_default=BY_SIZE, rich_help_panel=LOOP),
-    ] = None,
+    max_steps: Annotated[int | None, loop_option(metavar="N", help="Steps.", show_default=BY_SIZE)] = None,
     max_minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", help="Minutes; alone the only limit. Two such runs are not the same.", rich_help_panel=LOOP
-        ),
+        float | None, loop_option(metavar="X", help="Minutes; alone the only limit. Two such runs are not the same.")
     ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Rows in a batch.", show_default=BY_SIZE, rich_help_panel=LOOP),
-    ] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(metavar="N", help="Batches in a step.", show_default="1", rich_help_panel=LOOP)
-    ] = None,
+    batch_size: Annotated[int | None, loop_option(metavar="N", help="Rows in a batch.", show_default=BY_SIZE)] = None,
+    accumulate: Annotated[int | None, loop_option(metavar="N", help="Batches in a step.", show_default="1")] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(
-            metavar="X", help="At its peak; a cosine leads down from there.", show_default=BY_SIZE, rich_help_panel=LOOP
-        ),
+        loop_option(metavar="X", help="At its peak; a cosine leads down from there.", show_default=BY_SIZE),
     ] = None,
     warmup_steps: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Steps up to the peak.", show_default=BY_SIZE, rich_help_panel=LOOP),
+        int | None, loop_option(metavar="N", help="Steps up to the peak.", show_default=BY_SIZE)
     ] = None,
     optimizer: Annotated[
         Literal["adamw", "muon"] | None,
-        typer.Option(
+        loop_option(
             metavar="NAME",
             help="adamw, or muon: Muon for the blocks' matrices, AdamW for the rest.",
             show_default="adamw",
-            rich_help_panel=LOOP,
         ),
     ] = None,
     weight_decay: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Of matrices only.", show_default="0.1", rich_help_panel=LOOP),
+        float | None, loop_option(metavar="X", help="Of matrices only.", show_default="0.1")
     ] = None,
     max_grad_norm: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="A longer gradient is cut to this.", show_default="1.0", rich_help_panel=LOOP),
+        float | None, loop_option(metavar="X", help="A longer gradient is cut to this.", show_default="1.0")
     ] = None,
-    dropout: Annotated[
-        float | None, typer.Option(metavar="P", help="Dropout.", show_default=BY_SIZE, rich_help_panel=LOOP)
-    ] = None,
+    dropout: Annotated[float | None, loop_option(metavar="P", help="Dropout.", show_default=BY_SIZE)] = None,
     eval_every: Annotated[
         int | None,
-        typer.Option(
+        loop_option(
             metavar="N",
             help="Steps between evaluations; the best weights are kept.",
             show_default="a twelfth of --max-steps",
-            rich_help_panel=LOOP,
         ),
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="End after N evaluations without a new best; 0 is never.",
-            show_default="10",
-            rich_help_panel=LOOP,
-        ),
+        loop_option(metavar="N", help="End after N evaluations without a new best; 0 is never.", show_default="10"),
     ] = None,
     save_every: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Steps between checkpoints.", show_default="250", rich_help_panel=LOOP),
+        int | None, loop_option(metavar="N", help="Steps between checkpoints.", show_default="250")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Makes it repeatable.", show_default="0", rich_help_panel=LOOP)
-    ] = None,
+    seed: Annotated[int | None, loop_option(metavar="N", help="Makes it repeatable.", show_default="0")] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"],
-        typer.Option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best there is.", rich_help_panel=LOOP),
+        loop_option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best there is."),
     ] = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        typer.Option(
+        loop_option(
             metavar="DTYPE",
             help="What products are computed in: float32, bfloat16 (weights stay float32), or auto: bfloat16 for a "
             "model 256 wide or more where the machine is made for it.",
-            rich_help_panel=LOOP,
         ),
     ] = "auto",
-    compile: Annotated[
-        bool, typer.Option("--compile", help="torch.compile: slow to begin, then faster.", rich_help_panel=LOOP)
-    ] = False,
+    compile: Annotated[bool, loop_option("--compile", help="torch.compile: slow to begin, then faster.")] = False,
     out: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="The folder for the model.", rich_help_panel=LEFT),
+        Path | None, options.output_option("--output", "-o", metavar="DIR", help="The folder for the model.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in DIR; needs no CORPUS.", rich_help_panel=LEFT)
+        bool, options.output_option("--resume", help="Go on with the run in DIR; needs no CORPUS.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew where DIR holds a model.", rich_help_panel=LEFT)
+        bool, options.output_option("--overwrite", help="Begin anew where DIR holds a model.")
     ] = False,
     save_dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(
-            metavar="DTYPE",
-            help="Of the weights in DIR.",
-            show_default="float32, or as --from",
-            rich_help_panel=LEFT,
-        ),
+        options.output_option(metavar="DTYPE", help="Of the weights in DIR.", show_default="float32, or as --from"),
     ] = None,
     card: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Your own model card, Markdown; {figures} in it becomes the table.",
-            rich_help_panel=LEFT,
-        ),
+        options.output_option(metavar="FILE", help="Your own model card, Markdown; {figures} in it becomes the table."),
     ] = None,
     quiet: options.Quiet = False,
 ) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 from genlm.errors import OutputError
 
@@ -47,20 +47,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: where the file cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    with _explaining(path):
-        mode = _mode(target)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".genlm-")
-    temporary = Path(name)
-    try:
-        with _explaining_writes(path), os.fdopen(descriptor, "wb") as stream:
+    with _draft(path) as draft:
+        with _explaining_writes(path), os.fdopen(draft.descriptor, "wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(descriptor)
+            os.fsync(draft.descriptor)
         with _explaining(path):
-            _move(temporary, target, mode)
-    finally:
-        temporary.unlink(missing_ok=True)
+            draft.move()
 
 
 @contextmanager
@@ -80,28 +73,44 @@ def _in_place(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
+    with _draft(path) as draft:
+        try:
+            with _explaining_writes(path), os.fdopen(draft.descriptor, "w", encoding="utf-8", newline="\n") as stream:
+                yield stream
+        except KeyboardInterrupt:
+            if draft.path.stat().st_size > 0:
+                draft.move()
+            raise
+        with _explaining(path):
+            draft.move()
+
+
+class _Draft(NamedTuple):
+    """A file beside the one whose place it is to take, open to be written."""
+
+    path: Path
+    descriptor: int
+    target: Path
+    mode: int
+
+    def move(self) -> None:
+        """Let it take that place."""
+        self.path.chmod(self.mode)
+        self.path.replace(self.target)
+
+
+@contextmanager
+def _draft(path: Path) -> Iterator[_Draft]:
+    """A draft of the file at `path`, gone at the end unless it was moved."""
     target = Path(os.path.realpath(path))
     with _explaining(path):
         mode = _mode(target)
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".genlm-")
-    temporary = Path(name)
+    draft = _Draft(Path(name), descriptor, target, mode)
     try:
-        try:
-            with _explaining_writes(path), os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-                yield stream
-        except KeyboardInterrupt:
-            if temporary.stat().st_size > 0:
-                _move(temporary, target, mode)
-            raise
-        with _explaining(path):
-            _move(temporary, target, mode)
+        yield draft
     finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _move(temporary: Path, target: Path, mode: int) -> None:
-    temporary.chmod(mode)
-    temporary.replace(target)
+        draft.path.unlink(missing_ok=True)
 
 
 def _mode(target: Path) -> int:

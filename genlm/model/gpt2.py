@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlm.model.gpt2_config import ACTIVATIONS, HEAD, Config
+from genlm.model.graph import Capture, Graphs, Steps
 from genlm.model.linear import FLOAT, Embedding, Linear, Norm, Precision
 from genlm.model.network import QueryKey, check_room
 
@@ -90,10 +91,37 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, block: Block) -> 
     return block.attention(query, key, value, None, causal=True)
 
 
-class GPT2:
-    """A GPT-2 ready to run, built on its weights without copying them; they are taken out of `weights` one by one."""
+def attend_each(lengths: Tensor, keys: Tensor, values: Tensor) -> Attend:
+    """Keep each row's one new token at the row's length; attend to it and those before it.
 
-    def __init__(self, config: Config, weights: MutableMapping[str, Tensor], precision: Precision = FLOAT) -> None:
+    `lengths`: (rows,); `keys`, `values`: (layers, rows, heads, tokens, head width). Shapes do not depend on lengths.
+    """
+    rows = torch.arange(len(lengths), device=lengths.device)
+    seen = (torch.arange(keys.shape[3], device=lengths.device) <= lengths[:, None])[:, None, None]
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
+        kept_keys, kept_values = keys[block.layer], values[block.layer]
+        kept_keys[rows, :, lengths] = key[:, :, 0]
+        kept_values[rows, :, lengths] = value[:, :, 0]
+        return block.attention(query, kept_keys, kept_values, seen, causal=False)
+
+    return attend
+
+
+class GPT2:
+    """A GPT-2 ready to run, built on its weights without copying them; they are taken out of `weights` one by one.
+
+    `capture` is what may record its decode steps, see `graph`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        weights: MutableMapping[str, Tensor],
+        precision: Precision = FLOAT,
+        capture: Capture | None = None,
+    ) -> None:
+        self.graphs = Graphs(capture)
         self.config = config
         self.vocab_size = config.vocab_size
         self.context: int | None = config.n_positions
@@ -109,6 +137,11 @@ class GPT2:
     def device(self) -> torch.device:
         """See Network."""
         return self.positions.device
+
+    @property
+    def graph_note(self) -> str | None:
+        """See Network."""
+        return self.graphs.note
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, GPT2Cache]:
@@ -185,6 +218,10 @@ class GPT2:
         row = torch.tensor([list(ids)], device=self.device)
         return self.hidden(row, torch.arange(len(ids), device=row.device), attend)
 
+    def decode(self, ids: Tensor, lengths: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See Decode: attention goes over the whole memory, with what is beyond a row's length hidden."""
+        return self.head(self.hidden(ids[:, None], lengths[:, None], attend_each(lengths, keys, values)))
+
     def row_bytes(self, length: int) -> int:
         """See Network: the cache, and some copies of a row of logits in double precision."""
         cache = 2 * self.config.n_layer * self.config.n_embd * length * self.positions.element_size()
@@ -231,9 +268,12 @@ class GPT2Cache:
 
     def __init__(self, model: GPT2, keys: Tensor, values: Tensor) -> None:
         self.model = model
-        self.keys, self.values = keys, values
+        self._graphs = model.graphs
+        self._remember(keys, values)
         self.lengths = torch.zeros(keys.shape[1], dtype=torch.long, device=keys.device)
         self.longest = 0
+        # Nothing was ever written to places from here on.
+        self._reach = 0
         self.ragged = False
         self._mask: Tensor | None = None
 
@@ -253,12 +293,17 @@ class GPT2Cache:
     @torch.inference_mode()
     def step(self, ids: Tensor) -> Tensor:
         """See Cache."""
-        return self.model.head(self._feed(ids, self.model.hidden))
+        check_room(self.longest + 1, self.keys.shape[3])
+        logits = self._steps.run(ids, self.lengths, lambda: self.model.head(self._feed(ids, self.model.hidden)))
+        self._lengthen(1)
+        return logits
 
     @torch.inference_mode()
     def watch(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See WatchedCache."""
+        check_room(self.longest + 1, self.keys.shape[3])
         last, states = self._feed(ids, lambda ids, at, attend: self.model.states(ids, at, attend, layers))
+        self._lengthen(1)
         return self.model.head(last), states
 
     @torch.inference_mode()
@@ -281,6 +326,7 @@ class GPT2Cache:
         """See Cache."""
         taken = GPT2Cache(self.model, self.keys[:, rows], self.values[:, rows])
         taken.lengths, taken.longest, taken.ragged = self.lengths[rows], self.longest, self.ragged
+        taken._reach = self._reach
         return taken
 
     def fresh(self, rows: int, length: int) -> GPT2Cache:
@@ -298,7 +344,8 @@ class GPT2Cache:
         for mine, others in ((self.keys, source.keys), (self.values, source.values)):
             mine[:, places, :, :filled] = others[:, rows, :, :filled]
             # A number that is none would spoil the sequence even where it is masked.
-            mine[:, places, :, filled : self.longest] = 0.0
+            mine[:, places, :, filled : self._reach] = 0.0
+        self._reach = max(self._reach, filled)
         lengths = self.lengths.new_zeros(count)
         lengths[: len(self.lengths)] = self.lengths
         lengths[places] = source.lengths[rows]
@@ -308,21 +355,26 @@ class GPT2Cache:
         """See SharedCache; the memory of the others is kept for those that may come."""
         self._measure(self.lengths[:rows])
 
+    def never_capture(self) -> None:
+        """See Capturable."""
+        self._graphs = Graphs()
+        self._remember(self.keys, self.values)
+
     def write_prompts(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
         """Keep the prompts' keys and values; attend among them."""
-        self.keys[block.layer, :, :, : key.shape[2]] = key
-        self.values[block.layer, :, :, : key.shape[2]] = value
+        self._reach = key.shape[2]
+        self.keys[block.layer, :, :, : self._reach] = key
+        self.values[block.layer, :, :, : self._reach] = value
         return attend_causally(query, key, value, block)
 
     def _feed(self, ids: Tensor, run: Callable[[Tensor, Tensor, Attend], Made]) -> Made:
         """What `run` makes of one more token a row, whose keys and values are kept."""
-        check_room(self.longest + 1, self.keys.shape[3])
-        attend = self._write_ragged if self.ragged else self._write_even
-        positions = self.lengths[:, None] if self.ragged else self.lengths[:1]
-        self._mask = self._seen() if self.ragged else None
-        made = run(ids[:, None], positions, attend)
-        self._lengthen(1)
-        return made
+        if not self.ragged:
+            self._mask = None
+            return run(ids[:, None], self.lengths[:1], self._write_even)
+        rows, upto = len(self.lengths), self.longest + 1
+        attend = attend_each(self.lengths, self.keys[:, :rows, :, :upto], self.values[:, :rows, :, :upto])
+        return run(ids[:, None], self.lengths[:, None], attend)
 
     def _reserve(self, rows: int, capacity: int) -> None:
         """Let there be memory for so many rows of so many tokens."""
@@ -331,7 +383,12 @@ class GPT2Cache:
             larger = GPT2Cache.empty(self.model, max(rows, held), max(capacity, held_capacity))
             larger.keys[:, :held, :, : self.longest] = self.keys[:, :, :, : self.longest]
             larger.values[:, :held, :, : self.longest] = self.values[:, :, :, : self.longest]
-            self.keys, self.values = larger.keys, larger.values
+            self._remember(larger.keys, larger.values)
+
+    def _remember(self, keys: Tensor, values: Tensor) -> None:
+        """Take this for the memory."""
+        self.keys, self.values = keys, values
+        self._steps = Steps(self._graphs, self.model.decode, keys, values)
 
     def _measure(self, lengths: Tensor) -> None:
         """Take these for the lengths of the rows."""
@@ -339,10 +396,12 @@ class GPT2Cache:
         if len(lengths):
             shortest, longest = (int(length) for length in lengths.aminmax())
             self.longest, self.ragged = longest, shortest < longest
+            self._reach = max(self._reach, longest)
 
     def _lengthen(self, tokens: int) -> None:
         self.lengths = self.lengths + tokens
         self.longest += tokens
+        self._reach = max(self._reach, self.longest)
 
     def _write_even(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
         upto = self.longest + key.shape[2]
@@ -351,20 +410,7 @@ class GPT2Cache:
         values[:, :, self.longest : upto] = value
         return block.attention(query, keys[:, :, :upto], values[:, :, :upto], self._mask, causal=False)
 
-    def _write_ragged(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
-        upto = self.longest + 1
-        keys, values = self._layer(block)
-        rows = torch.arange(len(self.lengths), device=key.device)
-        keys[rows, :, self.lengths] = key[:, :, 0]
-        values[rows, :, self.lengths] = value[:, :, 0]
-        return block.attention(query, keys[:, :, :upto], values[:, :, :upto], self._mask, causal=False)
-
     def _layer(self, block: Block) -> tuple[Tensor, Tensor]:
         """The keys and values of one layer, (rows, heads, capacity, head width)."""
         rows = len(self.lengths)
         return self.keys[block.layer, :rows], self.values[block.layer, :rows]
-
-    def _seen(self) -> Tensor:
-        """Which positions each row attends to: its own tokens, the new one included. Shape: (rows, 1, 1, tokens)."""
-        positions = torch.arange(self.longest + 1, device=self.lengths.device)
-        return (positions <= self.lengths[:, None])[:, None, None]

@@ -127,7 +127,7 @@ def choose_dtype(dtype: DtypeChoice, device: str, config: Mapping[str, Any]) -> 
 def _load_lean(
     config: Mapping[str, Any], path: Path, files: list[Path], dtype: torch.dtype, device: str, *, in_int8: bool
 ) -> tuple[Network, int]:
-    from genlm.model import gpt2, gpt2_config, linear
+    from genlm.model import gpt2, gpt2_config, graph, linear
 
     try:
         settings = gpt2_config.Config.of(config)
@@ -139,7 +139,8 @@ def _load_lean(
     if optional & weights.keys() and weights[gpt2_config.HEAD].equal(weights["wte.weight"]):
         del weights[gpt2_config.HEAD]
     parameters = sum(weight.numel() for weight in weights.values())
-    return gpt2.GPT2(settings, weights, linear.INT8 if in_int8 else linear.FLOAT), parameters
+    capture = graph.CudaCapture() if device == "cuda" else None
+    return gpt2.GPT2(settings, weights, linear.INT8 if in_int8 else linear.FLOAT, capture), parameters
 
 
 def _load_any(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:

@@ -91,6 +91,11 @@ class Network(Protocol):
         """Where it runs."""
         ...
 
+    @property
+    def graph_note(self) -> str | None:
+        """What became of capturing its decode steps as CUDA graphs; None where none was captured. See `graph`."""
+        ...
+
     def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, SharedCache]:
         """Encode prompts of any lengths, one a row, with room for `room` more tokens each.
 

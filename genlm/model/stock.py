@@ -91,6 +91,8 @@ class _Criterion:
 class StockModel:
     """A transformers causal language model as a Network."""
 
+    graph_note: str | None = None
+
     def __init__(self, model: Any) -> None:
         self.model = model
         text_config = model.config.get_text_config()

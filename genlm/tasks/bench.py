@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from genlm.errors import UsageError
 from genlm.model.memory import measure_bandwidth, peak_bytes, reset_peak
-from genlm.records import BenchRow
+from genlm.records.bench import BenchRow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +77,7 @@ def _measure(model: Model, workload: Workload, rows: int, bandwidth: float) -> B
         moved,
         bandwidth,
         moved / bandwidth / step_s,
+        network.graph_note,
     )
 
 

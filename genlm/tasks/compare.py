@@ -10,7 +10,7 @@ from genlm.decoding.completion import Completion
 from genlm.decoding.kinds import Value
 from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, ModelError
-from genlm.records import Cell, Sample, StrategyComparison, StrategyRow
+from genlm.records.compare import Cell, Sample, StrategyComparison, StrategyRow
 from genlm.tasks.generate import Generating, Limits, Overflow
 from genlm.tasks.metrics import Metrics, distances, measure_all
 from genlm.tasks.others import HumanTexts, Judge

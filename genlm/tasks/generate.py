@@ -16,8 +16,8 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 from genlm.model.engine import Engine
 from genlm.model.pieces import Pieces
-from genlm.records import Generation, Timing
-from genlm.records import Overflow as Overflow
+from genlm.records.generation import Generation, Timing
+from genlm.records.generation import Overflow as Overflow
 from genlm.tasks.words import bad_words_ids, check_biases
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from genlm.records import METRICS, Cell, Estimate, Sample
+from genlm.records.compare import METRICS, Cell, Estimate, Sample
 
 if TYPE_CHECKING:
     from numpy import ndarray

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from genlm.errors import InputError
 from genlm.model.pieces import Pieces
-from genlm.records import Judgement, Sample
+from genlm.records.compare import Judgement, Sample
 from genlm.tasks.generate import prompt_ids
 from genlm.tasks.next import continuation_ids
 from genlm.tasks.windows import Sliding, Window, score_windows

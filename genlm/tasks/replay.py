@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
+from genlm.formats.saved import read_json
 from genlm.model.engine import ENGINES, Engine
 from genlm.model.pieces import Pieces
-from genlm.records import Difference, Generation, Replay
+from genlm.records.generation import Generation
+from genlm.records.replay import Difference, Replay
 from genlm.tasks.generate import Generating, Limits, check_count
 
 if TYPE_CHECKING:
@@ -130,12 +131,7 @@ def read_result(path: Path) -> SavedResult:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        contents = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+    contents = read_json(path)
     if not isinstance(contents, dict):
         raise InputError(f"{path}: not a result of genlm generate: not a JSON object")
     return contents

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Iterator
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from genlm.errors import InputError
-from genlm.records import METRICS, Cell, Estimate, ModelInfo, Sample, StrategyComparison, StrategyRow
+from genlm.formats.saved import read_json
+from genlm.records.compare import METRICS, Cell, Estimate, Sample, StrategyComparison, StrategyRow
+from genlm.records.model import ModelInfo
 
 
 class _Wrong(Exception):
@@ -25,12 +26,7 @@ def read_comparison(path: Path) -> StrategyComparison:
     Raises:
         InputError: a file that cannot be read, or holds no such comparison.
     """
-    try:
-        contents = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+    contents = read_json(path)
     try:
         return _comparison(contents)
     except _Wrong as error:

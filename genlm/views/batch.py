@@ -7,7 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from genlm.records import BatchCounts, BatchRecord, ClusterState, RowError
+from genlm.records.batch import BatchCounts, BatchRecord, RowError
+from genlm.records.cluster import ClusterState
 from genlm.views.terminal import make_console, notice, one_line, say
 
 if TYPE_CHECKING:

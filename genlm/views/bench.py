@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 
-from genlm.records import BenchRow
+from genlm.records.bench import BenchRow
 
 HEADINGS = ("dtype", "rows", "prefill tok/s", "decode tok/s", "ms/step", "peak MB", "of roofline")
 
@@ -39,6 +39,8 @@ class BenchView:
             print(json.dumps(record, indent=2))
             return
         notify(f"{first.model.name}; roofline: {first.bandwidth / 1e9:.1f} GB/s read on {first.model.device}")
+        for note in dict.fromkeys(row.cuda_graph for row in self._rows if row.cuda_graph):
+            notify(f"decode steps as a CUDA graph: {note}")
 
 
 def _record(row: BenchRow) -> dict[str, object]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
-from genlm.records import METRICS, Cell, Estimate, Sample, StrategyComparison, StrategyRow
+from genlm.records.compare import METRICS, Cell, Estimate, Sample, StrategyComparison, StrategyRow
 from genlm.views.as_json import as_object
 from genlm.views.generation import traced_record
 from genlm.views.metrics import COLUMNS, best_note, best_rows, distance_of, interval_of, shown_metrics, value_of

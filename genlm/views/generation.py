@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from genlm.decoding.completion import Completion, Piece
-from genlm.records import Generation
+from genlm.records.generation import Generation
 from genlm.views.as_json import as_object, split_bytes
 from genlm.views.terminal import Writer
 

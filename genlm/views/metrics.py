@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from genlm.records import METRICS, Estimate, StrategyComparison, StrategyRow
+from genlm.records.compare import METRICS, Estimate, StrategyComparison, StrategyRow
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genlm.decoding.strategy import Strategy
-from genlm.records import Branch, Candidate, Comparison, Filtered, NextToken, Tree
+from genlm.records.next import Branch, Candidate, Comparison, Filtered, NextToken, Tree
 from genlm.views.as_json import finite, split_bytes
 from genlm.views.bars import Bar, percent
 from genlm.views.terminal import make_console

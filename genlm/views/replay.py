@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from genlm.records import Difference, Replay
+from genlm.records.replay import Difference, Replay
 from genlm.views.as_json import as_object
 from genlm.views.terminal import visible
 from genlm.views.tokens import counted

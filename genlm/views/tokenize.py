@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TextIO
 
-from genlm.records import Token, TokenizedText
+from genlm.records.model import Token
+from genlm.records.tokenize import TokenizedText
 from genlm.views.as_json import as_line, split_bytes
 from genlm.views.terminal import Writer, make_console, visible
 from genlm.views.tokens import counted, label, shortened

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece, TracedToken
-from genlm.records import Generation, Sample
+from genlm.records.compare import Sample
+from genlm.records.generation import Generation
 from genlm.views.generation import TextView
 from genlm.views.score import STYLES, whole_pieces
 

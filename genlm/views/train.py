@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from genlm.records import TrainFacts, TrainReport, TrainResult
+from genlm.records.train import TrainFacts, TrainReport, TrainResult
 from genlm.views.terminal import make_console, notice, one_line, say
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genlm.errors import InputError, OutputError
-from genlm.records import TrainFacts
+from genlm.records.train import TrainFacts
 
 FIGURES = "{figures}"
 CARD = """\

@@ -13,7 +13,7 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 from genlm.formats.rows import Format, InputFile, InputRow
 from genlm.formats.template import Template
-from genlm.records import RowError
+from genlm.records.batch import RowError
 from genlm.tasks.generate import Limits, check_count
 
 OVERRIDES = ("strategy", "seed", "max_new_tokens")

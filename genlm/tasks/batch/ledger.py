@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from genlm.errors import OutputError
-from genlm.records import BatchCounts
+from genlm.records.batch import BatchCounts
 
 # In KiB. What does not fit lies in a temporary file.
 CACHE_KIB = 16_000

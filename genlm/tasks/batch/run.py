@@ -15,7 +15,7 @@ from genlm.formats.journal import Journal
 from genlm.formats.output import replacing
 from genlm.formats.rows import InputFile
 from genlm.formats.tables import Record, write_csv, write_parquet
-from genlm.records import BatchCounts, BatchModel, BatchRecord
+from genlm.records.batch import BatchCounts, BatchModel, BatchRecord
 from genlm.tasks.batch.jobs import Fields, Job, Settings, read_jobs
 from genlm.tasks.batch.ledger import Entry, Ledger, Written
 

@@ -14,7 +14,7 @@ from genlm.decoding.loops import decode_many
 from genlm.decoding.request import Request
 from genlm.errors import GenlmError, InputError
 from genlm.model.memory import is_out_of_memory
-from genlm.records import BatchModel, BatchRecord
+from genlm.records.batch import BatchModel, BatchRecord
 from genlm.tasks.batch.jobs import Job
 from genlm.tasks.generate import encode_prompt, make_request
 

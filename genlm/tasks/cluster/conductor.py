@@ -14,7 +14,8 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from genlm.errors import ClusterError, GenlmError
 from genlm.formats.folder import LocalFolder, RemoteFolder
-from genlm.records import BatchModel, ClusterState, RowError
+from genlm.records.batch import BatchModel, RowError
+from genlm.records.cluster import ClusterState
 from genlm.tasks.cluster.manifest import (
     NAME,
     Manifest,

@@ -10,7 +10,7 @@ from typing import Any
 from genlm.decoding.randomness import draw_seed
 from genlm.errors import InputError, OutputError
 from genlm.formats.folder import LocalFolder, RemoteFolder
-from genlm.records import BatchModel, BatchRecord
+from genlm.records.batch import BatchModel, BatchRecord
 from genlm.tasks.batch.jobs import Settings
 
 NAME = "manifest.json"

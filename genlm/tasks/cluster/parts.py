@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from genlm.errors import OutputError
 from genlm.formats.folder import LocalFolder, RemoteFolder
-from genlm.records import BatchModel, BatchRecord
+from genlm.records.batch import BatchModel, BatchRecord
 from genlm.tasks.batch.jobs import Job
 from genlm.tasks.cluster.manifest import check_same, made_with, record_made_with
 

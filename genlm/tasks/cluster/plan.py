@@ -11,7 +11,7 @@ from genlm.errors import ModelError
 from genlm.formats.folder import LocalFolder, RemoteFolder, open_folder
 from genlm.formats.rows import InputFile
 from genlm.model.source import ModelFolder, find_model
-from genlm.records import BatchModel, BatchRecord
+from genlm.records.batch import BatchModel, BatchRecord
 from genlm.tasks.batch.jobs import Fields, Job, Settings, names_of
 
 if TYPE_CHECKING:

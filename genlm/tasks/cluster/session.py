@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from genlm.errors import ClusterError, OutputError, UsageError
 from genlm.formats.journal import open_journal
-from genlm.records import ClusterState
+from genlm.records.cluster import ClusterState
 from genlm.tasks.cluster.plan import Plan, Resources
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from genlm.errors import InputError
-from genlm.records import BatchModel, BatchRecord, RowError
+from genlm.records.batch import BatchModel, BatchRecord, RowError
 from genlm.tasks.batch.jobs import Job
 from genlm.tasks.batch.work import model_of, run_jobs
 from genlm.tasks.cluster.parts import Unfinished, finished, in_order, read_records
@@ -143,6 +143,8 @@ class Pulse:
         self._name = f"{socket.gethostname()}/{threading.get_native_id()}/{id(self)}"
         self._lock = threading.Lock()
         self._report = Report(self._name)
+        # Those of the part that is being made.
+        self._rows = 0
         self._stopping = threading.Event()
         self.is_idle = True
         threading.Thread(target=_beat, args=(weakref.ref(self),), daemon=True).start()

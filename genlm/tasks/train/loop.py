@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genlm.errors import ModelError, OutputError
-from genlm.records import TrainReport, TrainResult
+from genlm.records.train import TrainReport, TrainResult
 from genlm.tasks.train import checkpoint
 from genlm.tasks.train.checkpoint import Place, replace_file
 from genlm.tasks.train.data import NO_TARGET, Batches, Rows

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from genlm.errors import InputError, OutputError
 from genlm.model.source import Notify, find_model
 from genlm.model.tokenizer import END_OF_TEXT
-from genlm.records import TrainFacts
+from genlm.records.train import TrainFacts
 from genlm.tasks.train import checkpoint, jobs
 from genlm.tasks.train.data import Documents, Rows, Windows
 from genlm.tasks.train.evaluate import Held, sample_text

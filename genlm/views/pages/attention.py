@@ -7,7 +7,7 @@ import sys
 from array import array
 
 from genlm.errors import UsageError
-from genlm.records import AttentionMaps
+from genlm.records.attention import AttentionMaps
 from genlm.views.attention import describe_check
 from genlm.views.pages import make_page
 from genlm.views.terminal import visible

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from genlm.records import Sample, StrategyComparison, StrategyRow
+from genlm.records.compare import Sample, StrategyComparison, StrategyRow
 from genlm.views.compare import comparison_summary, failures, token_marks
 from genlm.views.metrics import COLUMNS, best_note, best_rows, distance_of, interval_of, shown_metrics, value_of
 from genlm.views.pages import make_page

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genlm.records import Estimate, StrategyComparison, StrategyRow
+from genlm.records.compare import Estimate, StrategyComparison, StrategyRow
 from genlm.views.metrics import COLUMNS
 from genlm.views.pages.svg import INK, LINE, SOFT, Tree, series_colour, svg_tree
 

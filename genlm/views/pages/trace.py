@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from genlm.decoding.completion import Alternative, Completion, TracedToken
-from genlm.records import Generation
+from genlm.records.generation import Generation
 from genlm.views.generation import summary
 from genlm.views.pages import make_page
 from genlm.views.terminal import visible

@@ -1,0 +1,260 @@
+"""Who takes part in a decoding job, each in a process of its own.
+
+The pool of threads of one library slows that of another in the same process: beside CTranslate2's, torch's steps take
+up to twice their time.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from model import PROMPT, convert, make_model
+
+NEW = 64
+Run = Callable[[], object]
+
+
+class Work(NamedTuple):
+    """What is to be done: `kind` is a strategy, or `beams`, `compare`, `pipeline`, `first token`."""
+
+    kind: str
+    rows: int = 1
+
+
+class Contender:
+    """One that takes part, by its name: the library, and what it computes in."""
+
+    def __init__(self, name: str, scratch: Path, threads: int, *, cpu_time: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        context.Process(target=_serve, args=(theirs, name, scratch, threads, cpu_time), daemon=True).start()
+        theirs.close()
+
+    def time(self, work: Work) -> float:
+        """How many seconds the work takes; the first time is slower."""
+        self._pipe.send(work)
+        seconds: float = self._pipe.recv()
+        return seconds
+
+
+def prepare(scratch: Path, names: set[str]) -> None:
+    """The model, for each in its own format."""
+    make_model(scratch / "model")
+    for compute in ("float32", "int8"):
+        if any(name.startswith(f"CTranslate2 {compute}") for name in names):
+            convert(scratch / "model", scratch / compute, compute)
+
+
+def _serve(pipe: Any, name: str, scratch: Path, threads: int, cpu_time: bool) -> None:
+    warnings.simplefilter("ignore")
+    engine, runs = _engine(name, scratch, threads), {}
+    while True:
+        try:
+            work = pipe.recv()
+        except EOFError:
+            return
+        if work not in runs:
+            runs[work] = engine.prepare(work)
+        gc.collect()
+        pipe.send(_seconds(runs[work], cpu_time=cpu_time))
+
+
+def _seconds(run: Run, *, cpu_time: bool) -> float:
+    # The processor's seconds of processes that a run has started count too.
+    clock = (lambda: sum(os.times()[:4])) if cpu_time else time.perf_counter
+    started = clock()
+    run()
+    return clock() - started
+
+
+class Engine(Protocol):
+    """A library, ready to work."""
+
+    def prepare(self, work: Work) -> Run:
+        """What does the work when it is called."""
+        ...
+
+
+def _engine(name: str, scratch: Path, threads: int) -> Engine:
+    library, _, mode = name.partition(" ")
+    if mode == "script":
+        return Script(library)
+    if library == "CTranslate2":
+        return CTranslate2(scratch, mode, threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    if library == "genlm":
+        return Genlm(scratch / "model", mode)
+    return Transformers(scratch / "model", "float32" if mode == "pipeline" else mode)
+
+
+class Genlm:
+    """genlm's engine; the end of text does not end a row, so that all do the same work."""
+
+    def __init__(self, folder: Path, dtype: Any) -> None:
+        from genlm.model.load import load_model
+        from genlm.model.source import find_model
+
+        self.model = load_model(find_model(str(folder)), dtype=dtype)
+
+    def prepare(self, work: Work) -> Run:
+        """See Engine; rows are samples of one prompt."""
+        if work.kind == "compare":
+            return self._compare(work.rows)
+        if work.kind == "beams":
+            return self._decode(1, f"beam:num_beams={work.rows}")
+        return self._decode(work.rows, work.kind)
+
+    def _decode(self, rows: int, spec: str) -> Run:
+        from genlm.decoding.loops import decode
+        from genlm.decoding.request import Request
+        from genlm.decoding.strategy import Strategy
+
+        request = Request(
+            prompt_ids=tuple(PROMPT),
+            strategy=Strategy.parse(spec),
+            max_new_tokens=NEW,
+            count=rows,
+            seed=0,
+            eos_ids=frozenset(),
+            stop=(),
+            decode=self.model.tokenizer.decode,
+        )
+        return lambda: list(decode(self.model.network, request))
+
+    def _compare(self, samples: int) -> Run:
+        """What `genlm compare` does by default, with the metrics and the alternatives of every token."""
+        from dataclasses import replace
+
+        from genlm.decoding.strategy import Strategy
+        from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, Settings
+        from genlm.tasks.compare import Contender as Compared
+
+        contenders = [Compared(Strategy.parse(spec), {}) for spec in DEFAULT_STRATEGIES]
+        model = replace(self.model, eos_ids=frozenset())
+        text = " ".join(f"t{token}" for token in PROMPT)
+
+        def run() -> object:
+            comparing = Comparing(model, [text], contenders, Settings(NEW, samples, 0))
+            return list(comparing), comparing.result
+
+        return run
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "top-p": {"do_sample": True, "top_p": 0.9, "top_k": 0},
+    "top-k": {"do_sample": True, "top_k": 50},
+}
+
+
+class Transformers:
+    """transformers' own generate, and its pipeline."""
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        self.folder = folder
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+
+    def prepare(self, work: Work) -> Run:
+        """See Engine; rows are copies of one prompt."""
+        if work.kind == "pipeline":
+            return self._pipeline()
+        if work.kind == "compare":
+            return self._compare(work.rows)
+        if work.kind == "beams":
+            return self._generate(1, do_sample=False, num_beams=work.rows)
+        return self._generate(work.rows, **SETTINGS[work.kind])
+
+    def _compare(self, samples: int) -> Run:
+        """The same strategies one after the other, as many texts of each as genlm compare makes."""
+        runs = [
+            self._generate(1, do_sample=False),
+            self._generate(1, do_sample=False, num_beams=4, num_return_sequences=min(4, samples)),
+            self._generate(1, num_return_sequences=samples, **SETTINGS["top-k"]),
+            self._generate(1, num_return_sequences=samples, **SETTINGS["top-p"]),
+        ]
+        return lambda: [run() for run in runs]
+
+    def _pipeline(self) -> Run:
+        from transformers import AutoTokenizer, pipeline
+
+        made = pipeline("text-generation", model=self.model, tokenizer=AutoTokenizer.from_pretrained(self.folder))
+        text = " ".join(f"t{token}" for token in PROMPT)
+        return lambda: made(text, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=50256)
+
+    def _generate(self, rows: int, **settings: Any) -> Run:
+        import torch
+
+        ids = torch.tensor([PROMPT] * rows)
+        mask = torch.ones_like(ids)
+        exact = {"max_new_tokens": NEW, "min_new_tokens": NEW, "pad_token_id": 50256}
+        return lambda: self.model.generate(ids, attention_mask=mask, **exact, **settings)
+
+
+class CTranslate2:
+    """CTranslate2's generator on the same weights: all threads on one batch, or `by rows`, each on a part of them."""
+
+    def __init__(self, scratch: Path, mode: str, threads: int) -> None:
+        import ctranslate2
+
+        compute, _, by_rows = mode.partition(", ")
+        self.parts = threads if by_rows else 1
+        self.generator = ctranslate2.Generator(
+            str(scratch / compute),
+            compute_type=compute,
+            inter_threads=self.parts,
+            intra_threads=threads // self.parts,
+        )
+
+    def prepare(self, work: Work) -> Run:
+        """See Engine; rows are copies of one prompt."""
+        settings = {
+            "greedy": {"beam_size": 1},
+            "top-p": {"sampling_topk": 0, "sampling_topp": 0.9},
+            "top-k": {"sampling_topk": 50},
+        }[work.kind]
+        prompts = [[f"t{token}" for token in PROMPT]] * work.rows
+        size = -(-work.rows // self.parts)
+        exact = {"max_length": NEW, "min_length": NEW, "include_prompt_in_result": False}
+        return lambda: self.generator.generate_batch(prompts, max_batch_size=size, **exact, **settings)
+
+
+PLAIN = """
+import sys
+from transformers import AutoTokenizer, AutoModelForCausalLM
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="float32")
+inputs = tokenizer("Once upon a time", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=1, do_sample=False)[0]))
+"""
+
+
+class Script:
+    """A process that prints one greedy token of the bundled model: the command, or a plain transformers script."""
+
+    def __init__(self, library: str) -> None:
+        from genlm.model.source import find_model
+
+        ours = ["-m", "genlm", "generate", "Once upon a time", "-m", "fable", "-s", "greedy", "--max-new-tokens", "1"]
+        theirs = ["-c", PLAIN, str(find_model("fable").path)]
+        self._command = [sys.executable, *(ours if library == "genlm" else theirs)]
+
+    def prepare(self, work: Work) -> Run:
+        """See Engine."""
+        return lambda: subprocess.run(self._command, check=True, capture_output=True)

@@ -1,0 +1,61 @@
+"""What the benchmarks run on: a model of GPT-2's shape with random weights, and the machine."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+PROMPT = [7454, 2402, 257, 640, 612, 373, 257, 1310]
+
+
+def machine(threads: int) -> str:
+    """Processor, threads and versions."""
+    processor = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    names = ("torch", "transformers", "ctranslate2", "genlm")
+    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    return f"{processor}, {threads} threads; Python {platform.python_version()}, {versions}\n"
+
+
+def has_ctranslate2() -> bool:
+    """Whether CTranslate2 takes part."""
+    return find_spec("ctranslate2") is not None
+
+
+def make_model(folder: Path) -> Path:
+    """GPT-2's shape with random weights, and a tokenizer that names each id, for the converters that want one."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
+    vocabulary = {f"t{token}": token for token in range(50256)} | {"<|endoftext|>": 50256}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="t0", eos_token="<|endoftext|>", bos_token="<|endoftext|>"
+    ).save_pretrained(folder)
+    return folder
+
+
+def convert(folder: Path, target: Path, quantization: str) -> Path:
+    """The model as CTranslate2 wants it."""
+    from ctranslate2.converters import TransformersConverter
+
+    TransformersConverter(str(folder)).convert(str(target), quantization=quantization)
+    return target
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,91 @@
+"""What a smaller dtype costs in quality: `python benchmarks/quality.py`.
+
+The bundled model reads tales (bits per byte) and goes on from many places of them greedily. Tokens are compared with
+those of float32: the choices at every place of the text that float32 wrote, and how far the texts are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+
+import genlm  # noqa: E402
+from genlm.records.score import Tally  # noqa: E402
+
+TALES = Path(__file__).parent.parent / "prompts" / "tales.txt"
+EVERY_WORDS = 3
+NEW = 64
+DTYPES = ("float32", "bfloat16", "int8")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="fable")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--texts", type=Path, default=TALES, help="a file with a text a line")
+    arguments = parser.parse_args()
+    texts = arguments.texts.read_text().splitlines()
+    models = {dtype: genlm.load(arguments.model, device=arguments.device, dtype=dtype) for dtype in DTYPES}
+    print("\n".join(table(models, texts)))
+
+
+def table(models: dict[str, genlm.LanguageModel], texts: list[str]) -> Iterator[str]:
+    """A row for each dtype."""
+    starts = list(prompts(texts))
+    reference = models["float32"]
+    written = [greedy(reference, start) for start in starts]
+    tokens = sum(len(ids) for _, ids in written)
+    yield f"{len(starts)} prompts, {tokens:,} tokens by float32\n"
+    yield "| | bits per byte | same choice in the same text | same tokens up to the first other | same texts |"
+    yield "|---|---|---|---|---|"
+    chosen = [choices(reference, *each) for each in written]
+    for dtype, model in models.items():
+        same = sum(
+            sum(mine == theirs for mine, theirs in zip(choices(model, *each), those, strict=True))
+            for each, those in zip(written, chosen, strict=True)
+        )
+        prefixes = [common(greedy(model, start)[1], ids) for start, (_, ids) in zip(starts, written, strict=True)]
+        whole = sum(prefix == len(ids) for prefix, (_, ids) in zip(prefixes, written, strict=True))
+        yield (
+            f"| {dtype} | {bits_per_byte(model, texts):.4f} | {same / tokens:.2%} | {sum(prefixes) / tokens:.2%} "
+            f"| {whole} of {len(starts)} |"
+        )
+
+
+def prompts(texts: list[str]) -> Iterator[str]:
+    """The beginnings of the texts, of ever more words."""
+    for text in texts:
+        words = text.split()
+        for end in range(EVERY_WORDS, len(words), EVERY_WORDS):
+            yield " ".join(words[:end])
+
+
+def greedy(model: genlm.LanguageModel, prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens of the prompt, and those that follow."""
+    (completion,) = model.generate(prompt, strategy="greedy", max_new_tokens=NEW).completions
+    return tuple(model._model.tokenizer.encode(prompt)), tuple(completion.token_ids)
+
+
+def choices(model: genlm.LanguageModel, prompt: tuple[int, ...], text: tuple[int, ...]) -> list[int]:
+    """The likeliest token at each place of the text."""
+    logits = model._model.network.logits((*prompt, *text))
+    return [int(each) for each in logits[len(prompt) - 1 : -1].argmax(-1)]
+
+
+def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """How many tokens two texts begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def bits_per_byte(model: genlm.LanguageModel, texts: list[str]) -> float:
+    """Of all texts together."""
+    return sum((model.score(text).tally for text in texts), Tally()).bits_per_byte or 0.0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The results of tasks: plain data, ready to be shown or written."""
