@@ -7,7 +7,8 @@ import json
 import pickle
 import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ from genlm.tasks.cluster.merge import merge_parts
 from genlm.tasks.cluster.parts import Unfinished, read_records
 from genlm.tasks.cluster.plan import ModelChoice, Plan, Resources, make_plan, part_name, rows_per_part
 from genlm.tasks.cluster.prepare import check_output
-from genlm.tasks.cluster.session import Session, open_session
+from genlm.tasks.cluster.session import FOLDER, LOCK, Running, Session, open_session
 from genlm.tasks.cluster.source import chunks, digests
 from genlm.tasks.cluster.worker import Made, Report, Worker
 from genlm.tasks.generate import Limits
@@ -210,6 +211,21 @@ class TestWorker:
         lost.keep()
         assert Worker(plan, office).make(chunk).data == whole
         assert sum(report.made for report in office.reports) == SIZE - 1
+
+    def test_a_record_is_kept_in_time_though_no_other_comes(self, plan: Plan) -> None:
+        kept = threading.Event()
+        folder = SimpleNamespace(write=lambda name, data: kept.set())
+        with mock.patch("genlm.tasks.cluster.parts.KEEP_EVERY_S", 0.01):
+            Unfinished(folder, "part").add("a record")
+            assert kept.wait(60.0)
+
+    def test_of_a_part_that_is_whole_nothing_is_kept(self, plan: Plan) -> None:
+        folder = SimpleNamespace(write=mock.Mock())
+        unfinished = Unfinished(folder, "part")
+        unfinished.add("a record")
+        unfinished.forget()
+        unfinished.keep()
+        assert not folder.write.called
 
     def test_a_part_of_rows_that_moved_is_made_anew(self, plan: Plan, prompts: Path, tmp_path: Path) -> None:
         make_all(plan)
@@ -495,6 +511,107 @@ class TestResources:
             pass
         assert str(caught.value) == said
         assert hint in (caught.value.hint or "")
+
+
+class TestFolders:
+    """Those of the Rays on this machine."""
+
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> Iterator[None]:
+        ray = SimpleNamespace(init=lambda **_: None, shutdown=lambda: None)
+        with (
+            mock.patch.dict(sys.modules, ray=ray),
+            mock.patch("genlm.tasks.cluster.session.SHORT_TMP", str(tmp_path)),
+        ):
+            yield
+
+    def test_one_goes_with_its_command(self, tmp_path: Path) -> None:
+        with open_session(None):
+            assert len(list(tmp_path.iterdir())) == 1
+        assert list(tmp_path.iterdir()) == []
+
+    def test_one_of_a_command_that_was_killed_goes_when_the_next_begins(self, tmp_path: Path) -> None:
+        left = tmp_path / f"{FOLDER}killed"
+        (left / "session").mkdir(parents=True)
+        (left / LOCK).touch()
+        with open_session(None):
+            assert not left.exists()
+
+    def test_one_of_a_command_that_runs_stays(self, tmp_path: Path) -> None:
+        with open_session(None):
+            (first,) = tmp_path.iterdir()
+            with open_session(None):
+                assert first.exists()
+
+    def test_one_that_is_not_of_a_command_stays(self, tmp_path: Path) -> None:
+        (tmp_path / f"{FOLDER}other").mkdir()
+        with open_session(None):
+            pass
+        assert (tmp_path / f"{FOLDER}other").exists()
+
+
+class Died(Exception):
+    """Ray's word for an actor that is gone; all its errors have one root, which this stands for as well."""
+
+
+class Unavailable(Died):
+    """Ray's word for an actor that cannot be reached now."""
+
+
+class TestRunning:
+    """A batch under way, seen through a Ray whose answers are values to give or errors to raise."""
+
+    STATE = ClusterState(10, 5, 5, 50, 1.0, 2, 2, [])
+
+    @pytest.fixture(autouse=True)
+    def ray(self) -> Iterator[None]:
+        def get(answer: object) -> object:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        errors = SimpleNamespace(RayError=Died, ActorUnavailableError=Unavailable)
+        ray = SimpleNamespace(get=get, wait=lambda answers, timeout: (answers, []), exceptions=errors)
+        with (
+            mock.patch.dict(sys.modules, {"ray": ray, "ray.exceptions": errors}),
+            mock.patch("genlm.tasks.cluster.session.POLL_S", 0.0),
+        ):
+            yield
+
+    def running(self, **answers: list[object]) -> Running:
+        """One whose conductor gives these answers, one after the other, by method."""
+
+        def method(given: list[object]) -> SimpleNamespace:
+            left = iter(given)
+            return SimpleNamespace(remote=lambda *_: next(left))
+
+        return Running(SimpleNamespace(**{name: method(given) for name, given in answers.items()}), mock.sentinel.plan)
+
+    def test_a_conductor_that_is_out_of_reach_is_asked_again(self) -> None:
+        running = self.running(run=["its end"], look=[Unavailable(), Unavailable(), self.STATE])
+        assert running.look() == self.STATE
+
+    def test_one_that_stays_out_of_reach_is_lost(self) -> None:
+        running = self.running(run=["its end"], look=[Unavailable("no way there")] * 3)
+        with (
+            mock.patch("genlm.tasks.cluster.session.UNREACHED_S", -1.0),
+            pytest.raises(ClusterError, match="the cluster was lost: no way there") as caught,
+        ):
+            running.look()
+        assert caught.value.hint == "--resume continues"
+
+    def test_one_that_is_gone_is_lost(self) -> None:
+        running = self.running(run=[Died("it is dead")], look=[Died("it is dead")])
+        with pytest.raises(ClusterError, match="the cluster was lost: it is dead"):
+            running.look()
+        assert running.wait()
+        with pytest.raises(ClusterError, match="the cluster was lost: it is dead"):
+            running.outcome()
+
+    def test_a_connection_that_ends_is_not_the_end_of_the_batch(self) -> None:
+        running = self.running(run=[Unavailable()], outcome=[Unavailable(), "its end"])
+        assert [running.wait() for _ in range(3)] == [False, False, True]
+        assert running.outcome() == "its end"
 
 
 def test_the_display_tells_rows_speed_and_workers() -> None:

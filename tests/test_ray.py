@@ -32,6 +32,7 @@ pytestmark = [
 
 PATIENCE_S = 300.0
 WORKER = "ray::MapWorker"
+CONDUCTOR = "ray::Conductor"
 
 
 class Nodes:
@@ -43,9 +44,12 @@ class Nodes:
         memory = {"object_store_memory": 100 << 20}
         # Not in pytest's own folder, whose name would be too long for a socket in it.
         self._folder = tempfile.mkdtemp(prefix="genlm-ray-", dir="/tmp")
-        head = {"num_cpus": 0, "temp_dir": self._folder, **memory}
+        # A node that is gone is taken for dead after 5 s, not 15, and the workers have their share of a busy machine.
+        settings = {"health_check_period_ms": 1000, "worker_niceness": 0}
+        head = {"num_cpus": 0, "temp_dir": self._folder, "_system_config": settings, **memory}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._memory = memory
+        self.head = self._cluster.head_node
         self.workers = [self.add(), self.add()]
         self.address: str = self._cluster.address
 
@@ -161,10 +165,15 @@ def parent(process: int) -> int:
     return 0
 
 
+def on_node(node: Any, kind: str) -> list[int]:
+    """The processes of one kind that run on a node."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    return [process for process, line in commands().items() if line.startswith(kind) and parent(process) == raylet]
+
+
 def workers_on(node: Any) -> list[int]:
     """The workers that run on a node."""
-    raylet = node.all_processes["raylet"][0].process.pid
-    return [process for process, line in commands().items() if line.startswith(WORKER) and parent(process) == raylet]
+    return on_node(node, WORKER)
 
 
 def test_parts_are_what_one_machine_makes(
@@ -186,6 +195,7 @@ def test_a_worker_and_then_a_node_are_lost(
     parts, (first, second) = tmp_path / "parts", nodes.workers
     with subprocess_of(*on(nodes, prompts, parts, slow)) as run:
         wait_until(lambda: workers_on(first) and parts_of(parts), "a worker and a part")
+        assert len(on_node(nodes.head, CONDUCTOR)) == 1
         os.kill(workers_on(first)[0], signal.SIGKILL)
         wait_until(lambda: workers_on(second), "the other worker")
         before = parts_of(parts)

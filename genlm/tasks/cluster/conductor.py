@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,14 +58,20 @@ class Conductor:
         # When the first record came, and the last.
         self._began = self._latest = 0.0
         self._is_stopping = False
+        self._ended: Future[Outcome] = Future()
 
     def run(self, plan: Plan) -> Outcome:
         """Run a batch to its end. An error is part of the outcome."""
         try:
             with plan.folder.locked():
-                return self._run(plan)
+                self._ended.set_result(self._run(plan))
         except Exception as error:
-            return Outcome(error=_explained(error))
+            self._ended.set_result(Outcome(error=_explained(error)))
+        return self.outcome()
+
+    def outcome(self) -> Outcome:
+        """Wait for the end that `run` comes to, for one who was cut off from it."""
+        return self._ended.result()
 
     def check_model(self, model: BatchModel) -> None:
         """See Office."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import time
+import threading
 import uuid
 from collections.abc import Callable, Iterable
 
+from genlm.errors import OutputError
 from genlm.formats.folder import LocalFolder, RemoteFolder
 from genlm.records.batch import BatchModel, BatchRecord
 from genlm.tasks.batch.jobs import Job
@@ -19,27 +21,48 @@ KEEP_EVERY_S = 5.0
 
 
 class Unfinished:
-    """The records of a part that is being made, kept in files beside it every few seconds."""
+    """The records of a part that is being made, kept in files beside it: each so many seconds after it came."""
 
     def __init__(self, folder: LocalFolder | RemoteFolder, part: str) -> None:
         self._folder = folder
         self._part = part
         self._lines: list[str] = []
-        self._kept = time.monotonic()
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
 
     def add(self, line: str) -> None:
         """Take in a record."""
-        self._lines.append(line)
-        if time.monotonic() - self._kept > KEEP_EVERY_S:
-            self.keep()
+        with self._lock:
+            self._lines.append(line)
+            if self._timer is None:
+                self._timer = threading.Timer(KEEP_EVERY_S, self._keep_in_time)
+                self._timer.daemon = True
+                self._timer.start()
 
     def keep(self) -> None:
-        """Write what has come since the last time."""
-        if self._lines:
-            name = f"{UNFINISHED}/{self._part}/{uuid.uuid4().hex}.jsonl"
-            self._folder.write(name, "".join(f"{line}\n" for line in self._lines).encode())
-        self._lines = []
-        self._kept = time.monotonic()
+        """Write what has come since the last time. Raises OutputError where it cannot be written."""
+        with self._lock:
+            self._stop_timer()
+            if self._lines:
+                name = f"{UNFINISHED}/{self._part}/{uuid.uuid4().hex}.jsonl"
+                self._folder.write(name, "".join(f"{line}\n" for line in self._lines).encode())
+            self._lines = []
+
+    def forget(self) -> None:
+        """Keep nothing of what has come since the last time: the part itself is to be written."""
+        with self._lock:
+            self._stop_timer()
+            self._lines = []
+
+    def _keep_in_time(self) -> None:
+        # What cannot be written now is tried again with the next record, and told with the part.
+        with contextlib.suppress(OutputError):
+            self.keep()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
 
 
 def forget_unfinished(folder: LocalFolder | RemoteFolder, part: str) -> None:

@@ -1,4 +1,4 @@
-"""The flow through a cluster, by Ray Data: files are read in chunks, workers make parts of them, parts are written.
+"""The flow through a cluster, by Ray Data: files are read in chunks, and workers make and write parts of them.
 
 Only a few chunks are under way at any time, so that memory stays flat. Ray Data gives the work of a worker or a
 machine that is lost to another.
@@ -7,7 +7,7 @@ machine that is lost to another.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,15 +16,15 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasink, Datasource, ReadTask
+from ray.data.datasource import Datasource, ReadTask
 
 from genlm.errors import InputError
 from genlm.tasks.cluster.parts import forget_unfinished
 from genlm.tasks.cluster.plan import Plan
 from genlm.tasks.cluster.source import DIGEST_BYTES, Place, chunks, digests, places
-from genlm.tasks.cluster.worker import Made, Office, Worker, as_columns
+from genlm.tasks.cluster.worker import Office, Worker
 
-# Reading and writing take little, and each at once is a process of its own.
+# Reading takes little, and each reader is a process of its own.
 WORKERS_PER_READER = 8
 # To start processes takes as long as to read so much.
 QUICK_BYTES = 32 << 20
@@ -48,38 +48,21 @@ class Files(Datasource):
         return [ReadTask(partial(self._read, file), unknown) for file in range(self._count)]
 
 
-class Parts(Datasink[list[tuple[int, int]]]):
-    """Writes each part to a file of its own, whole or not at all; the rows and failures of all are in `written`."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self.written: list[tuple[int, int]] = []
-
-    def write(self, blocks: Iterable[pa.Table], ctx: object) -> list[tuple[int, int]]:
-        """Write what a task is given."""
-        return [self._write(Made(**row)) for block in blocks for row in block.to_pylist()]
-
-    def on_write_complete(self, write_result: Any) -> None:
-        """Count all that was written."""
-        self.written = [counts for some in write_result.write_returns for counts in some]
-
-    def _write(self, made: Made) -> tuple[int, int]:
-        if made.data is not None:
-            self._plan.folder.write(made.part, made.data)
-            forget_unfinished(self._plan.folder, made.part)
-        return made.rows, made.failed
-
-
 class Making:
-    """A worker as an actor of Ray Data."""
+    """A worker as an actor of Ray Data. It writes its parts itself: what it has made is not lost with its machine."""
 
     def __init__(self, plan: Plan, office: Office) -> None:
+        self._folder = plan.folder
         self._worker = Worker(plan, office)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """The part of the one chunk that a batch is."""
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+        """Write the part of the one chunk that a batch is. Returns how many rows it has, and how many have failed."""
         (chunk,) = batch["chunk"]
-        return as_columns(self._worker.make(pickle.loads(chunk)))
+        made = self._worker.make(pickle.loads(chunk))
+        if made.data is not None:
+            self._folder.write(made.part, made.data)
+            forget_unfinished(self._folder, made.part)
+        return {"rows": [made.rows], "failed": [made.failed]}
 
 
 def make_parts(plan: Plan, size: int, office: Office) -> tuple[int, int]:
@@ -89,9 +72,8 @@ def make_parts(plan: Plan, size: int, office: Office) -> tuple[int, int]:
         for chunk in chunks(plan, file, size):
             yield pa.table({"chunk": [pickle.dumps(chunk)]})
 
-    resources, parts = plan.resources, Parts(plan)
-    few = max(1, resources.workers // WORKERS_PER_READER)
-    made = _read(plan, read, few).map_batches(
+    resources = plan.resources
+    made = _read(plan, read, max(1, resources.workers // WORKERS_PER_READER)).map_batches(
         Making,
         fn_constructor_args=(plan, office),
         batch_size=1,
@@ -99,8 +81,10 @@ def make_parts(plan: Plan, size: int, office: Office) -> tuple[int, int]:
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
     )
-    made.write_datasink(parts, ray_remote_args={"num_cpus": 0}, concurrency=few)
-    return sum(rows for rows, _ in parts.written), sum(failed for _, failed in parts.written)
+    done = failed = 0
+    for part in made.iter_rows():
+        done, failed = done + part["rows"], failed + part["failed"]
+    return done, failed
 
 
 def count_rows(plan: Plan) -> tuple[int, ...]:

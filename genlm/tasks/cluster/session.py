@@ -9,12 +9,15 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genlm.errors import ClusterError, UsageError
+from genlm.errors import ClusterError, OutputError, UsageError
+from genlm.formats.journal import open_journal
 from genlm.records.cluster import ClusterState
 from genlm.tasks.cluster.plan import Plan, Resources
 
@@ -24,9 +27,14 @@ if TYPE_CHECKING:
 CLIENT = "ray://"
 # For the few chunks that are under way. Ray would take a third of the memory, and writes to disk what is beyond.
 OBJECT_STORE_BYTES = 256 << 20
+# Ray's own niceness of 15 would leave the model next to nothing of a machine that does something else as well.
+SYSTEM_CONFIG = {"worker_niceness": 0}
 # The socket of a local Ray has a long name, and a system allows one of 107 bytes.
 SHORT_TMP = "/tmp"
+FOLDER, LOCK = "genlm-ray-", "genlm.lock"
 POLL_S = 0.5
+# So long the conductor may be out of reach, as while its machine is busy.
+UNREACHED_S = 60.0
 
 
 def check_ray() -> None:
@@ -75,11 +83,11 @@ class Session:
         from genlm.tasks.cluster.conductor import Conductor
 
         # The conductor is to be lost with this machine only, without which nobody waits for the result.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
         conductor: Any = ray.remote(Conductor).options(**options).remote()
         try:
-            yield Running(conductor, conductor.run.remote(plan))
+            yield Running(conductor, plan)
         finally:
             with contextlib.suppress(Exception):
                 ray.kill(conductor)
@@ -88,39 +96,72 @@ class Session:
 class Running:
     """A batch under way."""
 
-    def __init__(self, conductor: Any, outcome: Any) -> None:
+    def __init__(self, conductor: Any, plan: Plan) -> None:
         self._conductor = conductor
-        self._outcome = outcome
+        self._outcome = conductor.run.remote(plan)
 
     def wait(self) -> bool:
         """Wait for its end a little while. Returns whether it has come."""
         import ray
 
         done, _ = ray.wait([self._outcome], timeout=POLL_S)
+        if done and self._is_cut_off():
+            self._outcome = self._conductor.outcome.remote()
+            return False
         return bool(done)
 
     def look(self) -> ClusterState:
         """How far it is. Raises ClusterError where the cluster was lost."""
-        state: ClusterState = self._ask(self._conductor.look.remote())
+        state: ClusterState = self._ask(self._conductor.look)
         return state
 
     def stop(self) -> None:
         """Let the workers come to an end."""
-        self._ask(self._conductor.stop.remote())
+        self._ask(self._conductor.stop)
 
     def outcome(self) -> Outcome:
         """How it ended, once it has. Raises ClusterError where the cluster was lost."""
-        outcome: Outcome = self._ask(self._outcome)
-        return outcome
-
-    def _ask(self, answer: Any) -> Any:
         import ray
         from ray.exceptions import RayError
 
         try:
-            return ray.get(answer)
+            outcome: Outcome = ray.get(self._outcome)
         except (RayError, ConnectionError) as error:
-            raise ClusterError(f"the cluster was lost: {_line(error)}", hint="--resume continues") from error
+            raise _lost(error) from error
+        return outcome
+
+    def _is_cut_off(self) -> bool:
+        """Whether the end that came is that of a connection, and not of the batch."""
+        import ray
+        from ray.exceptions import ActorUnavailableError, RayError
+
+        try:
+            ray.get(self._outcome)
+        except ActorUnavailableError:
+            return True
+        except (RayError, ConnectionError):
+            return False
+        return False
+
+    def _ask(self, method: Any) -> Any:
+        """The conductor's answer, once it can be reached."""
+        import ray
+        from ray.exceptions import ActorUnavailableError, RayError
+
+        deadline = time.monotonic() + UNREACHED_S
+        while True:
+            try:
+                return ray.get(method.remote())
+            except ActorUnavailableError as error:
+                if time.monotonic() > deadline:
+                    raise _lost(error) from error
+                time.sleep(POLL_S)
+            except (RayError, ConnectionError) as error:
+                raise _lost(error) from error
+
+
+def _lost(error: Exception) -> ClusterError:
+    return ClusterError(f"the cluster was lost: {_line(error)}", hint="--resume continues")
 
 
 @contextmanager
@@ -138,13 +179,12 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
         if not verbose:
             settings["logging_level"] = logging.CRITICAL
         if address is None:
-            folder = tempfile.mkdtemp(prefix="genlm-ray-", dir=SHORT_TMP if os.path.isdir(SHORT_TMP) else None)
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
             settings |= {
                 "address": "local",
                 "include_dashboard": dashboard,
-                "_temp_dir": folder,
+                "_temp_dir": stack.enter_context(_folder_of_its_own()),
                 "object_store_memory": OBJECT_STORE_BYTES,
+                "_system_config": SYSTEM_CONFIG,
             }
         else:
             settings["address"] = address
@@ -154,6 +194,30 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
         except (Exception, SystemExit) as error:
             raise _not_reached(address, error) from error
         yield Session(address)
+
+
+@contextmanager
+def _folder_of_its_own() -> Iterator[str]:
+    """A folder for a Ray on this machine. Those of commands that were killed are taken away."""
+    parent = Path(SHORT_TMP if os.path.isdir(SHORT_TMP) else tempfile.gettempdir())
+    for folder in parent.glob(f"{FOLDER}*"):
+        _remove_abandoned(folder)
+    made = Path(tempfile.mkdtemp(prefix=FOLDER, dir=parent))
+    try:
+        unnamed = made / f"{LOCK}.new"
+        with open_journal(unnamed):
+            # It gets its name once it is held: nobody finds it free before.
+            unnamed.rename(made / LOCK)
+            yield str(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    with contextlib.suppress(OSError, OutputError):
+        if (folder / LOCK).exists():
+            with open_journal(folder / LOCK):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _machines() -> int:

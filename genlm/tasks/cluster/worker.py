@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from genlm.errors import InputError
 from genlm.records.batch import BatchModel, BatchRecord, RowError
@@ -129,6 +129,8 @@ class Worker:
         else:
             if self._pulse.is_stopping():
                 unfinished.keep()
+            else:
+                unfinished.forget()
         finally:
             self._pulse.is_idle = True
 
@@ -184,8 +186,3 @@ def _beat(pulse: weakref.ref[Pulse]) -> None:
 
 def _place(error: RowError) -> str:
     return f"{error['file']}, line {error['line']}" if error["line"] else f"{error['file']}, row {error['row']}"
-
-
-def as_columns(made: Made) -> dict[str, list[Any]]:
-    """A part as a batch of Ray Data, of one row."""
-    return {"part": [made.part], "data": [made.data], "rows": [made.rows], "failed": [made.failed]}
