@@ -614,6 +614,27 @@ class TestRunning:
         assert running.outcome() == "its end"
 
 
+def test_the_display_says_once_that_no_worker_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("genlm.views.batch.time.monotonic", lambda: clock[0])
+    progress = ClusterProgress()
+
+    def told_after(seconds: float, workers: int) -> bool:
+        clock[0] += seconds
+        progress.see(ClusterState(10, 0, 0, 0, 0.0, workers, 0, []))
+        return "no worker runs" in capsys.readouterr().err
+
+    assert not told_after(0, workers=0)
+    assert not told_after(29, workers=0)
+    assert not told_after(1, workers=1)
+    assert not told_after(100, workers=0)
+    assert not told_after(29, workers=0)
+    assert told_after(2, workers=0)
+    assert not told_after(60, workers=0)
+
+
 def test_the_display_tells_rows_speed_and_workers() -> None:
     with contextlib.redirect_stderr(FakeTerminal()) as shown, ClusterProgress() as progress:
         progress.see(ClusterState(1000, 600, 500, 20_000, 10.0, 3, 3, []))

@@ -83,7 +83,7 @@ def _follow(running: Running, progress: ClusterProgress, spinner: Spinner, outpu
             is_shown = False
             while not running.wait():
                 state = running.look()
-                if not is_shown and ((state.rows is not None and state.workers) or finishing.pressed):
+                if not is_shown and (state.rows is not None or finishing.pressed):
                     spinner.stop()
                     display.enter_context(progress)
                     is_shown = True

@@ -21,6 +21,8 @@ LINE_EVERY_S = 5.0
 LEAST_KNOWN, LEAST_KNOWN_S = 5, 3.0
 # A file of nothing but bad rows is not told row by row.
 MOST_ERRORS = 10
+# In so many seconds a machine with room has begun a worker.
+WORKER_BEGINS_S = 30.0
 
 
 class BatchProgress:
@@ -145,6 +147,8 @@ class ClusterProgress(BatchProgress):
     def __init__(self, *, enabled: bool = True) -> None:
         super().__init__(BatchCounts(0, 0, 0), enabled=enabled)
         self._state: ClusterState | None = None
+        self._alone_since: float | None = None
+        self._is_told_to_wait = False
 
     @property
     def seconds(self) -> float:
@@ -159,7 +163,21 @@ class ClusterProgress(BatchProgress):
         for error in state.errors:
             self.failed += 1
             self._show_error(error)
+        self._tell_to_wait(state)
         self._show_state()
+
+    def _tell_to_wait(self, state: ClusterState) -> None:
+        """Say once that there has been no worker for a while."""
+        if state.workers:
+            self._alone_since = None
+            return
+        self._alone_since = self._alone_since or time.monotonic()
+        if not self._is_told_to_wait and time.monotonic() - self._alone_since > WORKER_BEGINS_S:
+            self._is_told_to_wait = True
+            self.say(
+                "no worker runs: it may be that no machine has room for one, see ray status, --cpus-per-worker and "
+                "--gpus-per-worker; still waiting"
+            )
 
     def _pace(self) -> str:
         workers = 0 if self._state is None else self._state.workers
