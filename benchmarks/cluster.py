@@ -2,7 +2,7 @@
 
 Every round runs each contender once, in turn, as a command of its own from its start to its end, so that all that Ray
 takes to start and to stop is in it; the table gives medians. Nothing is downloaded. One worker has all processors, as
-the plain run has; of two each has half.
+the plain run has; of two each has half. With one thread on both sides Ray has processors of its own beside the model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Contender:
+    """The options of a run, its threads in all, and the run that it is set beside."""
+
+    options: list[str]
+    threads: int
+    against: str = "plain"
+
 
 WORDS = ["the king", "a wolf", "fox", "wood", "once upon", "time", "little", "old", "said", "went into", "three sons"]
 
@@ -24,30 +35,36 @@ WORDS = ["the king", "a wolf", "fox", "wood", "once upon", "time", "little", "ol
 def main() -> None:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=3000, help="how many prompts; the plain run is to take two minutes")
+    parser.add_argument("--rows", type=int, default=6000, help="how many prompts; the plain run is to take two minutes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="fable")
     parser.add_argument("--cpus", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", action="append", help="a contender; may be repeated")
     arguments = parser.parse_args()
     contenders = {
-        "plain": [],
-        "ray, 1 worker": ray(1, arguments.cpus),
-        "ray, 2 workers": ray(2, arguments.cpus / 2),
+        "plain": Contender([], arguments.cpus),
+        "ray, 1 worker": Contender(ray(1, arguments.cpus), arguments.cpus),
+        "ray, 2 workers": Contender(ray(2, arguments.cpus // 2), arguments.cpus),
+        "plain, 1 thread": Contender([], 1, "plain, 1 thread"),
+        "ray, 1 worker, 1 thread": Contender(ray(1, 1), 1, "plain, 1 thread"),
     }
+    if arguments.only:
+        contenders = {name: contenders[name] for name in arguments.only}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as scratch:
         prompts = write_prompts(Path(scratch), arguments.rows)
         for number in range(arguments.rounds):
-            for name, options in contenders.items():
-                taken = run(prompts, Path(scratch) / f"{number}-{len(options)}-{name[-1]}", arguments.model, options)
+            for name, contender in contenders.items():
+                output = Path(scratch) / f"{number}-{name.replace(' ', '-')}"
+                taken = run(prompts, output, arguments.model, contender)
                 seconds[name].append(taken)
-                print(f"round {number + 1}  {name:15} {taken:7.1f} s", file=sys.stderr, flush=True)
-    print(table(seconds, arguments.rows))
+                print(f"round {number + 1}  {name:24} {taken:7.1f} s", file=sys.stderr, flush=True)
+    print(table(seconds, contenders, arguments.rows))
 
 
-def ray(workers: int, cpus: float) -> list[str]:
+def ray(workers: int, cpus: int) -> list[str]:
     """The options of a run with so many workers."""
-    return ["--engine", "ray", "--workers", str(workers), "--cpus-per-worker", f"{cpus:g}"]
+    return ["--engine", "ray", "--workers", str(workers), "--cpus-per-worker", str(cpus)]
 
 
 def write_prompts(folder: Path, rows: int) -> Path:
@@ -62,21 +79,24 @@ def write_prompts(folder: Path, rows: int) -> Path:
     return path
 
 
-def run(prompts: Path, output: Path, model: str, options: list[str]) -> float:
+def run(prompts: Path, output: Path, model: str, contender: Contender) -> float:
     """Seconds that the command takes."""
-    place = output if options else output.with_suffix(".jsonl")
+    place = output if contender.options else output.with_suffix(".jsonl")
     command = [sys.executable, "-m", "genlm", "batch", str(prompts), "-o", str(place), "-m", model, "--seed", "1"]
+    # Ray tells its workers by their processors.
+    threads = {} if contender.options else {"OMP_NUM_THREADS": str(contender.threads)}
+    command += ["--device", "cpu", "--quiet", *contender.options]
     started = time.perf_counter()
-    subprocess.run([*command, "--device", "cpu", "--quiet", *options], check=True)
+    subprocess.run(command, check=True, env={**os.environ, **threads})
     return time.perf_counter() - started
 
 
-def table(seconds: dict[str, list[float]], rows: int) -> str:
-    """Medians, and what each takes against the plain run."""
-    plain = statistics.median(seconds["plain"])
+def table(seconds: dict[str, list[float]], contenders: dict[str, Contender], rows: int) -> str:
+    """Medians, and what each takes against the plain run with as many threads."""
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     lines = ["| run | seconds | rows/s | against the plain run |", "|---|---|---|---|"]
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
+    for name, median in medians.items():
+        plain = medians.get(contenders[name].against, median)
         lines.append(f"| {name} | {median:.1f} | {rows / median:.1f} | {median / plain:.2f} x its time |")
     return "\n".join(lines)
 
