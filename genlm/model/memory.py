@@ -20,7 +20,7 @@ MOST_ROWS = 256
 SHARE = 0.25
 # On a CPU, whose steps of many rows take as long as their numbers are many, more than this gains little; but so many
 # rows share the reading of the weights.
-CPU_BYTES, CPU_ROWS = 2**30, 16
+CPU_BYTES, CPU_ROWS = 3 * 2**28, 16
 # Where the machine does not tell what is free.
 ASSUMED_BYTES = 2**31
 MEMINFO = Path("/proc/meminfo")
