@@ -19,7 +19,8 @@ from genlm.decoding.loops import SEARCHES, decode, decode_many
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
 from genlm.errors import ModelError
-from genlm.model.gpt2 import GPT2, GPT2Cache
+from genlm.model.gpt2 import GPT2
+from genlm.model.gpt2_cache import GPT2Cache
 from genlm.model.load import Model
 
 SPECS = [

@@ -22,7 +22,8 @@ import genlm
 from genlm.decoding.completion import Completion
 from genlm.decoding.loops import decode_many
 from genlm.decoding.request import Request
-from genlm.model.gpt2 import GPT2, GPT2Cache
+from genlm.model.gpt2 import GPT2
+from genlm.model.gpt2_cache import GPT2Cache
 from genlm.model.gpt2_config import HEAD, Config, expected_shapes
 from genlm.model.graph import PATIENCE, REPLAYED, CudaCapture, Graphs, is_rounding
 
