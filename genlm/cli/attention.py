@@ -15,7 +15,7 @@ from genlm.views.as_json import as_line
 from genlm.views.attention import attention_record, show_attention
 from genlm.views.pages.attention import attention_page
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 
 look_option = options.panel("What to show")
 
@@ -56,7 +56,7 @@ def attention(
     genlm attention "The king had three sons" --layer 2 --head 1
     genlm attention "The king had three sons" --html attention.html
     """
-    notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     text = read_prompt_or_file(prompt, file)
     if format == "text" and html is None:
         layer, head = layer or 0, head or 0

@@ -29,7 +29,7 @@ from genlm.tasks.batch.work import model_of, run_jobs
 from genlm.views.as_json import as_line
 from genlm.views.batch import BatchProgress
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
@@ -171,7 +171,7 @@ def batch(
 
     What is finished is in the file at once. An interrupted run goes on with --resume, and loses nothing.
     """
-    notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     if merge is not None:
         from genlm.cli.cluster import merge_to
 

@@ -10,7 +10,7 @@ from genlm.errors import UsageError
 from genlm.tasks.bench import Workload, bench
 from genlm.views.bench import BenchView
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 
 if TYPE_CHECKING:
     from genlm.model.load import DtypeChoice
@@ -39,7 +39,7 @@ def bench_command(
     """
     workload = Workload(_numbers(batch), prompt_tokens, new_tokens)
     dtypes = [_dtype(name) for name in dtype.split(",")]
-    notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     view = BenchView(format)
     for name in dtypes:
         with Spinner(enabled=not quiet) as spinner:

@@ -19,7 +19,6 @@ from genlm.errors import PartlyFailed, UsageError
 from genlm.formats.output import open_output
 from genlm.formats.prompt import read_prompt
 from genlm.formats.prompts import read_human_texts, read_prompts
-from genlm.model.source import Notify
 from genlm.records.compare import StrategyComparison
 from genlm.tasks.compare import Comparing, Settings
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS
@@ -35,7 +34,7 @@ from genlm.views.compare import (
 from genlm.views.pages.compare import comparison_page
 from genlm.views.progress import ProgressBar
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 
 compare_option = options.panel("What to compare")
 # What a saved comparison does not tell.
@@ -121,7 +120,7 @@ def compare(
     genlm compare --file prompts.txt --reference stories.txt --judge gpt2-large --format json -o out.json
     genlm compare --from out.json --html page.html
     """
-    notify: Notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     if saved is not None:
         check_saved_alone(context, "--from", "comparison", only=WITH_SAVED)
         _show_saved(saved, format, output, html)

@@ -19,7 +19,7 @@ from genlm.model.source import locate_model
 from genlm.tasks.generate import Generating, check_count, check_engine
 from genlm.views.generation import JsonView, TextView, summary
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 from genlm.views.trace import TraceView
 
 
@@ -56,7 +56,7 @@ def generate(
         check_nothing_else(context)
         replay_result(replay, allow_pickle=model.allow_pickle, format=format, output=output, quiet=quiet)
         return
-    notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     chosen = strategy.choose(notify)
     limits = length.limits()
     check_count(chosen, limits)

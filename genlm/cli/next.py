@@ -19,7 +19,7 @@ from genlm.tasks.next import DEFAULT_TOP, check_at_least_one, compare_continuati
 from genlm.views.as_json import as_object
 from genlm.views.next import next_record, show_next
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 
 look_option = options.panel("What to show")
 
@@ -66,7 +66,7 @@ def next_command(
     genlm next "The king had three" --candidates " sons, daughters"
     genlm next "Once upon a" --steps 3
     """
-    notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     chosen = None
     if strategy is not None or presets is not None:
         chosen = choose_strategy(strategy, presets, {}, notify)

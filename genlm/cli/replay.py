@@ -14,7 +14,7 @@ from genlm.tasks.replay import read_result
 from genlm.views.generation import summary
 from genlm.views.replay import replay_json, replay_text
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 
 # What a result does not tell.
 ALLOWED = {"replay", "allow_pickle", "format", "output", "quiet"}
@@ -29,7 +29,7 @@ def replay_result(
     path: Path, *, allow_pickle: bool, format: Literal["text", "json"], output: Path | None, quiet: bool
 ) -> None:
     """Run a saved result again and say whether it is the same. Exits with code 1 where it is not."""
-    notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     saved = read_result(path)
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
         model = ModelOptions(saved.model, saved.revision, saved.device, saved.dtype, allow_pickle)

@@ -15,7 +15,7 @@ from genlm.tasks.score import Scoring
 from genlm.views.pages.score import ScorePage
 from genlm.views.score import ScoreJson, ScoreJsonLines, ScoreText, ScoreView, score_summary
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 
 score_option = options.panel("How to score")
 
@@ -61,7 +61,7 @@ def score(
     genlm score --file book.txt --per file --stride 128
     cat lines.txt | genlm score --per line --format jsonl
     """
-    notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     files = file or []
     texts = read_texts(text, files, per)
     with (

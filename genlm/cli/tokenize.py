@@ -12,7 +12,7 @@ from genlm.formats.texts import read_texts
 from genlm.model.source import find_model
 from genlm.tasks.tokenize import detokenize, open_tokenizer
 from genlm.tasks.tokenize import tokenize as tokenize_texts
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 from genlm.views.tokenize import DecodedText, TokenIds, TokensJson, TokensJsonLines, TokensText, TokensView
 
 
@@ -42,7 +42,7 @@ def tokenize(
     genlm tokenize --file poems.txt --format ids
     genlm tokenize "Once upon a time" --format ids | genlm tokenize --decode
     """
-    notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     texts = read_texts(text, file or [], per)
     if decode and format == "ids":
         raise UsageError("--decode gives text, and --format ids asks for ids")

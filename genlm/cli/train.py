@@ -16,7 +16,7 @@ from genlm.formats.documents import FIELD
 from genlm.formats.output import replacing
 from genlm.model.source import Notify
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import notice
+from genlm.views.terminal import notices
 from genlm.views.train import TrainView
 from genlm.views.train_card import model_card, read_card
 from genlm.views.train_curve import draw_curve
@@ -193,7 +193,7 @@ def train(
         seed=seed,
         compile=compile or None,
     )
-    notify = (lambda _: None) if quiet else notice
+    notify = notices(quiet=quiet)
     with Spinner(enabled=not quiet) as spinner, insistent_interrupts():
         spinner.say("reading the corpus")
         from genlm.tasks.train.jobs import Request

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ def make_console(stream: TextIO) -> Console:
 def notice(line: str) -> None:
     """One line on stderr, dim on a terminal."""
     say(("dim", line))
+
+
+def notices(*, quiet: bool) -> Callable[[str], None]:
+    """What says notices, or what says nothing."""
+    return (lambda _: None) if quiet else notice
 
 
 def say(*parts: tuple[str | None, str]) -> None:
