@@ -8,7 +8,9 @@ import pickle
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +19,20 @@ from unittest import mock
 import pytest
 from conftest import edit_json
 from driving import FakeTerminal, call
+from torch import Tensor
 
+from genlm.decoding.seats import Batch
 from genlm.decoding.strategy import Strategy
-from genlm.errors import ClusterError, GenlmError, HubUnreachable, InputError, OutputError, SpecError, UsageError
+from genlm.errors import (
+    ClusterError,
+    GenlmError,
+    HubUnreachable,
+    InputError,
+    ModelError,
+    OutputError,
+    SpecError,
+    UsageError,
+)
 from genlm.formats.folder import open_folder
 from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import open_inputs
@@ -30,11 +43,12 @@ from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.cluster.manifest import Manifest, made_with, read_manifest
 from genlm.tasks.cluster.merge import merge_parts
 from genlm.tasks.cluster.parts import Unfinished, read_records
-from genlm.tasks.cluster.plan import ModelChoice, Plan, Resources, make_plan, part_name, rows_per_part
+from genlm.tasks.cluster.plan import ModelChoice, Plan, Resources, make_plan, part_name, parts_at_once, rows_per_part
 from genlm.tasks.cluster.prepare import check_output
+from genlm.tasks.cluster.pulse import Report
 from genlm.tasks.cluster.session import FOLDER, LOCK, Running, Session, open_session
 from genlm.tasks.cluster.source import chunks, digests
-from genlm.tasks.cluster.worker import Made, Report, Worker
+from genlm.tasks.cluster.worker import Made, Worker
 from genlm.tasks.generate import Limits
 from genlm.views.as_json import as_line
 from genlm.views.batch import ClusterProgress
@@ -79,6 +93,14 @@ def planned(model: Path, paths: list[Path], output: Path, **choices: object) -> 
         return make_plan(
             files, Fields(), settings, ModelChoice(find_model(str(model)), "cpu"), str(output), as_line, **choices
         )
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + 60.0
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def make_all(plan: Plan, office: Quiet | None = None) -> list[Made]:
@@ -274,6 +296,67 @@ class TestWorker:
         made = Worker(plan, Quiet()).make(chunk)
         assert made.rows == SIZE
         assert len(before) < SIZE
+
+
+class TestPartsAtOnce:
+    """Several parts of one worker at the same time, as a cluster calls it."""
+
+    @pytest.fixture
+    def together(self, plan: Plan) -> Plan:
+        """Rows of all parts share steps."""
+        return replace(plan, settings=replace(plan.settings, deterministic=False), batch_size=ROWS)
+
+    def test_they_are_what_each_is_alone(self, plan: Plan) -> None:
+        parts = list(chunks(plan, 0, SIZE))
+        worker = Worker(plan, Quiet())
+        with ThreadPoolExecutor(len(parts)) as pool:
+            together = [made.data for made in pool.map(worker.make, parts)]
+        assert together == [Worker(plan, Quiet()).make(part).data for part in parts]
+
+    def test_a_part_that_comes_later_shares_the_steps_of_those_under_way(
+        self, together: Plan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second, *_ = chunks(together, 0, SIZE)
+        worker, begun, sizes = Worker(together, Quiet()), threading.Event(), []
+
+        def step(batch: Batch[object]) -> Tensor:
+            if not sizes:
+                begun.set()
+                wait_until(lambda: worker._loop._waiting.jobs)
+            sizes.append(len(batch.seats))
+            return plainly(batch)
+
+        plainly = Batch.step
+        monkeypatch.setattr(Batch, "step", step)
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(worker.make, first)
+            assert begun.wait(60.0)
+            other = pool.submit(worker.make, second)
+            assert one.result().rows == other.result().rows == SIZE
+        assert sizes[0] == SIZE
+        assert max(sizes) > SIZE
+
+    def test_all_that_are_under_way_hear_of_an_error(self, plan: Plan, tmp_path: Path) -> None:
+        gone = replace(plan.model, folder=replace(plan.model.folder, path=tmp_path / "gone"))
+        worker = Worker(replace(plan, model=gone), Quiet())
+        with ThreadPoolExecutor(2) as pool:
+            made = [pool.submit(worker.make, chunk) for chunk in chunks(plan, 0, SIZE)]
+            for each in made:
+                with pytest.raises(ModelError, match="there is no folder"):
+                    each.result(60.0)
+
+    def test_all_that_are_under_way_end_when_it_is_told_to_stop(self, together: Plan) -> None:
+        office = Quiet()
+        office.says_stop = True
+        worker = Worker(together, office)
+        wait_until(worker._pulse.is_stopping)
+        with ThreadPoolExecutor(2) as pool:
+            made = [pool.submit(worker.make, chunk) for chunk in chunks(together, 0, SIZE)]
+            assert [each.result(60.0).data for each in made] == [None] * len(made)
+
+    @pytest.mark.parametrize(("size", "parts"), [(16, 4), (300, 4), (375, 3), (512, 2), (4096, 2)])
+    def test_there_are_rows_enough_to_fill_the_places_of_those_that_end(self, size: int, parts: int) -> None:
+        assert parts_at_once(size) == parts
 
 
 class TestFolder:

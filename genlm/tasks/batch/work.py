@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from genlm.decoding.completion import Completion, Failed
@@ -32,9 +33,12 @@ def run_jobs(
     """A record for every job, as it ends: what `genlm generate` gives for its prompt alone, or what went wrong.
 
     At most `batch_size` sequences run at once; without it as many as pay and the memory holds. As soon as it
-    `is_stopping`, only what is under way is finished.
+    `is_stopping`, only what is under way is finished. An iterator of jobs that has come to an end is asked again as
+    long as anything is under way.
     """
-    for pending, event in decode_many(model.network, _requests(model, jobs), batch_size, is_stopping):
+    # A map asks again, which a generator would not.
+    requests = map(partial(_requested, model), jobs)
+    for pending, event in decode_many(model.network, requests, batch_size, is_stopping):
         if isinstance(event, Completion):
             pending.completions.append(event)
             if len(pending.completions) == pending.job.settings.limits.num_return_sequences:
@@ -51,21 +55,19 @@ class _Pending:
     completions: list[Completion] = field(default_factory=list)
 
 
-def _requests(model: Model, jobs: Iterable[Job]) -> Iterator[tuple[_Pending, Request | Failed]]:
+def _requested(model: Model, job: Job) -> tuple[_Pending, Request | Failed]:
     """What the loop is asked for; a job that makes no sense to this model has failed."""
-    for job in jobs:
-        settings = job.settings
-        try:
-            if job.error is not None:
-                raise InputError(job.error)
-            ids = encode_prompt(model, job.prompt or "", settings.limits)
-            request = make_request(
-                model, ids, settings.strategy, settings.limits, settings.seed, deterministic=settings.deterministic
-            )
-        except GenlmError as error:
-            yield _Pending(job), Failed(error)
-        else:
-            yield _Pending(job), request
+    settings = job.settings
+    try:
+        if job.error is not None:
+            raise InputError(job.error)
+        ids = encode_prompt(model, job.prompt or "", settings.limits)
+        request = make_request(
+            model, ids, settings.strategy, settings.limits, settings.seed, deterministic=settings.deterministic
+        )
+    except GenlmError as error:
+        return _Pending(job), Failed(error)
+    return _Pending(job), request
 
 
 def _record(job: Job, model: Model, completions: Iterable[Completion] = (), *, error: str | None = None) -> BatchRecord:

@@ -29,7 +29,7 @@ from genlm.tasks.cluster.parts import UNFINISHED
 from genlm.tasks.cluster.pipeline import count_rows, make_parts
 from genlm.tasks.cluster.plan import Plan, rows_per_part
 from genlm.tasks.cluster.prepare import check_output
-from genlm.tasks.cluster.worker import PULSE_S, Report
+from genlm.tasks.cluster.pulse import PULSE_S, Report
 
 # A worker that was not heard of for so long is taken for dead.
 ALIVE_S = 10.0

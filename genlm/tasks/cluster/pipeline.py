@@ -20,9 +20,10 @@ from ray.data.datasource import Datasource, ReadTask
 
 from genlm.errors import InputError
 from genlm.tasks.cluster.parts import forget_unfinished
-from genlm.tasks.cluster.plan import Plan
+from genlm.tasks.cluster.plan import Plan, parts_at_once
+from genlm.tasks.cluster.pulse import Office
 from genlm.tasks.cluster.source import DIGEST_BYTES, Place, chunks, digests, places
-from genlm.tasks.cluster.worker import Office, Worker
+from genlm.tasks.cluster.worker import Worker
 
 # Reading takes little, and each reader is a process of its own.
 WORKERS_PER_READER = 8
@@ -72,12 +73,17 @@ def make_parts(plan: Plan, size: int, office: Office) -> tuple[int, int]:
         for chunk in chunks(plan, file, size):
             yield pa.table({"chunk": [pickle.dumps(chunk)]})
 
-    resources = plan.resources
+    resources, at_once = plan.resources, parts_at_once(size)
     made = _read(plan, read, max(1, resources.workers // WORKERS_PER_READER)).map_batches(
         Making,
         fn_constructor_args=(plan, office),
         batch_size=1,
-        compute=ActorPoolStrategy(size=resources.workers),
+        compute=ActorPoolStrategy(
+            size=resources.workers,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
+            enable_true_multi_threading=True,
+        ),
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
     )

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # its last sequences, which have the machine to themselves, cost little.
 PARTS_PER_WORKER = 4
 SMALLEST_PART, LARGEST_PART = 16, 4096
+# A worker runs several parts at once, two or more, so that there are rows to take the places of those that end, and
+# prompts of like length to be encoded together.
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,11 @@ def part_name(file: int, number: int) -> str:
 def rows_per_part(rows: int, workers: int) -> int:
     """How many rows a part has, of so many in all."""
     return min(max(-(-rows // (PARTS_PER_WORKER * workers)), SMALLEST_PART), LARGEST_PART)
+
+
+def parts_at_once(size: int) -> int:
+    """How many parts of `size` rows a worker makes at the same time."""
+    return min(max(-(-ROWS_AT_ONCE // size), 2), PARTS_PER_WORKER)
 
 
 def make_plan(
