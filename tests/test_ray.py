@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,8 @@ pytestmark = [
 ]
 
 PATIENCE_S = 300.0
+# What pipeline.py reads at once; to import it here would import Ray.
+QUICK_BYTES = 32 << 20
 WORKER = "ray::MapWorker"
 CONDUCTOR = "ray::Conductor"
 
@@ -109,6 +112,14 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def long(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows in a file that is too long to be read at once."""
+    path = tmp_path_factory.mktemp("long") / prompts.name
+    path.write_text(prompts.read_text() + ("\n" + " " * 1023) * (QUICK_BYTES >> 10))
+    return path
+
+
+@pytest.fixture(scope="module")
 def alone(prompts: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """What one machine makes of them."""
     output = tmp_path_factory.mktemp("alone") / "alone.jsonl"
@@ -177,16 +188,16 @@ def workers_on(node: Any) -> list[int]:
 
 
 def test_parts_are_what_one_machine_makes(
-    nodes: Nodes, prompts: Path, slow: Path, alone: bytes, tmp_path: Path
+    nodes: Nodes, prompts: Path, long: Path, slow: Path, alone: bytes, tmp_path: Path
 ) -> None:
-    done = call(*on(nodes, prompts, tmp_path / "parts", slow))
+    done = call(*on(nodes, long, tmp_path / "parts", slow))
     assert done.code == 3, done.err
     assert done.out == ""
     assert "line 41: not valid JSON" in done.err
     assert done.err.splitlines()[-1].startswith("96 of 96 prompts are in ")
     assert "2 of them with an error" in done.err
     assert len(parts_of(tmp_path / "parts")) > 2
-    assert merged(tmp_path / "parts") == alone
+    assert merged(tmp_path / "parts") == alone.replace(str(prompts).encode(), str(long).encode())
 
 
 def test_a_worker_and_then_a_node_are_lost(
@@ -265,6 +276,23 @@ def test_a_ray_of_this_machine_does_not_outlive_a_killed_command(
         wait_until(lambda: (tmp_path / "parts" / "manifest.json").exists(), "the beginning")
         run.kill()
     wait_until(lambda: set(ray_processes()) <= before, "the end of Ray")
+
+
+def test_rows_are_held_at_once_only_where_they_are_few(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+
+    from genlm.tasks.cluster import pipeline
+
+    def read(file: int) -> Iterator[Any]:
+        for row in range(3):
+            yield pa.table({"chunk": [bytes([file, row])]})
+
+    plan = SimpleNamespace(files=range(2))
+    assert [row["chunk"] for row in pipeline._few_rows(plan, read) or []] == [
+        bytes([file, row]) for file in range(2) for row in range(3)
+    ]
+    monkeypatch.setattr(pipeline, "QUICK_BYTES", 20)
+    assert pipeline._few_rows(plan, read) is None
 
 
 def ray_processes() -> list[int]:

@@ -136,16 +136,15 @@ def _check_ids(plan: Plan, suspects: set[bytes]) -> None:
 
 def _gather(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> Iterator[dict[str, Any]]:
     """All rows of what is read of each file: here where that is quick, else by the cluster."""
-    files = range(len(plan.files))
-    if sum(plan.files[file].path.stat().st_size for file in files) < QUICK_BYTES:
-        for file in files:
-            for table in read(file):
-                yield from table.to_pylist()
+    if _is_quick(plan):
+        for table in _tables(plan, read):
+            yield from table.to_pylist()
     else:
-        yield from _read(plan, read, min(len(files), plan.resources.workers)).iter_rows()
+        yield from _read(plan, read, min(len(plan.files), plan.resources.workers)).iter_rows()
 
 
 def _read(plan: Plan, read: Callable[[int], Iterator[pa.Table]], readers: int) -> Dataset:
+    """What is read of each file, as a dataset of one table after the other."""
     context = DataContext.get_current()
     # Tables are passed on one by one, as they are read.
     context.target_max_block_size = 1
@@ -153,8 +152,31 @@ def _read(plan: Plan, read: Callable[[int], Iterator[pa.Table]], readers: int) -
     context.raise_original_map_exception = True
     # A chunk is small beside the work that it is, wherever it lies.
     context.execution_options.actor_locality_enabled = False
-    source = Files(len(plan.files), read)
-    rows: Dataset = ray.data.read_datasource(
-        source, num_cpus=0, concurrency=readers, override_num_blocks=len(plan.files)
-    )
+    few = _few_rows(plan, read) if _is_quick(plan) else None
+    rows: Dataset
+    if few:
+        rows = ray.data.from_items(few, override_num_blocks=len(few))
+    else:
+        source = Files(len(plan.files), read)
+        rows = ray.data.read_datasource(source, num_cpus=0, concurrency=readers, override_num_blocks=len(plan.files))
     return rows
+
+
+def _few_rows(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> list[dict[str, Any]] | None:
+    """All that is read of the files, or None where it is more than files of their size let expect."""
+    rows, size = [], 0
+    for table in _tables(plan, read):
+        rows += table.to_pylist()
+        size += table.nbytes
+        if size > QUICK_BYTES:
+            return None
+    return rows
+
+
+def _tables(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    for file in range(len(plan.files)):
+        yield from read(file)
+
+
+def _is_quick(plan: Plan) -> bool:
+    return sum(file.path.stat().st_size for file in plan.files) < QUICK_BYTES
