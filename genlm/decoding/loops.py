@@ -40,7 +40,8 @@ def decode_many(
     kind that searches, or that is to be decoded alone, runs by itself. A request that fails has `Failed` for its last
     event, as one that is `Failed` from the start. Where memory runs out, fewer sequences run at once from then on.
     Those that a failure of others cuts off begin anew, and so do their pieces of text; their completions are the
-    same. As soon as it `is_stopping`, no other sequence begins.
+    same. As soon as it `is_stopping`, no other sequence begins. An iterator of requests that has come to an end is
+    asked again as long as anything is under way.
     """
     from genlm.decoding.continuous import decode_together
 

@@ -26,7 +26,6 @@ from genlm.tasks.cluster.manifest import (
     settled,
 )
 from genlm.tasks.cluster.parts import UNFINISHED
-from genlm.tasks.cluster.pipeline import count_rows, make_parts
 from genlm.tasks.cluster.plan import Plan, rows_per_part
 from genlm.tasks.cluster.prepare import check_output
 from genlm.tasks.cluster.pulse import PULSE_S, Report
@@ -119,6 +118,9 @@ class Conductor:
         self._is_stopping = True
 
     def _run(self, plan: Plan) -> Outcome:
+        # Here, for who asks for a conductor is not to wait for Ray Data.
+        from genlm.tasks.cluster.pipeline import make_parts
+
         folder = plan.folder
         before = check_output(plan, folder)
         plan = replace(plan, settings=settled(plan.settings, before, has_seed=plan.has_seed))
@@ -138,6 +140,8 @@ class Conductor:
 
     def _prepare(self, plan: Plan, folder: LocalFolder | RemoteFolder, before: Manifest | None) -> Manifest:
         """The manifest of this run, written before anything else is."""
+        from genlm.tasks.cluster.pipeline import count_rows
+
         files, rows = tuple(file.name for file in plan.files), count_rows(plan)
         now = made_with(plan.settings, plan.model.known)
         if before is None:

@@ -51,7 +51,8 @@ class Pulse:
         self._name = f"{socket.gethostname()}/{threading.get_native_id()}/{id(self)}"
         self._lock = threading.Lock()
         self._report = Report(self._name)
-        # How many rows have a record, of each part that is being made.
+        # How many parts are being made, and how many rows of each have a record.
+        self._busy = 0
         self._rows: dict[str, int] = {}
         self._stopping = threading.Event()
         threading.Thread(target=_beat, args=(weakref.ref(self),), daemon=True).start()
@@ -69,18 +70,19 @@ class Pulse:
     def making(self, part: str, rows: int) -> Iterator[None]:
         """A part is being made, of which so many rows have a record already."""
         with self._lock:
+            self._busy += 1
             self._rows[part] = rows
         try:
             yield
         finally:
             with self._lock:
-                del self._rows[part]
+                self._busy -= 1
+                self._rows.pop(part, None)
 
     def count(self, part: str, record: BatchRecord) -> None:
         """One more row of a part that is being made has one."""
         with self._lock:
-            self._rows[part] += 1
-            self._report.rows[part] = self._rows[part]
+            self._report.rows[part] = self._rows[part] = self._rows.get(part, 0) + 1
             self._report.made += 1
             self._report.tokens += sum(len(each["token_ids"]) for each in record["completions"])
             if record["error"] is not None:
@@ -90,7 +92,7 @@ class Pulse:
         """Report now."""
         with self._lock:
             report, self._report = self._report, Report(self._name)
-            report.is_idle = not self._rows
+            report.is_idle = not self._busy
         if self._office.report(report):
             self._stopping.set()
 

@@ -22,7 +22,8 @@ Records: TypeAlias = "SimpleQueue[BatchRecord | Exception | None]"
 class SharedLoop:
     """Runs the jobs of several parts at once, in a thread that lives as long as there are any.
 
-    The model is loaded with the first of them.
+    The model is loaded with the first of them, and by the same thread: OpenMP has a pool for each thread that computes,
+    and where the threads of all pools are more than the processors they sleep after every operation.
     """
 
     def __init__(self, load: Callable[[], Model], batch_size: int | None, is_stopping: Callable[[], bool]) -> None:
@@ -32,7 +33,8 @@ class SharedLoop:
         self._is_stopping = is_stopping
         self._lock = threading.Lock()
         self._waiting = Waiting()
-        self._records: dict[str, Records] = {}
+        # By id; a task that its cluster began twice has two that wait for the same.
+        self._records: dict[str, list[Records]] = {}
         self._is_running = False
 
     def run(self, jobs: Sequence[Job]) -> Iterator[BatchRecord]:
@@ -42,7 +44,8 @@ class SharedLoop:
         """
         records: Records = SimpleQueue()
         with self._lock:
-            self._records |= {str(job.id): records for job in jobs}
+            for job in jobs:
+                self._records.setdefault(str(job.id), []).append(records)
             self._waiting.jobs += jobs
             if not self._is_running:
                 self._is_running = True
@@ -74,14 +77,22 @@ class SharedLoop:
             for record in run_jobs(
                 self.model, self._waiting, batch_size=self._batch_size, is_stopping=self._is_stopping
             ):
-                self._records.pop(str(record["id"])).put(record)
+                self._hand_over(record)
         except Exception as error:
             return error
         return None
 
+    def _hand_over(self, record: BatchRecord) -> None:
+        """Give a record to the part that waits for it."""
+        id = str(record["id"])
+        with self._lock:
+            self._records[id].pop().put(record)
+            if not self._records[id]:
+                del self._records[id]
+
     def _end(self, error: Exception | None) -> None:
         """Tell all parts that no more records come."""
-        for records in set(self._records.values()):
+        for records in {each for waiting in self._records.values() for each in waiting}:
             records.put(error)
         self._records.clear()
         self._waiting.jobs.clear()
