@@ -9,7 +9,7 @@ help:  ## Show these tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/genlm  ## Install genlm into .venv and continue "Once upon a time"
-	$(BIN)/genlm generate "Once upon a time" --model fable
+	$(BIN)/genlm generate "Once upon a time" --model fable --seed 2
 
 test: $(VENV)/genlm-dev  ## Run the tests
 	$(BIN)/python -m pytest
