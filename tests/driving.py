@@ -10,15 +10,25 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from unittest import mock
 
 from conftest import save_gpt2
 
+T = TypeVar("T")
 PATIENCE_S = 60.0
+
+
+def wait_until(holds: Callable[[], T], what: str, *, patience_s: float = PATIENCE_S) -> T:
+    """Wait for something that another process or thread does; what `holds` gives then."""
+    deadline = time.monotonic() + patience_s
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"{what}: not within {patience_s:g} s"
+        time.sleep(0.05)
+    return found
 
 
 @dataclass(frozen=True)

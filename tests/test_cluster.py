@@ -8,7 +8,6 @@ import pickle
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +17,7 @@ from unittest import mock
 
 import pytest
 from conftest import edit_json
-from driving import FakeTerminal, call
+from driving import FakeTerminal, call, wait_until
 from torch import Tensor
 
 from genlm.decoding.seats import Batch
@@ -93,14 +92,6 @@ def planned(model: Path, paths: list[Path], output: Path, **choices: object) -> 
         return make_plan(
             files, Fields(), settings, ModelChoice(find_model(str(model)), "cpu"), str(output), as_line, **choices
         )
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    """Wait for what another thread does."""
-    deadline = time.monotonic() + 60.0
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def make_all(plan: Plan, office: Quiet | None = None) -> list[Made]:
@@ -322,7 +313,7 @@ class TestPartsAtOnce:
         def step(batch: Batch[object]) -> Tensor:
             if not sizes:
                 begun.set()
-                wait_until(lambda: worker._loop._waiting.jobs)
+                wait_until(lambda: worker._loop._waiting.jobs, "the other part")
             sizes.append(len(batch.seats))
             return plainly(batch)
 
@@ -357,7 +348,7 @@ class TestPartsAtOnce:
         office = Quiet()
         office.says_stop = True
         worker = Worker(together, office)
-        wait_until(worker._pulse.is_stopping)
+        wait_until(worker._pulse.is_stopping, "the word to stop")
         with ThreadPoolExecutor(2) as pool:
             made = [pool.submit(worker.make, chunk) for chunk in chunks(together, 0, SIZE)]
             assert [each.result(60.0).data for each in made] == [None] * len(made)

@@ -13,8 +13,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from conftest import genlm, save_gpt2
 from driving import call, start
+from driving import wait_until as wait_for
 
 # To import Ray here would fix its settings before a test can choose them.
 pytestmark = [
@@ -32,6 +33,7 @@ pytestmark = [
 ]
 
 PATIENCE_S = 300.0
+wait_until = partial(wait_for, patience_s=PATIENCE_S)
 # What pipeline.py reads at once; to import it here would import Ray.
 QUICK_BYTES = 32 << 20
 WORKER = "ray::MapWorker"
@@ -144,15 +146,6 @@ def merged(parts: Path) -> bytes:
     done = call("batch", "--merge", parts, "-o", output)
     assert done.code == 0, done.err
     return output.read_bytes()
-
-
-def wait_until(holds: Callable[[], Any], what: str) -> Any:
-    """Wait for something that other processes do; what `holds` gives then."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S:g} s"
-        time.sleep(0.05)
-    return found
 
 
 def parts_of(folder: Path) -> list[Path]:
