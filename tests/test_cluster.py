@@ -327,13 +327,13 @@ class TestPartsAtOnce:
         assert sizes[0] == SIZE
         assert max(sizes) > SIZE
 
-    def test_a_part_that_is_asked_for_twice_is_made_twice(self, together: Plan) -> None:
+    def test_a_part_that_is_asked_for_twice_is_made_twice(self, plan: Plan) -> None:
         """As where a cluster takes a worker for lost that is not."""
-        chunk, *_ = chunks(together, 0, SIZE)
-        worker = Worker(together, Quiet())
+        chunk, *_ = chunks(plan, 0, SIZE)
+        worker = Worker(plan, Quiet())
         with ThreadPoolExecutor(2) as pool:
             first, second = pool.map(worker.make, [chunk, chunk])
-        assert first.data == second.data == Worker(together, Quiet()).make(chunk).data
+        assert first.data == second.data == Worker(plan, Quiet()).make(chunk).data
 
     def test_all_that_are_under_way_hear_of_an_error(self, plan: Plan, tmp_path: Path) -> None:
         gone = replace(plan.model, folder=replace(plan.model.folder, path=tmp_path / "gone"))

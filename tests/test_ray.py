@@ -129,8 +129,11 @@ def alone(prompts: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -
     return output.read_bytes()
 
 
-def settings(model: Path, new: int = 40) -> list[str]:
-    """Those of all runs; alone, a completion is the same to the last digit of its log-probability."""
+def settings(model: Path, new: int = 100) -> list[str]:
+    """Those of all runs; alone, a completion is the same to the last digit of its log-probability.
+
+    So long that a part takes some seconds: a run that is told to stop makes records until its workers have heard of it.
+    """
     return ["-m", str(model), "--seed", "7", "--max-new-tokens", str(new), "--device", "cpu", "--deterministic"]
 
 
@@ -211,7 +214,7 @@ def test_a_worker_and_then_a_node_are_lost(
     assert merged(parts) == alone
 
 
-def test_a_run_that_is_interrupted_and_then_killed_goes_on_where_it_was(
+def test_a_run_that_is_interrupted_goes_on_where_it_was(
     nodes: Nodes, prompts: Path, slow: Path, alone: bytes, tmp_path: Path
 ) -> None:
     parts = tmp_path / "parts"
@@ -223,10 +226,20 @@ def test_a_run_that_is_interrupted_and_then_killed_goes_on_where_it_was(
     assert b"--resume goes on with the others" in err
     assert b"Traceback" not in err
     assert "is there already" in call(*on(nodes, prompts, parts, slow)).error()
+    assert "is not finished" in call("batch", "--merge", parts, "-o", tmp_path / "merged.jsonl").error()
 
-    before = parts_of(parts)
-    with subprocess_of(*on(nodes, prompts, parts, slow, "--resume")) as run:
-        wait_until(lambda: len(parts_of(parts)) > len(before), "another part")
+    done = call(*on(nodes, prompts, parts, slow, "--resume"))
+    assert done.code == 3, done.err
+    assert not (parts / "unfinished").exists()
+    assert merged(parts) == alone
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(
+    nodes: Nodes, prompts: Path, slow: Path, alone: bytes, tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    with subprocess_of(*on(nodes, prompts, parts, slow)) as run:
+        wait_until(lambda: len(parts_of(parts)) > 1, "two parts")
         run.kill()
     wait_until(lambda: not any(line.startswith(WORKER) for line in commands().values()), "the end of the workers")
     assert "is not finished" in call("batch", "--merge", parts, "-o", tmp_path / "merged.jsonl").error()
