@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,9 @@ settings.load_profile("genlm")
 
 # Tiny models run faster on one thread, the more so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A suite that a script runs in the background is born deaf to Ctrl-C, and so would be all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test reaches out, and none sees the user's own cache or settings.
 os.environ["HF_HUB_OFFLINE"] = "1"
