@@ -17,7 +17,7 @@ from driving import call
 
 import genlm as package
 from genlm.cli.main import run
-from genlm.cli.signals import end_tidily_when_told, insistent_interrupts
+from genlm.cli.signals import end_tidily_when_told, graceful_interrupt, insistent_interrupts
 from genlm.errors import GenlmError
 
 PRESETS = Path(__file__).parent.parent / "prompts" / "strategies.toml"
@@ -218,6 +218,13 @@ class TestSignals:
     def test_without_ctrl_c_nothing_is_changed(self) -> None:
         with pytest.raises(ImportError), insistent_interrupts():
             raise ImportError
+
+    def test_what_a_script_runs_in_the_background_stays_deaf_to_ctrl_c(self) -> None:
+        hearing = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with insistent_interrupts(), graceful_interrupt() as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert not asked()
+        assert signal.signal(signal.SIGINT, hearing) is signal.SIG_IGN
 
     def test_a_signal_to_end_unwinds_the_program(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

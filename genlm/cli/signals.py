@@ -40,11 +40,11 @@ def insistent_interrupts() -> Iterator[None]:
         sys.unraisablehook = lambda _: None
         raise KeyboardInterrupt
 
-    handler, hook = signal.signal(signal.SIGINT, press), sys.unraisablehook
+    hook = sys.unraisablehook
     try:
-        yield
+        with _handled((signal.SIGINT,), press):
+            yield
     finally:
-        signal.signal(signal.SIGINT, handler)
         sys.unraisablehook = hook
         if pressed:
             raise KeyboardInterrupt
@@ -94,9 +94,20 @@ def graceful_interrupt(
     Pressed again it ends at once. Other `signals` mean the same.
     """
     finishing = Finishing(notify, most_s)
-    handlers = {number: signal.signal(number, finishing.press) for number in signals}
-    try:
+    with _handled(signals, finishing.press):
         yield finishing
+
+
+@contextmanager
+def _handled(signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle signals for a block, but those that the program was started deaf to.
+
+    A script's shell starts so what it runs in the background, which a Ctrl-C to the script is not meant for.
+    """
+    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for number, each in before.items():
+            signal.signal(number, each)
