@@ -166,6 +166,16 @@ def test_a_terminal_shows_the_progress_on_stderr(user: User, published: Reposito
     assert "100%" in shown
 
 
+def test_a_quiet_command_shows_no_progress_even_on_a_terminal(hub: Hub, user: User, published: Repository) -> None:
+    def run(terminal: int) -> int:
+        command = [sys.executable, "-m", "genlm", "generate", "Once upon", "-m", NAME, "--max-new-tokens", "4", "-q"]
+        environment = {**os.environ, **user.env, "COLUMNS": "80"}
+        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=terminal, timeout=120).returncode
+
+    assert on_terminal(run) == ""
+    assert WEIGHTS in hub.downloads()
+
+
 def test_a_revision_is_a_branch_or_a_commit(hub: Hub, user: User, published: Repository) -> None:
     old = {**published.commits[published.branches["main"]], "config.json": b'{"model_type": "gpt2"}'}
     commit = commit_of(old)

@@ -157,9 +157,7 @@ def batch(
             help="Leave the records as they were finished; without it they end up in the order of the input.",
         ),
     ] = False,
-    quiet: Annotated[
-        bool, options.output_option("--quiet", "-q", help="No progress, notices or summary on stderr.")
-    ] = False,
+    quiet: Annotated[bool, options.quiet_option(help="No progress, notices or summary on stderr.")] = False,
 ) -> None:
     r"""Continue every prompt of files, and write a file of completions.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,19 @@ def panel(title: str) -> Callable[..., Any]:
     return partial(typer.Option, rich_help_panel=title)
 
 
+def _silence_downloads(quiet: bool) -> bool:
+    """Take the Hub client's progress bars away: it reads this when it is imported."""
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    return quiet
+
+
 input_option = panel("Input")
 model_option = panel("Model")
 strategy_option = panel("Strategy")
 length_option = panel("Length and count")
 output_option = panel("Output")
+quiet_option = partial(output_option, "--quiet", "-q", callback=_silence_downloads)
 
 Prompt: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="Text to continue; - or nothing reads standard input.")
@@ -160,7 +169,7 @@ PrintPython: TypeAlias = Annotated[
         "--print-python", help="Print a Python script that does the same with transformers alone, and generate nothing."
     ),
 ]
-Quiet: TypeAlias = Annotated[bool, output_option("--quiet", "-q", help="No notices, spinner or summary on stderr.")]
+Quiet: TypeAlias = Annotated[bool, quiet_option(help="No notices, spinner or summary on stderr.")]
 
 Trace: TypeAlias = Annotated[
     bool,
