@@ -688,27 +688,34 @@ def test_a_full_disk_is_one_clear_line_and_the_next_run_goes_on(
         assert Path("out.jsonl").read_bytes() == expected
 
 
-def interrupted_after(records: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Ctrl-C be pressed so often when so many records are there."""
+def interrupted_after(
+    records: int, times: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGINT
+) -> None:
+    """Let Ctrl-C be pressed so often, or another signal come, when so many records are there."""
 
     def pressing(model: Model, jobs: Iterator[Job], **options: Any) -> Iterator[Any]:
-        for number, record in enumerate(run_jobs(model, jobs, **options), 1):
-            if number == records:
+        for place, record in enumerate(run_jobs(model, jobs, **options), 1):
+            if place == records:
                 for _ in range(times):
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), number)
             yield record
 
     monkeypatch.setattr(command, "run_jobs", pressing)
 
 
-def test_ctrl_c_finishes_what_is_under_way(
-    run: Callable[..., Done], whole: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_or_sigterm_finishes_what_is_under_way(
+    run: Callable[..., Done],
+    whole: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
 ) -> None:
     expected = whole()
     with monkeypatch.context() as patch:
-        interrupted_after(2, 1, patch)
+        interrupted_after(2, 1, patch, number)
         done = run("in.jsonl", "-o", "out.jsonl", "--seed", "7", "--max-new-tokens", "9", "--batch-size", "4")
-    assert done.code == 130
+    assert done.code == code
     assert "finishing what is under way; Ctrl-C again leaves at once" in done.err
     assert "of 14 prompts are in out.jsonl" in done.err
     assert "--resume goes on" in done.err

@@ -231,7 +231,7 @@ def test_a_signal_to_end_saves_too() -> None:
 
 
 def test_two_signals_to_end_do_so_at_once() -> None:
-    with graceful_interrupt(signals=(signal.SIGINT, signal.SIGTERM)) as asked:
+    with graceful_interrupt() as asked:
         signal.raise_signal(signal.SIGINT)
         assert isinstance(asked.ending, KeyboardInterrupt)
         with pytest.raises(SystemExit, match="143"):

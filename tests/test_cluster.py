@@ -6,10 +6,13 @@ import contextlib
 import json
 import pickle
 import re
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -588,11 +591,49 @@ class TestResources:
         def init(**_: object) -> None:
             raise ConnectionError(raised)
 
-        ray = SimpleNamespace(init=init, shutdown=lambda: None)
-        with mock.patch.dict(sys.modules, ray=ray), pytest.raises(ClusterError) as caught, open_session(address):
+        with answering(init), pytest.raises(ClusterError) as caught, open_session(address):
             pass
         assert str(caught.value) == said
         assert hint in (caught.value.hint or "")
+
+    @pytest.mark.parametrize("scheme", ["", "ray://"])
+    def test_nobody_at_its_address_is_found_out_at_once(self, scheme: str) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
+            ray = SimpleNamespace(init=pytest.fail)
+            with (
+                mock.patch.dict(sys.modules, ray=ray),
+                pytest.raises(ClusterError, match=f"no Ray cluster at {address}: Connection refused"),
+                open_session(address),
+            ):
+                pass
+
+    def test_sigterm_while_it_starts_ends_the_program_as_it_always_does(self) -> None:
+        def init(**_: object) -> None:
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+            signal.raise_signal(signal.SIGTERM)
+
+        before = signal.getsignal(signal.SIGTERM)
+        with answering(init), pytest.raises(SystemExit, match="143"), open_session("h:1"):
+            pass
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_what_ray_does_with_sigterm_is_not_for_the_program(self) -> None:
+        def init(**_: object) -> None:
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+
+        before = signal.getsignal(signal.SIGTERM)
+        with answering(init), open_session("h:1"):
+            assert signal.getsignal(signal.SIGTERM) is before
+
+
+@contextmanager
+def answering(init: Callable[..., None]) -> Iterator[None]:
+    """A Ray that starts so, and takes connections at every address."""
+    ray = SimpleNamespace(init=init, shutdown=lambda: None)
+    with mock.patch.dict(sys.modules, ray=ray), mock.patch("socket.create_connection"):
+        yield
 
 
 class TestFolders:

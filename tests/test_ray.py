@@ -234,6 +234,20 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(
     assert merged(parts) == alone
 
 
+def test_a_run_that_its_machine_tells_to_end_keeps_what_it_has(
+    nodes: Nodes, prompts: Path, slow: Path, tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    with subprocess_of(*on(nodes, prompts, parts, slow)) as run:
+        wait_until(lambda: parts_of(parts), "a part")
+        run.send_signal(signal.SIGTERM)
+        _, err = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 143, err.decode()
+    assert b"--resume goes on with the others" in err
+    assert b"Traceback" not in err
+    assert list((parts / "unfinished").iterdir())
+
+
 def test_a_run_that_is_killed_goes_on_where_it_was(
     nodes: Nodes, prompts: Path, slow: Path, alone: bytes, tmp_path: Path
 ) -> None:

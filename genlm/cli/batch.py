@@ -285,7 +285,7 @@ def _run(planned: Batch, model: Model, size: int | None, progress: BatchProgress
     """Do what is left, and keep every record as soon as it is there.
 
     Raises:
-        KeyboardInterrupt: where Ctrl-C has left something undone.
+        KeyboardInterrupt: where Ctrl-C has left something undone; SystemExit where SIGTERM has.
         InputError: a row that has failed, where it `is_strict`.
     """
     try:
@@ -296,7 +296,7 @@ def _run(planned: Batch, model: Model, size: int | None, progress: BatchProgress
                 if is_strict and record["error"] is not None:
                     raise InputError(progress.describe(record["error"]), hint="--resume goes on with the others")
         if finishing.pressed and planned.has_left:
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
+            raise finishing.ending
+    except (KeyboardInterrupt, SystemExit):
         progress.say(f"{progress.summary(planned.output, planned.counts.failed)}; --resume goes on with the others")
         raise

@@ -77,7 +77,7 @@ def run_on_cluster(plan: Plan, cluster: Cluster, output: str, notify: Callable[[
 
 
 def _follow(running: Running, progress: ClusterProgress, spinner: Spinner, output: str) -> None:
-    """Show how far it is until it ends. Raises KeyboardInterrupt where Ctrl-C has ended it."""
+    """Show how far it is until it ends. Raises KeyboardInterrupt where Ctrl-C has ended it, SystemExit for SIGTERM."""
     try:
         with ExitStack() as display, graceful_interrupt(progress.say, MOST_FINISHING_S) as finishing:
             is_shown = False
@@ -90,16 +90,17 @@ def _follow(running: Running, progress: ClusterProgress, spinner: Spinner, outpu
                 if is_shown:
                     progress.see(state)
                 _let_finish(running, finishing)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         spinner.stop()
-        progress.say(f"{progress.summary(output, progress.failed)}; --resume goes on with the others")
+        if progress.total:
+            progress.say(f"{progress.summary(output, progress.failed)}; --resume goes on with the others")
         raise
     finally:
         spinner.stop()
 
 
 def _let_finish(running: Running, finishing: Finishing) -> None:
-    """After Ctrl-C: let the workers finish and keep what is under way. Raises KeyboardInterrupt when they have."""
+    """After Ctrl-C: let the workers finish and keep what is under way. Raises the ending when they have."""
     if not finishing():
         return
     running.stop()
@@ -107,7 +108,7 @@ def _let_finish(running: Running, finishing: Finishing) -> None:
     while finishing() and (running.look().busy or time.monotonic() - told < HEARD_S):
         if running.wait():
             break
-    raise KeyboardInterrupt
+    raise finishing.ending
 
 
 def merge_to(place: str, output: Path, notify: Callable[[str], None], *, overwrite: bool) -> None:

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+# Ctrl-C, and how SLURM, Kubernetes and systemd end a program.
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
+
 
 def end_tidily_when_told() -> None:
     """Let a signal to end unwind the program as an error does, so that no half-written file stays behind."""
@@ -51,9 +54,9 @@ def insistent_interrupts() -> Iterator[None]:
 
 
 class Finishing:
-    """Whether a user wants to come to an end: as soon as Ctrl-C was pressed. `notify` is told so once.
+    """Whether someone wants it to come to an end: as soon as one of the signals came. `notify` is told so once.
 
-    `ending` is then what the program is to end with.
+    `ending` is then what the program is to end with: KeyboardInterrupt, or SystemExit for another signal than SIGINT.
     """
 
     def __init__(self, notify: Callable[[str], None], most_s: float) -> None:
@@ -64,14 +67,14 @@ class Finishing:
         self._deadline: float | None = None
 
     def press(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signals. Raises KeyboardInterrupt, or SystemExit for another, the second time."""
+        """The handler of the signals. Raises the ending the second time."""
         if self.pressed:
             raise _ending(number)
         self.pressed = True
         self.ending = _ending(number)
 
     def __call__(self) -> bool:
-        """Whether nothing more is to begin. Raises KeyboardInterrupt where what was under way has had its time."""
+        """Whether nothing more is to begin. Raises the ending where what was under way has had its time."""
         if not self.pressed:
             return False
         if self._deadline is None:
@@ -79,22 +82,18 @@ class Finishing:
             self._notify("finishing what is under way; Ctrl-C again leaves at once")
             self._deadline = time.monotonic() + self._most_s
         if time.monotonic() > self._deadline:
-            raise KeyboardInterrupt
+            raise self.ending
         return True
 
 
 @contextmanager
-def graceful_interrupt(
-    notify: Callable[[str], None] = lambda _: None,
-    most_s: float = math.inf,
-    signals: Sequence[signal.Signals] = (signal.SIGINT,),
-) -> Iterator[Finishing]:
+def graceful_interrupt(notify: Callable[[str], None] = lambda _: None, most_s: float = math.inf) -> Iterator[Finishing]:
     """Whether Ctrl-C was pressed, for a block that ends itself at a good place, within so many seconds.
 
-    Pressed again it ends at once. Other `signals` mean the same.
+    Pressed again it ends at once. SIGTERM means the same.
     """
     finishing = Finishing(notify, most_s)
-    with _handled(signals, finishing.press):
+    with _handled(ENDINGS, finishing.press):
         yield finishing
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,7 +29,6 @@ size_option = options.panel("Model")
 loop_option = options.panel("Training")
 BY_SIZE = "by the size of the corpus"
 # How a user ends a run, and how a machine does: SLURM, Kubernetes, systemd.
-ENDINGS = (signal.SIGINT, signal.SIGTERM)
 LOG, CURVE, CARD = "log.jsonl", "loss.png", "README.md"
 
 
@@ -251,7 +249,7 @@ def _train(run: Run, out: Path, *, quiet: bool, notify: Notify) -> None:
     with (
         suited_to(facts.device, facts.width),
         TrainView(facts, enabled=not quiet) as view,
-        graceful_interrupt(signals=ENDINGS) as asked,
+        graceful_interrupt() as asked,
     ):
         for record in run.training.run(asked):
             view.show(record)

@@ -7,6 +7,8 @@ import io
 import logging
 import os
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 import time
@@ -33,6 +35,8 @@ SYSTEM_CONFIG = {"worker_niceness": 0}
 SHORT_TMP = "/tmp"
 FOLDER, LOCK = "genlm-ray-", "genlm.lock"
 POLL_S = 0.5
+# So long a cluster has to take a connection. In seconds.
+ANSWER_S = 10.0
 # So long the conductor may be out of reach, as while its machine is busy.
 UNREACHED_S = 60.0
 
@@ -172,6 +176,8 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
         ClusterError: no cluster there, or a Ray that does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is not None:
+        _check_answers(address)
     with ExitStack() as stack:
         import ray
 
@@ -190,10 +196,35 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
             settings["address"] = address
         stack.callback(ray.shutdown)
         try:
-            ray.init(**settings)
-        except (Exception, SystemExit) as error:
+            with _its_own_endings():
+                ray.init(**settings)
+        except Exception as error:
             raise _not_reached(address, error) from error
         yield Session(address)
+
+
+def _check_answers(address: str) -> None:
+    """Raise ClusterError where nobody is at an address. Ray would try for minutes."""
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    if not port.isdecimal():
+        # Ray knows where that is, or what is wrong with it.
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise _not_reached(address, error) from error
+
+
+@contextmanager
+def _its_own_endings() -> Iterator[None]:
+    """What SIGTERM does is as it was before: Ray takes it for itself, and exits with codes of its own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        raise SystemExit(128 + signal.SIGTERM) from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
@@ -226,7 +257,7 @@ def _machines() -> int:
     return sum(1 for node in ray.nodes() if node["Alive"])
 
 
-def _not_reached(address: str | None, error: BaseException) -> ClusterError:
+def _not_reached(address: str | None, error: Exception) -> ClusterError:
     said = _line(error)
     if address is None:
         return ClusterError(f"Ray does not start on this machine: {said}", hint="--verbose shows what Ray says of it")
@@ -242,7 +273,8 @@ def _not_reached(address: str | None, error: BaseException) -> ClusterError:
 
 
 def _line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return next(iter(said.strip().splitlines()), type(error).__name__)
 
 
 @contextmanager
