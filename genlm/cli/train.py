@@ -28,7 +28,6 @@ text_option = options.panel("Texts")
 size_option = options.panel("Model")
 loop_option = options.panel("Training")
 BY_SIZE = "by the size of the corpus"
-# How a user ends a run, and how a machine does: SLURM, Kubernetes, systemd.
 LOG, CURVE, CARD = "log.jsonl", "loss.png", "README.md"
 
 

@@ -196,7 +196,7 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
             settings["address"] = address
         stack.callback(ray.shutdown)
         try:
-            with _its_own_endings():
+            with _endings_kept():
                 ray.init(**settings)
         except Exception as error:
             raise _not_reached(address, error) from error
@@ -216,7 +216,7 @@ def _check_answers(address: str) -> None:
 
 
 @contextmanager
-def _its_own_endings() -> Iterator[None]:
+def _endings_kept() -> Iterator[None]:
     """What SIGTERM does is as it was before: Ray takes it for itself, and exits with codes of its own."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
