@@ -582,6 +582,12 @@ class TestResources:
         ("address", "raised", "said", "hint"),
         [
             (None, "no memory", "Ray does not start on this machine: no memory", "--verbose"),
+            (
+                None,
+                "Cannot include dashboard with missing packages.",
+                "--dashboard needs Ray's dashboard",
+                "ray[default]",
+            ),
             ("h:1", "gone", "no Ray cluster at h:1: gone", "ray start --head"),
             ("ray://h:1", "needs `ray[client]`", "ray://h:1 needs Ray's client", "pip install 'ray[client]'"),
             ("h:1", "RPC error: InvalidAuthToken", "the Ray cluster at h:1 wants its token", "RAY_AUTH_MODE=token"),

@@ -142,7 +142,9 @@ def batch(
             metavar="F", help="How many CPUs each takes. Without it 1 beside a GPU, else a fair share of all."
         ),
     ] = None,
-    dashboard: Annotated[bool, cluster_option("--dashboard", help="Ray's dashboard on http://localhost:8265.")] = False,
+    dashboard: Annotated[
+        bool, cluster_option("--dashboard", help="Ray's dashboard on http://localhost:8265; needs Ray's extra default.")
+    ] = False,
     verbose: Annotated[bool, cluster_option("--verbose", help="Show what Ray and the workers say.")] = False,
     merge: Annotated[
         str | None,

@@ -259,6 +259,8 @@ def _machines() -> int:
 
 def _not_reached(address: str | None, error: Exception) -> ClusterError:
     said = _line(error)
+    if "include dashboard" in said:
+        return ClusterError("--dashboard needs Ray's dashboard", hint="pip install 'ray[default]'")
     if address is None:
         return ClusterError(f"Ray does not start on this machine: {said}", hint="--verbose shows what Ray says of it")
     text = " ".join(str(each) for each in (error, error.__cause__ or ""))
