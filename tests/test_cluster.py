@@ -39,7 +39,7 @@ from genlm.formats.folder import open_folder
 from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import open_inputs
 from genlm.model.source import find_model
-from genlm.records.batch import BatchModel
+from genlm.records.batch import BatchModel, BatchRecord
 from genlm.records.cluster import ClusterState
 from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.cluster.manifest import Manifest, made_with, read_manifest
@@ -337,6 +337,20 @@ class TestPartsAtOnce:
         with ThreadPoolExecutor(2) as pool:
             first, second = pool.map(worker.make, [chunk, chunk])
         assert first.data == second.data == Worker(plan, Quiet()).make(chunk).data
+
+    def test_a_part_that_is_made_twice_counts_its_rows_once(self, plan: Plan) -> None:
+        side_by_side = threading.Barrier(2, timeout=60.0)
+
+        def line(record: BatchRecord) -> str:
+            side_by_side.wait()
+            return plan.as_line(record)
+
+        chunk, *_ = chunks(plan, 0, SIZE)
+        office = Quiet()
+        worker = Worker(replace(plan, as_line=line), office)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(worker.make, [chunk, chunk]))
+        assert max(report.rows.get(chunk.part, 0) for report in office.reports) == SIZE
 
     def test_all_that_are_under_way_hear_of_an_error(self, plan: Plan, tmp_path: Path) -> None:
         gone = replace(plan.model, folder=replace(plan.model.folder, path=tmp_path / "gone"))

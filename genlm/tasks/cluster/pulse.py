@@ -51,9 +51,8 @@ class Pulse:
         self._name = f"{socket.gethostname()}/{threading.get_native_id()}/{id(self)}"
         self._lock = threading.Lock()
         self._report = Report(self._name)
-        # How many parts are being made, and how many rows of each have a record.
+        # How many parts are being made.
         self._busy = 0
-        self._rows: dict[str, int] = {}
         self._stopping = threading.Event()
         threading.Thread(target=_beat, args=(weakref.ref(self),), daemon=True).start()
 
@@ -67,22 +66,20 @@ class Pulse:
             self._report.rows[part] = rows
 
     @contextmanager
-    def making(self, part: str, rows: int) -> Iterator[None]:
-        """A part is being made, of which so many rows have a record already."""
+    def making(self) -> Iterator[None]:
+        """A part is being made."""
         with self._lock:
             self._busy += 1
-            self._rows[part] = rows
         try:
             yield
         finally:
             with self._lock:
                 self._busy -= 1
-                self._rows.pop(part, None)
 
-    def count(self, part: str, record: BatchRecord) -> None:
-        """One more row of a part that is being made has one."""
+    def count(self, part: str, rows: int, record: BatchRecord) -> None:
+        """So many rows of a part have a record, of which this is the latest."""
         with self._lock:
-            self._report.rows[part] = self._rows[part] = self._rows.get(part, 0) + 1
+            self._report.rows[part] = rows
             self._report.made += 1
             self._report.tokens += sum(len(each["token_ids"]) for each in record["completions"])
             if record["error"] is not None:

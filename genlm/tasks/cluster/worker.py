@@ -61,11 +61,11 @@ class Worker:
         if not left and is_part and len(records) == len(done):
             return Made(chunk.part, None, len(done), sum(record["error"] is not None for record in done.values()))
         if left:
-            with self._pulse.making(chunk.part, len(done)), self._keeping(chunk.part) as unfinished:
+            with self._pulse.making(), self._keeping(chunk.part) as unfinished:
                 for record in self._run(left):
                     done[str(record["id"])] = record
                     unfinished.add(plan.as_line(record))
-                    self._pulse.count(chunk.part, record)
+                    self._pulse.count(chunk.part, len(done), record)
         if len(done) < len(chunk.jobs):
             return Made(chunk.part, None, len(done), 0)
         data, failed = in_order(chunk.jobs, done, plan.as_line)
