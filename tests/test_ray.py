@@ -218,13 +218,7 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(
     nodes: Nodes, prompts: Path, slow: Path, alone: bytes, tmp_path: Path
 ) -> None:
     parts = tmp_path / "parts"
-    with subprocess_of(*on(nodes, prompts, parts, slow)) as run:
-        wait_until(lambda: parts_of(parts), "a part")
-        run.send_signal(signal.SIGINT)
-        _, err = run.communicate(timeout=PATIENCE_S)
-    assert run.returncode == 130, err.decode()
-    assert b"--resume goes on with the others" in err
-    assert b"Traceback" not in err
+    assert told_to_end(signal.SIGINT, parts, on(nodes, prompts, parts, slow)) == 130
     assert "is there already" in call(*on(nodes, prompts, parts, slow)).error()
     assert "is not finished" in call("batch", "--merge", parts, "-o", tmp_path / "merged.jsonl").error()
 
@@ -238,14 +232,19 @@ def test_a_run_that_its_machine_tells_to_end_keeps_what_it_has(
     nodes: Nodes, prompts: Path, slow: Path, tmp_path: Path
 ) -> None:
     parts = tmp_path / "parts"
-    with subprocess_of(*on(nodes, prompts, parts, slow)) as run:
-        wait_until(lambda: parts_of(parts), "a part")
-        run.send_signal(signal.SIGTERM)
-        _, err = run.communicate(timeout=PATIENCE_S)
-    assert run.returncode == 143, err.decode()
-    assert b"--resume goes on with the others" in err
-    assert b"Traceback" not in err
+    assert told_to_end(signal.SIGTERM, parts, on(nodes, prompts, parts, slow)) == 143
     assert list((parts / "unfinished").iterdir())
+
+
+def told_to_end(number: signal.Signals, parts: Path, arguments: list[str]) -> int:
+    """The exit code of a run that is sent a signal when it has a part."""
+    with subprocess_of(*arguments) as run:
+        wait_until(lambda: parts_of(parts), "a part")
+        run.send_signal(number)
+        _, err = run.communicate(timeout=PATIENCE_S)
+    assert b"--resume goes on with the others" in err, err.decode()
+    assert b"Traceback" not in err
+    return run.returncode
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(
