@@ -74,7 +74,7 @@ def make_parts(plan: Plan, size: int, office: Office) -> tuple[int, int]:
             yield pa.table({"chunk": [pickle.dumps(chunk)]})
 
     resources, at_once = plan.resources, parts_at_once(size)
-    made = _read(plan, read, max(1, resources.workers // WORKERS_PER_READER)).map_batches(
+    made = _hold_or_read(plan, read, max(1, resources.workers // WORKERS_PER_READER)).map_batches(
         Making,
         fn_constructor_args=(plan, office),
         batch_size=1,
@@ -143,23 +143,14 @@ def _gather(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> Iterator[d
         yield from _read(plan, read, min(len(plan.files), plan.resources.workers)).iter_rows()
 
 
-def _read(plan: Plan, read: Callable[[int], Iterator[pa.Table]], readers: int) -> Dataset:
-    """What is read of each file, as a dataset of one table after the other."""
-    context = DataContext.get_current()
-    # Tables are passed on one by one, as they are read.
-    context.target_max_block_size = 1
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True
-    # A chunk is small beside the work that it is, wherever it lies.
-    context.execution_options.actor_locality_enabled = False
+def _hold_or_read(plan: Plan, read: Callable[[int], Iterator[pa.Table]], readers: int) -> Dataset:
+    """What is read of each file, as a dataset: held here where it is little, else read by the cluster as it goes."""
     few = _few_rows(plan, read) if _is_quick(plan) else None
-    rows: Dataset
-    if few:
-        rows = ray.data.from_items(few, override_num_blocks=len(few))
-    else:
-        source = Files(len(plan.files), read)
-        rows = ray.data.read_datasource(source, num_cpus=0, concurrency=readers, override_num_blocks=len(plan.files))
-    return rows
+    if not few:
+        return _read(plan, read, readers)
+    _choose_manners()
+    held: Dataset = ray.data.from_items(few, override_num_blocks=len(few))
+    return held
 
 
 def _few_rows(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> list[dict[str, Any]] | None:
@@ -180,3 +171,24 @@ def _tables(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> Iterator[p
 
 def _is_quick(plan: Plan) -> bool:
     return sum(file.path.stat().st_size for file in plan.files) < QUICK_BYTES
+
+
+def _read(plan: Plan, read: Callable[[int], Iterator[pa.Table]], readers: int) -> Dataset:
+    """What is read of each file by the cluster, as a dataset of one table after the other."""
+    _choose_manners()
+    source = Files(len(plan.files), read)
+    rows: Dataset = ray.data.read_datasource(
+        source, num_cpus=0, concurrency=readers, override_num_blocks=len(plan.files)
+    )
+    return rows
+
+
+def _choose_manners() -> None:
+    """How Ray Data is to treat the datasets that are made from now on."""
+    context = DataContext.get_current()
+    # Tables are passed on one by one, as they are read.
+    context.target_max_block_size = 1
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+    # A chunk is small beside the work that it is, wherever it lies.
+    context.execution_options.actor_locality_enabled = False
