@@ -552,7 +552,11 @@ class TestUsage:
         assert "on this machine only" in call("batch", "-", *arguments, stdin=b"x").error()
 
     def test_without_ray(self, tmp_path: Path) -> None:
-        with mock.patch("genlm.tasks.cluster.session.find_spec", return_value=None):
+        """Told before a model is looked for, which may be a long download."""
+        with (
+            mock.patch("genlm.tasks.cluster.session.find_spec", return_value=None),
+            mock.patch("genlm.cli.loading.find_model", pytest.fail),
+        ):
             (tmp_path / "p.txt").write_text("The king\n")
             done = call("batch", tmp_path / "p.txt", "-o", tmp_path / "parts", "-m", "fable", "--engine", "ray")
         assert (done.code, done.error()) == (2, "--engine ray needs Ray Data")

@@ -191,11 +191,13 @@ def batch(
     if engine == "ray":
         from genlm.cli.cluster import Cluster, read_output, run_on_cluster
         from genlm.tasks.cluster.plan import ModelChoice, make_plan
+        from genlm.tasks.cluster.session import check_ray
 
         check_alone(context, "--engine ray", without={"unordered"})
         cluster = Cluster(address, workers, cpus_per_worker, gpus_per_worker, dashboard, verbose)
         cluster.check_inputs(paths)
         place = read_output(output)
+        check_ray()
         with open_inputs(paths, input_format, between) as files:
             found = model.find(notify)
             plan = make_plan(

@@ -17,7 +17,7 @@ from genlm.formats.remote import RemoteFile, is_remote
 from genlm.formats.rows import STDIN
 from genlm.tasks.cluster.plan import Plan
 from genlm.tasks.cluster.prepare import check_output
-from genlm.tasks.cluster.session import CLIENT, Running, check_ray, open_session, silenced
+from genlm.tasks.cluster.session import CLIENT, Running, open_session, silenced
 from genlm.views.batch import ClusterProgress
 from genlm.views.spinner import Spinner
 
@@ -56,7 +56,6 @@ def run_on_cluster(plan: Plan, cluster: Cluster, output: str, notify: Callable[[
 
     Exits with 3 where rows failed.
     """
-    check_ray()
     if not (cluster.address or "").startswith(CLIENT):
         check_output(plan, plan.folder)
     progress = ClusterProgress(enabled=not quiet)
