@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from driving import call
+from support.driving import call
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -1,0 +1,101 @@
+"""Banned words and biases, all the way from a strategy to a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.models import save_three_words
+
+import genlm
+from genlm.api import LanguageModel
+from genlm.decoding.completion import Completion
+from genlm.decoding.strategy import Strategy
+from genlm.errors import InputError, UsageError
+from genlm.tasks.words import bad_words_ids
+
+PROMPT = "Once upon a time"
+SPECS = ["greedy", "beam:num_beams=3", "sample", "top-k", "contrastive", "dola", "diverse-beam", "beam-sample"]
+
+
+@pytest.fixture(scope="module")
+def lm(tiny: Path) -> LanguageModel:
+    return genlm.load(str(tiny), device="cpu")
+
+
+def complete(lm: LanguageModel, strategy: Strategy, *, trace: bool = False) -> Completion:
+    return lm.generate(PROMPT, strategy=strategy, max_new_tokens=25, seed=5, trace=trace).completions[0]
+
+
+def tokens(lm: LanguageModel, strategy: Strategy) -> tuple[int, ...]:
+    return complete(lm, strategy).token_ids
+
+
+def holds(ids: tuple[int, ...], word: tuple[int, ...]) -> bool:
+    return any(ids[at : at + len(word)] == word for at in range(len(ids)))
+
+
+def words_in(lm: LanguageModel, ids: tuple[int, ...]) -> list[str]:
+    """Texts of one and of two tokens that are in `ids`, and whose tokens these are."""
+    decode, encode = lm._model.tokenizer.decode, lm._model.tokenizer.encode
+    texts = [decode(ids[at : at + size]) for at in range(len(ids) - 1) for size in (1, 2)]
+    return [text for text in texts if text.strip() and "\ufffd" not in text and holds(ids, tuple(encode(text)))]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_bad_word_is_in_no_text_where_it_was_before(lm: LanguageModel, spec: str) -> None:
+    plain = Strategy.parse(spec)
+    words = words_in(lm, tokens(lm, plain))
+    assert words
+    banned = Strategy.of(plain.kind, {**plain.fields, "bad_words": words})
+    made = complete(lm, banned, trace=True)
+    found = bad_words_ids(lm._model, banned)
+    assert made.token_ids
+    assert not any(holds(made.token_ids, word) for word in found)
+    # The trace knows what was banned too.
+    single = {word for word in found if len(word) == 1}
+    assert single
+    assert all(token.candidates <= lm._model.network.vocab_size - len(single) for token in made.trace or ())
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_large_bias_decides(lm: LanguageModel, spec: str) -> None:
+    plain = Strategy.parse(spec)
+    wanted = Strategy.of(plain.kind, {**plain.fields, "logit_bias": "41:1000"})
+    assert set(tokens(lm, wanted)) == {41}
+
+
+def test_a_word_is_banned_as_it_is_and_after_a_space(lm: LanguageModel) -> None:
+    encode = lm._model.tokenizer.encode
+    found = bad_words_ids(lm._model, Strategy.of("greedy", {"bad_words": ["king", "a, b"]}))
+    assert found == tuple(tuple(encode(text)) for text in ["king", " king", "a, b", " a, b"])
+
+
+def test_no_words_are_no_tokens(lm: LanguageModel) -> None:
+    assert bad_words_ids(lm._model, Strategy.parse("beam")) == ()
+
+
+def test_a_bias_for_a_token_beyond_the_vocabulary_is_refused(lm: LanguageModel) -> None:
+    size = lm._model.network.vocab_size
+    strategy = Strategy.parse(f"greedy:logit_bias=3:1;{size}:2")
+    message = f"^logit_bias has token {size}, beyond the model's vocabulary of {size}$"
+    with pytest.raises(UsageError, match=message):
+        lm.generate(PROMPT, strategy=strategy)
+    with pytest.raises(UsageError, match=message):
+        lm.next(PROMPT, strategy=strategy)
+    assert lm.generate(PROMPT, strategy=f"greedy:logit_bias={size - 1}:2", max_new_tokens=1).completions
+
+
+def test_what_may_follow_shows_what_is_banned(lm: LanguageModel) -> None:
+    encode = lm._model.tokenizer.encode
+    word, token = next((each.text, each.id) for each in lm.next(PROMPT).candidates if encode(each.text) == [each.id])
+    banned = Strategy.of("greedy", {"bad_words": [word]})
+    shown = {each.id: each.filtered for each in lm.next(PROMPT, strategy=banned).candidates}
+    assert shown[token] == 0.0
+    assert sum(value for value in shown.values() if value) > 0
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_refused(tmp_path: Path) -> None:
+    save_three_words(tmp_path)
+    with pytest.raises(InputError, match="knows nothing of the bad word ' ': it gives no tokens"):
+        genlm.load(str(tmp_path), device="cpu").generate("fox", strategy="greedy:bad_words=%20")

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.gpt2 import VARIANTS
+from support.models import load, read_config
+
+from genlm.model.gpt2 import GPT2
+from genlm.model.gpt2_config import ACTIVATIONS, Config, supports
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_are_those_of_transformers(name: str, attention: str, variant: Callable[[str], Path]) -> None:
+    from transformers import GPT2LMHeadModel
+
+    folder = variant(name)
+    lean = load(folder).network
+    assert isinstance(lean, GPT2)
+    stock = GPT2LMHeadModel.from_pretrained(folder, attn_implementation=attention).eval()
+    ids = [7, 250, 0, 91, 33, 200, 5, 64, 12, 180, 3][: lean.context]
+    with torch.inference_mode():
+        expected = stock(torch.tensor([ids])).logits[0]
+    assert expected.std() > 0.2
+    torch.testing.assert_close(lean.logits(ids), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_transformers(name: str) -> None:
+    from transformers.activations import ACT2FN
+
+    x = torch.linspace(-9, 9, 1001)
+    torch.testing.assert_close(ACTIVATIONS[name](x), ACT2FN[name](x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_tied_head_is_the_embedding_itself(variant: Callable[[str], Path]) -> None:
+    lean = load(variant("plain")).network
+    assert isinstance(lean, GPT2)
+    assert lean.head is lean.tokens
+
+
+def test_a_place_keeps_nothing_of_who_had_it_before(tiny: Path) -> None:
+    """A row whose numbers are none leaves with the only long one; a short one takes its place beside a longer one."""
+    lean = load(tiny).network
+    assert isinstance(lean, GPT2)
+    _, long = lean.prefill([[1, 2, 3, 4, 5, 6], [9] * 12], 0)
+    _, short = lean.prefill([[4, 5]], 0)
+    cache = long.fresh(2, 20)
+    cache.put(torch.tensor([0, 1]), long, torch.tensor([0, 1]), 8)
+    for memory in (cache.keys, cache.values):
+        memory[:, 1, :, :12] = torch.nan
+    cache.crop(1)
+    cache.put(torch.tensor([1]), short, torch.tensor([0]), 18)
+    rows = [[1, 2, 3, 4, 5, 6], [4, 5]]
+    for token in range(20, 28):
+        rows = [[*row, token] for row in rows]
+        expected = torch.stack([lean.logits(row)[-1] for row in rows])
+        torch.testing.assert_close(cache.step(torch.tensor([token] * 2)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_defaults_are_those_of_transformers() -> None:
+    from transformers import GPT2Config
+
+    stock = GPT2Config()
+    assert Config.of({}) == Config(**{name: getattr(stock, name) for name in Config.__dataclass_fields__})
+
+
+def test_a_config_may_use_the_names_of_other_models() -> None:
+    named = {"hidden_size": 6, "num_attention_heads": 2, "num_hidden_layers": 1, "max_position_embeddings": 9}
+    assert Config.of(named) == Config(n_embd=6, n_head=2, n_layer=1, n_positions=9)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("n_embd", "32", "a whole number above 0"),
+        ("n_layer", 2.0, "a whole number above 0"),
+        ("n_head", 0, "a whole number above 0"),
+        ("vocab_size", True, "a whole number above 0"),
+        ("n_positions", None, "a whole number above 0"),
+        ("n_inner", -1, "a whole number above 0, or null"),
+        ("layer_norm_epsilon", "small", "a number"),
+        ("scale_attn_weights", 1, "true or false"),
+        ("activation_function", "gelu_old", "an activation function"),
+    ],
+)
+def test_a_config_value_of_another_kind_is_refused(field: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field} must be {wanted}, not {value!r}$"):
+        Config.of({field: value})
+
+
+def test_the_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="n_embd=32 cannot be divided among n_head=5 heads"):
+        Config.of({"n_embd": 32, "n_head": 5})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "llama"},
+        {"activation_function": "laplace"},
+        {"activation_function": ["relu"]},
+        {"add_cross_attention": True},
+        {"quantization_config": {"bits": 4}},
+        {"architectures": ["GPT2DoubleHeadsModel"]},
+    ],
+)
+def test_other_models_are_left_to_transformers(change: dict[str, Any], tiny: Path) -> None:
+    config = read_config(tiny)
+    assert supports(config)
+    assert not supports(config | change)

@@ -1,0 +1,144 @@
+"""Pieces: every byte of a text belongs to one token, whatever the tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.gpt2 import TEXT, byte_tokenizer
+
+from genlm.errors import InputError
+from genlm.formats.texts import Text
+from genlm.model.pieces import Pieces
+from genlm.model.source import find_model
+from genlm.model.tokenizer import Tokenizer
+from genlm.tasks.tokenize import detokenize, open_tokenizer, tokenize
+from genlm.tasks.train.tokenizers import train_bpe
+
+BYTES = Pieces(Tokenizer(byte_tokenizer()))
+# It has tokens of spaces and line breaks together, which a cut between them would part.
+SPACES = Pieces(Tokenizer(train_bpe(["a \n\n\nb\n \n", "b.\n\n  a \n", "\n \n\n"] * 9, 300)))
+
+
+def sentencepiece() -> Tokenizer:
+    """A tokenizer with marks for spaces, and bytes for what it does not know."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers
+
+    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581fox", "\u2581", "king", "s"]
+    merges = [("\u2581f", "ox")]
+    vocab = {word: number for number, word in enumerate([*words, "f", "o", "x", "\u2581f", "ox", *"king", "ki", "ng"])}
+    merges = [("\u2581", "f"), ("o", "x"), ("\u2581f", "ox"), ("k", "i"), ("n", "g"), ("ki", "ng")]
+    backend = Backend(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return Tokenizer(backend)
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_bytes_lie_one_after_the_other_and_characters_around_them(text: str) -> None:
+    data = text.encode()
+    tokens = BYTES.tokens(text)
+    assert b"".join(token.bytes for token in tokens) == data
+    at = 0
+    for token in tokens:
+        assert (token.byte_start, token.byte_end) == (at, at + len(token.bytes))
+        at = token.byte_end
+        span = text[token.start : token.end].encode()
+        before = len(text[: token.start].encode())
+        assert before <= token.byte_start
+        assert before + len(span) >= token.byte_end
+        if token.whole:
+            assert span == token.bytes
+
+
+@given(st.text(alphabet=st.sampled_from("ab \n\r\t.é狐"), max_size=60))
+def test_a_text_encoded_in_parts_has_the_same_tokens(text: str) -> None:
+    whole = [id for part in SPACES.encode(text) for id in part]
+    with mock.patch("genlm.model.pieces.PART", 3):
+        parts = [id for part in SPACES.encode(text) for id in part]
+    assert parts == whole
+
+
+def test_a_character_over_several_tokens_shows_its_bytes() -> None:
+    tokens = BYTES.tokens("a🦊")
+    assert [token.bytes for token in tokens[1:]] == [b"\xf0", b"\x9f", b"\xa6", b"\x8a"]
+    assert {(token.start, token.end, token.whole) for token in tokens[1:]} == {(1, 2, False)}
+
+
+def test_an_end_of_text_in_the_text_is_a_special_token() -> None:
+    (token,) = BYTES.tokens("<|endoftext|>")
+    assert (token.id, token.text, token.special) == (0, "<|endoftext|>", True)
+
+
+def test_a_token_that_the_tokenizer_adds_takes_no_place() -> None:
+    from tokenizers import processors
+
+    backend = byte_tokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    pieces = Pieces(Tokenizer(backend))
+    first, *others = pieces.tokens("fox")
+    assert (first.id, first.special, first.byte_start, first.byte_end) == (0, True, 0, 0)
+    assert b"".join(token.bytes for token in others) == b"fox"
+    assert next(pieces.encode("fox")) == [token.id for token in others]
+
+
+def test_marks_for_spaces_and_bytes_are_read() -> None:
+    pieces = Pieces(sentencepiece())
+    ids = next(pieces.encode("fox é"))
+    assert [pieces.bytes_of(id) for id in ids] == [b" fox", b" ", b"\xc3", b"\xa9"]
+    assert pieces.join(ids) == "fox é"
+    tokens = pieces.tokens("fox é")
+    assert (tokens[0].start, tokens[0].end) == (0, 3)
+    assert [token.whole for token in tokens] == [True, True, False, False]
+
+
+def test_an_id_without_a_token_has_no_text() -> None:
+    assert (BYTES.bytes_of(10**6), BYTES.text_of(10**6), BYTES.knows(10**6), BYTES.knows(10**12)) == (
+        b"",
+        "",
+        False,
+        False,
+    )
+
+
+def test_ids_make_the_text_again(tiny: Path) -> None:
+    tokenizer = open_tokenizer(find_model(str(tiny)))
+    (there,) = tokenize(tokenizer, [Text(TEXT, "a.txt", 3)])
+    for written in (" ".join(str(token.id) for token in there.tokens), str([token.id for token in there.tokens])):
+        (back,) = detokenize(tokenizer, [Text(written, "a.txt", 3)])
+        assert back == there
+
+
+def test_no_weights_are_needed(copied: Path) -> None:
+    (copied / "model.safetensors").write_bytes(b"")
+    (found,) = tokenize(open_tokenizer(find_model(str(copied))), [Text("fox")])
+    assert "".join(token.text for token in found.tokens) == "fox"
+
+
+def test_half_a_character_is_decoded_to_its_stand_in(tiny: Path) -> None:
+    tokenizer = open_tokenizer(find_model(str(tiny)))
+    half = tokenizer.encode("🦊")[:2]
+    (found,) = detokenize(tokenizer, [Text(" ".join(map(str, half)))])
+    assert found.text == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5 x", "not a token id: 'x'"),
+        ("-1", "not a token id: '-1'"),
+        ("1.5", "not a token id"),
+        ("9999", "no token 9999"),
+    ],
+)
+def test_what_is_no_id_is_refused(tiny: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        list(detokenize(open_tokenizer(find_model(str(tiny))), [Text(text)]))

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.gpt2 import edit_json
+from support.models import load, read_config
+from torch import Tensor
+
+from genlm.errors import ModelError
+from genlm.model.gpt2_config import HEAD, Config, expected_shapes
+from genlm.model.weights import INDEX, PICKLED, SINGLE, read_weights, weight_files
+
+IDS = [5, 9, 200, 31]
+
+
+def logits_of(folder: Path, **options: Any) -> Tensor:
+    return load(folder, **options).network.logits(IDS)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
+    """Save a folder's weights again after `change`."""
+    save_file(change(load_file(folder / SINGLE)), folder / SINGLE, {"format": "pt"})
+    return folder
+
+
+def pickle_weights(folder: Path, **options: Any) -> Path:
+    """Turn a folder's weights into a pickled file."""
+    weights = load_file(folder / SINGLE)
+    torch.save(weights | {HEAD: weights["transformer.wte.weight"]}, folder / PICKLED, **options)
+    (folder / SINGLE).unlink()
+    return folder
+
+
+def shard(folder: Path) -> Path:
+    """Cut a folder's weights into two files with an index."""
+    weights = load_file(folder / SINGLE)
+    (folder / SINGLE).unlink()
+    names = sorted(weights)
+    places = {name: f"model-0000{1 + (at % 2)}-of-00002.safetensors" for at, name in enumerate(names)}
+    for file in set(places.values()):
+        save_file({name: weights[name] for name in names if places[name] == file}, folder / file, {"format": "pt"})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return folder
+
+
+def test_names_without_prefix_and_the_masks_of_old_checkpoints_load_the_same(tiny: Path, copied: Path) -> None:
+    def as_of_2019(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        old = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+        mask = torch.tril(torch.ones(64, 64)).view(1, 1, 64, 64)
+        return old | {"h.0.attn.bias": mask, "h.0.attn.masked_bias": torch.tensor(-1e4)}
+
+    assert logits_of(rewrite(copied, as_of_2019)).equal(logits_of(tiny))
+
+
+def test_a_tied_head_that_is_in_the_file_too_counts_once(tiny: Path, copied: Path) -> None:
+    rewrite(copied, lambda weights: weights | {HEAD: weights["transformer.wte.weight"].clone()})
+    assert load(copied).info.parameters == load(tiny).info.parameters
+    assert logits_of(copied).equal(logits_of(tiny))
+
+
+def test_a_head_of_its_own_in_the_file_is_used_though_the_config_ties_it(tiny: Path, copied: Path) -> None:
+    from transformers import GPT2LMHeadModel
+
+    rewrite(copied, lambda weights: weights | {HEAD: weights["transformer.wte.weight"].flip(0).contiguous()})
+    with torch.inference_mode():
+        expected = GPT2LMHeadModel.from_pretrained(copied)(torch.tensor([IDS])).logits[0]
+    torch.testing.assert_close(logits_of(copied), expected, rtol=2e-5, atol=2e-5)
+    assert not logits_of(copied).allclose(logits_of(tiny))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_disk_is_float32_on_the_cpu(dtype: torch.dtype, copied: Path) -> None:
+    rewrite(copied, lambda weights: {name: tensor.to(dtype) for name, tensor in weights.items()})
+    half = logits_of(copied)
+    rewrite(copied, lambda weights: {name: tensor.float() for name, tensor in weights.items()})
+    assert load(copied).info.dtype == "float32"
+    assert half.equal(logits_of(copied))
+
+
+def test_weights_in_several_files_load_the_same(tiny: Path, copied: Path) -> None:
+    assert logits_of(shard(copied)).equal(logits_of(tiny))
+
+
+def test_an_index_that_names_a_missing_file(copied: Path) -> None:
+    (shard(copied) / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"names 'model-00002-of-00002.safetensors', which is not there"):
+        load(copied)
+
+
+@pytest.mark.parametrize("place", ["../elsewhere.safetensors", "/etc/elsewhere.safetensors", "deeper/x.safetensors"])
+def test_an_index_that_leads_out_of_the_folder(place: str, copied: Path) -> None:
+    shard(copied)
+    (copied / INDEX).write_text(json.dumps({"weight_map": {"transformer.wte.weight": place}}))
+    with pytest.raises(ModelError, match=f"names '{place}', which is outside the model's folder"):
+        load(copied)
+
+
+@pytest.mark.parametrize("contents", ["{}", '{"weight_map": {}}', '{"weight_map": ["a"]}'])
+def test_an_index_without_a_map(contents: str, copied: Path) -> None:
+    (shard(copied) / INDEX).write_text(contents)
+    with pytest.raises(ModelError, match="not an index of weights, for it has no weight_map"):
+        load(copied)
+
+
+def test_a_folder_without_weights(copied: Path) -> None:
+    (copied / SINGLE).unlink()
+    with pytest.raises(ModelError, match="copied holds no weights") as caught:
+        load(copied)
+    assert caught.value.hint == "a model folder needs model.safetensors"
+
+
+@pytest.mark.parametrize("kept", [0, 5, 2000, -10])
+def test_safetensors_cut_short(kept: int, copied: Path) -> None:
+    contents = (copied / SINGLE).read_bytes()
+    (copied / SINGLE).write_bytes(contents[:kept])
+    with pytest.raises(ModelError, match=r"model\.safetensors: damaged or cut short: ") as caught:
+        load(copied)
+    assert caught.value.hint == "copy or download the file again"
+
+
+def test_safetensors_that_are_something_else(copied: Path) -> None:
+    (copied / SINGLE).write_bytes(b"<html>No such page</html>" * 100)
+    with pytest.raises(ModelError, match=r"model\.safetensors: damaged or cut short: "):
+        load(copied)
+
+
+def test_a_folder_in_the_place_of_the_weights(copied: Path) -> None:
+    (copied / SINGLE).unlink()
+    (copied / SINGLE).mkdir()
+    with pytest.raises(ModelError, match="holds no weights"):
+        load(copied)
+
+
+def test_a_weight_of_another_shape(copied: Path) -> None:
+    edit_json(copied / "config.json", n_positions=65)
+    with pytest.raises(ModelError, match=r"wpe.weight has shape \(64, 32\), where config.json asks for \(65, 32\)"):
+        load(copied)
+
+
+def test_a_weight_that_is_missing(copied: Path) -> None:
+    gone = {"transformer.ln_f.weight", "transformer.ln_f.bias"}
+    rewrite(copied, lambda weights: {name: tensor for name, tensor in weights.items() if name not in gone})
+    with pytest.raises(ModelError, match=r"the weights lack ln_f.weight and 1 more, which config.json asks for"):
+        load(copied)
+
+
+def test_an_untied_head_that_is_missing(copied: Path) -> None:
+    edit_json(copied / "config.json", tie_word_embeddings=False)
+    with pytest.raises(ModelError, match=r"the weights lack lm_head.weight, which config.json asks for"):
+        load(copied)
+
+
+def test_fewer_layers_in_the_config_than_in_the_file(copied: Path) -> None:
+    edit_json(copied / "config.json", n_layer=1)
+    with pytest.raises(ModelError, match=r"holds h\.1\.\S+, which config.json knows nothing of"):
+        load(copied)
+
+
+def test_pickled_weights_are_refused(copied: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds only pickled weights \(pytorch_model.bin\)") as caught:
+        load(pickle_weights(copied))
+    assert "--allow-pickle" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["torch-1.6", "before"])
+def test_pickled_weights_load_where_that_is_asked_for(zipped: bool, tiny: Path, copied: Path) -> None:
+    pickle_weights(copied, _use_new_zipfile_serialization=zipped)
+    assert logits_of(copied, allow_pickle=True).equal(logits_of(tiny))
+
+
+def test_safetensors_go_before_pickled_weights(tiny: Path, copied: Path) -> None:
+    (copied / PICKLED).write_bytes(b"never read")
+    assert logits_of(copied, allow_pickle=True).equal(logits_of(tiny))
+
+
+class Malicious:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.path, "run")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["torch-1.6", "before"])
+def test_code_in_pickled_weights_never_runs(zipped: bool, copied: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    (copied / SINGLE).unlink()
+    torch.save({"transformer.wte.weight": Malicious(trace)}, copied / PICKLED, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModelError, match=r"pytorch_model.bin: damaged, or holds more than weights"):
+        load(copied, allow_pickle=True)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [(b"", "damaged"), (b"garbage" * 50, "damaged"), (b"PK\x03\x04 not a zip file", "damaged")],
+    ids=["empty", "garbage", "half a zip"],
+)
+def test_damaged_pickled_weights(contents: bytes, message: str, copied: Path) -> None:
+    (copied / SINGLE).unlink()
+    (copied / PICKLED).write_bytes(contents)
+    with pytest.raises(ModelError, match=f"pytorch_model.bin: {message}"):
+        load(copied, allow_pickle=True)
+
+
+@pytest.mark.parametrize("contents", [[1, 2], {"transformer.wte.weight": 3}], ids=["a list", "numbers"])
+def test_a_pickled_file_of_something_else(contents: object, copied: Path) -> None:
+    (copied / SINGLE).unlink()
+    torch.save(contents, copied / PICKLED)
+    with pytest.raises(ModelError, match=r"pytorch_model.bin: not a file of named weights"):
+        load(copied, allow_pickle=True)
+
+
+def test_float32_weights_stay_in_the_file(tiny: Path) -> None:
+    shapes = expected_shapes(Config.of(read_config(tiny)))
+    files = weight_files(tiny, allow_pickle=False)
+    weights = read_weights(files, shapes, {HEAD}, torch.float32, "cpu")
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("only Linux tells what is mapped where")
+    ranges = [line.split()[0].split("-") for line in maps.read_text().splitlines() if line.endswith(str(files[0]))]
+    spans = [(int(start, 16), int(end, 16)) for start, end in ranges]
+    for name, tensor in weights.items():
+        assert any(start <= tensor.data_ptr() < end for start, end in spans), name

@@ -1,0 +1,214 @@
+"""Ways to drive the command: within this process, as a process beside it, and from a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeVar
+from unittest import mock
+
+from support.gpt2 import save_gpt2
+
+T = TypeVar("T")
+PATIENCE_S = 60.0
+
+
+def wait_until(holds: Callable[[], T], what: str, *, patience_s: float = PATIENCE_S) -> T:
+    """Wait for something that another process or thread does; what `holds` gives then."""
+    deadline = time.monotonic() + patience_s
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"{what}: not within {patience_s:g} s"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def error(self) -> str:
+        """What the one `error:` line says."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0].removeprefix("error: ")
+
+    def hint(self) -> str:
+        """What the one `hint:` line says."""
+        (line,) = [line for line in self.err.splitlines() if line.startswith("hint: ")]
+        return line.removeprefix("hint: ")
+
+
+class FakeTerminal(io.StringIO):
+    """A stream that says it is a terminal, and keeps what it is sent."""
+
+    def isatty(self) -> bool:
+        """True."""
+        return True
+
+
+@contextlib.contextmanager
+def piped(data: bytes) -> Iterator[None]:
+    """Let standard input be a pipe that holds `data`, at most what a pipe holds, and is closed."""
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as stdin, mock.patch.object(sys, "stdin", stdin):
+        yield
+
+
+def call(*arguments: str | Path, stdin: bytes = b"") -> Done:
+    """Run the command in this process, which is quick; nothing of it is a terminal."""
+    from genlm.cli.main import run
+
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2))
+    with piped(stdin), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run([str(argument) for argument in arguments])
+    out.flush()
+    err.flush()
+    return Done(code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode())  # type: ignore[attr-defined]
+
+
+def start(
+    *arguments: str | bytes | Path,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    env: dict[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "genlm", *arguments],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "80", **(env or {})},
+        # Nothing is read ahead, which `communicate` would not know of.
+        bufsize=0,
+    )
+
+
+def read_first(process: subprocess.Popen[bytes], count: int) -> bytes:
+    """The first `count` bytes of its output, as soon as they are there."""
+    assert process.stdout is not None
+    data = b""
+    while len(data) < count:
+        more = process.stdout.read(count - len(data))
+        assert more, f"ended after {data!r}"
+        data += more
+    return data
+
+
+# A session leader takes its standard input for the terminal that its signals come from.
+IN_TERMINAL = """\
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Terminal:
+    """The command in a terminal of its own; what it shows is in `shown`, what leaves by a pipe in `piped`."""
+
+    def __init__(
+        self, *arguments: str | Path, columns: int = 80, pipe: bool = False, env: dict[str, str] | None = None
+    ) -> None:
+        import fcntl
+        import pty
+        import termios
+
+        self._screen, inside = pty.openpty()
+        fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", IN_TERMINAL, sys.executable, "-m", "genlm", *arguments],
+            stdin=inside,
+            stdout=subprocess.PIPE if pipe else inside,
+            stderr=inside,
+            start_new_session=True,
+            env={**environment, "TERM": "xterm-256color", **(env or {})},
+        )
+        os.close(inside)
+        self.shown = b""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        os.close(self._screen)
+
+    def wait_for(self, text: str) -> None:
+        """Read on until `text` is there."""
+        while text.encode() not in self.shown:
+            assert self._read(), f"ended without {text!r}: {self.shown!r}"
+
+    def press(self, key: bytes) -> None:
+        """Press a key."""
+        os.write(self._screen, key)
+
+    def end(self) -> int:
+        """Read to the end; the exit code."""
+        while self._read():
+            pass
+        return self._process.wait(PATIENCE_S)
+
+    def piped(self) -> bytes:
+        """What came out of the pipe, once all was shown."""
+        assert self._process.stdout is not None
+        return self._process.stdout.read()
+
+    def _read(self) -> bool:
+        deadline = time.monotonic() + PATIENCE_S
+        ready, _, _ = select.select([self._screen], [], [], deadline - time.monotonic())
+        assert ready, f"nothing for {PATIENCE_S:g} s after {self.shown!r}"
+        try:
+            data = os.read(self._screen, 65536)
+        # How Linux tells that nobody is left at the other end.
+        except OSError:
+            return False
+        self.shown += data
+        return bool(data)
+
+
+def save_endless(folder: Path) -> Path:
+    """A tiny GPT-2 that never ends a text by itself, with room for one that takes long to make."""
+    return save_gpt2(folder, n_positions=20_000, eos_token_id=None, bos_token_id=None)
+
+
+def genlm(
+    *arguments: str,
+    stdin: str | bytes | None = None,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 120,
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, in a process of its own; without `stdin` there is nothing to read."""
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run(
+        [sys.executable, "-m", "genlm", *arguments],
+        input=data,
+        stdin=subprocess.DEVNULL if data is None else None,
+        capture_output=True,
+        env={**os.environ, "COLUMNS": "80", **(env or {})},
+        cwd=cwd,
+        timeout=timeout,
+        check=False,
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -1,0 +1,90 @@
+"""`genlm bench`: its figures hang together, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.driving import call
+
+import genlm
+from genlm.errors import UsageError
+from genlm.model.gpt2 import GPT2
+from genlm.model.graph import Graphs
+from genlm.tasks.bench import Workload, bench
+from genlm.views.bench import BenchView
+
+SMALL = Workload((1, 3), prompt_tokens=5, new_tokens=4)
+
+
+def test_the_figures_of_a_row_hang_together(tiny: Path) -> None:
+    rows = list(bench(genlm.load(str(tiny))._model, SMALL))
+    assert [row.rows for row in rows] == [1, 3]
+    for row in rows:
+        assert row.decode_tokens_per_s == pytest.approx(row.rows / row.ms_per_step * 1e3)
+        assert row.roofline_share == pytest.approx(row.step_bytes / row.bandwidth / row.ms_per_step * 1e3)
+        assert row.peak_bytes > 1e7
+        assert row.prefill_tokens_per_s > 0
+
+
+def test_a_step_reads_every_weight_once_and_the_cache_of_each_row(tiny: Path) -> None:
+    network = genlm.load(str(tiny))._model.network
+    weights = network.step_bytes(0, 0)
+    parameters = genlm.load(str(tiny)).info.parameters
+    positions = 64 * 32
+    assert weights == 4 * (parameters - positions)
+    assert network.step_bytes(3, 10) - weights == 3 * 10 * 2 * 2 * 32 * 4
+
+
+def test_the_table_has_a_line_for_every_dtype_and_batch(tiny: Path) -> None:
+    done = call("bench", "-m", str(tiny), "--dtype", "float32,int8", "--batch", "1,2", "--new-tokens", "3")
+    lines = done.out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [[d, b] for d in ("float32", "int8") for b in "12"]
+    assert lines[0].split()[:2] == ["dtype", "rows"]
+    assert "GB/s" in done.err
+
+
+def test_json_is_one_object(tiny: Path) -> None:
+    record = json.loads(call("bench", "-m", str(tiny), "--batch", "2", "--new-tokens", "3", "--format", "json").out)
+    assert record["model"]["source"] == "local"
+    assert [row["rows"] for row in record["rows"]] == [2]
+    assert record["rows"][0]["dtype"] == "float32"
+
+
+def test_it_says_what_became_of_capturing_the_steps(tiny: Path) -> None:
+    model = genlm.load(str(tiny))._model
+    assert isinstance(model.network, GPT2)
+    assert [row.cuda_graph for row in bench(model, SMALL)] == [None, None]
+    model.network.graphs = Graphs(lambda run: run)
+    rows = list(bench(model, Workload((2,), prompt_tokens=5, new_tokens=20)))
+    model.network.graphs.give_up("no such kernel")
+    rows += bench(model, SMALL)
+    assert [row.cuda_graph for row in rows] == ["replayed", *["given up: no such kernel"] * 2]
+    notes: list[str] = []
+    view = BenchView("text")
+    for row in rows:
+        view.show(row)
+    view.finish(notes.append)
+    assert notes[1:] == [f"decode steps as a CUDA graph: {note}" for note in ("replayed", "given up: no such kernel")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "0"], "at least 1 row, not 0"),
+        (["--batch", "one"], "--batch takes numbers"),
+        (["--dtype", "int7"], "no dtype 'int7'"),
+        (["--new-tokens", "0"], "at least 1"),
+        (["--new-tokens", "900"], "beyond the model's context of 64"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tiny: Path, arguments: list[str], message: str) -> None:
+    done = call("bench", "-m", str(tiny), *arguments)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_a_workload_needs_rows() -> None:
+    with pytest.raises(UsageError):
+        Workload(())

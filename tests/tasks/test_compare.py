@@ -1,0 +1,624 @@
+"""`genlm compare`: every cell is what `genlm generate` gives, a failure is a cell, and all of it can be shown again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from support.counting import Counting
+from support.driving import Done, FakeTerminal, Terminal, call, save_endless
+from support.gpt2 import save_gpt2
+from support.models import load, save_three_words
+
+import genlm
+from genlm.decoding.strategy import Strategy
+from genlm.errors import InputError, ModelError, UsageError
+from genlm.model.load import Model
+from genlm.records.compare import METRICS, Cell, Estimate, StrategyComparison, StrategyRow
+from genlm.records.model import ModelInfo
+from genlm.tasks import compare
+from genlm.tasks.compare import Comparing, Contender, Settings
+from genlm.tasks.saved import read_comparison
+from genlm.views.compare import NAME_WIDTH, comparison_json, comparison_markdown, marked, show_comparison
+from genlm.views.metrics import COLUMNS, best_rows, interval_of, value_of
+from genlm.views.repeats import repeated
+
+PROMPTS = ("Once upon a time", "The king")
+HUMAN = (f"{PROMPTS[0]} there was a wolf who had three sons.", "It was dark in the wood, and nobody heard them.")
+SPECS = ("greedy", "beam:num_beams=3", "top-k:top_k=20", "top-p", "contrastive")
+# What time decides.
+TIMED = {"seconds", "tokens_per_s"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Model:
+    return load(tiny)
+
+
+@pytest.fixture(scope="module")
+def three_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_three_words(tmp_path_factory.mktemp("models") / "three")
+
+
+@pytest.fixture(scope="module")
+def compared(model: Model) -> StrategyComparison:
+    return run(model, human=HUMAN, judge=model)
+
+
+def contenders(*specs: str) -> list[Contender]:
+    return [Contender(Strategy.parse(spec), {}) for spec in specs]
+
+
+def run(model: Model, *specs: str, prompts: tuple[str, ...] = PROMPTS, **options: Any) -> StrategyComparison:
+    settings = Settings(options.pop("new", 12), options.pop("samples", 4), 7, options.pop("overflow", "error"))
+    comparing = Comparing(model, prompts, contenders(*(specs or SPECS)), settings, **options)
+    assert len(list(comparing)) == len(comparing)
+    return comparing.result
+
+
+def untimed(record: Any) -> Any:
+    """A record without the numbers that time decides."""
+    if isinstance(record, dict):
+        return {key: untimed(value) for key, value in record.items() if key not in TIMED}
+    return [untimed(value) for value in record] if isinstance(record, list) else record
+
+
+def as_json(done: Done) -> Any:
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+class Bounded(Counting):
+    """A network that fails for want of memory where a prompt has more than so many tokens."""
+
+    def __init__(self, network: Any, most: int, says: Exception) -> None:
+        super().__init__(network)
+        self._most, self._says = most, says
+
+    def prefill(self, prompts: Any, room: int) -> Any:
+        if len(prompts[0]) > self._most:
+            raise self._says
+        return super().prefill(prompts, room)
+
+
+class TestCells:
+    def test_every_cell_holds_what_generate_gives(self, compared: StrategyComparison, tiny: Path) -> None:
+        lm = genlm.load(str(tiny))
+        for row in compared.strategies:
+            for cell, prompt in zip(row.cells, PROMPTS, strict=True):
+                count = len(cell.samples)
+                alone = lm.generate(prompt, strategy=row.spec, max_new_tokens=12, num_return_sequences=count, seed=7)
+                assert [sample.text for sample in cell.samples] == [each.text for each in alone.completions]
+                assert [sample.token_ids for sample in cell.samples] == [each.token_ids for each in alone.completions]
+                for sample, each in zip(cell.samples, alone.completions, strict=True):
+                    assert math.fsum(number or 0 for number in sample.logprobs) == pytest.approx(each.logprob, rel=1e-4)
+
+    def test_a_strategy_has_as_many_samples_as_it_can_give(self, compared: StrategyComparison) -> None:
+        assert [len(row.cells[0].samples) for row in compared.strategies] == [1, 3, 4, 4, 1]
+
+    def test_a_prompt_is_encoded_once_for_all(self, model: Model) -> None:
+        counting = Counting(model.network)
+        run(replace(model, network=counting))  # type: ignore[arg-type]
+        assert len(counting.prefills) == len(PROMPTS)
+
+    def test_all_samples_of_a_strategy_take_their_steps_together(self, model: Model) -> None:
+        class Steps(Counting):
+            def __init__(self, network: Any) -> None:
+                super().__init__(network)
+                self.rows: list[int] = []
+
+        steps = Steps(model.network)
+        cache = type(model.network.prefill([[1]], 1)[1])
+        once = cache.step
+
+        def noting(self: Any, ids: Any) -> Any:
+            steps.rows.append(len(ids))
+            return once(self, ids)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cache, "step", noting)
+            run(replace(model, network=steps), "sample", prompts=PROMPTS[:1], new=6)  # type: ignore[arg-type]
+        assert steps.rows == [4] * 5
+
+    def test_equal_seeds_give_equal_tables(self, model: Model, compared: StrategyComparison) -> None:
+        again = run(model, human=HUMAN, judge=model)
+        assert untimed(json.loads(comparison_json(again))) == untimed(json.loads(comparison_json(compared)))
+
+    def test_the_model_as_its_own_judge_agrees_with_itself(self, compared: StrategyComparison) -> None:
+        # Of human text, whose tokens are those that encoding it gives.
+        assert compared.reference is not None
+        own, judged = (compared.reference.metrics[name] for name in ("perplexity", "judge_perplexity"))
+        assert own is not None
+        assert judged is not None
+        assert judged.mean == pytest.approx(own.mean, rel=1e-4)
+
+    def test_alternatives_are_kept_of_no_more_tokens_than_a_page_shows(
+        self, model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(compare, "MOST_TRACED", 2 * 30)
+        found = run(model, "sample", "top-k", prompts=PROMPTS[:1])
+        for row in found.rows:
+            assert [sample.trace is not None for sample in row.samples] == [True, True, False, False]
+            assert all(len(sample.logprobs) == len(sample.token_ids) for sample in row.samples)
+
+
+class TestHumanText:
+    def test_a_text_that_goes_on_from_a_prompt_is_read_after_it(self, compared: StrategyComparison, tiny: Path) -> None:
+        assert compared.reference is not None
+        first, second = compared.reference.samples
+        assert (first.prompt, first.text) == (0, " there was a wolf who had three sons."[: len(first.text)])
+        assert (second.prompt, second.text[:6]) == (None, "It was")
+        scored = genlm.load(str(tiny)).score(HUMAN[1]).tokens or ()
+        assert [token.logprob for token in scored[:12]] == pytest.approx(list(second.logprobs), rel=1e-4)
+
+    def test_as_much_is_read_as_a_completion_may_have(self, compared: StrategyComparison) -> None:
+        assert compared.reference is not None
+        assert [len(sample.token_ids) for sample in compared.reference.samples] == [12, 12]
+
+    def test_it_has_the_metrics_but_those_of_time(self, compared: StrategyComparison) -> None:
+        assert compared.reference is not None
+        undefined = {name for name, each in compared.reference.metrics.items() if each is None}
+        assert undefined == {"ended", "tokens_per_s"}
+
+    def test_distances_are_to_it(self, compared: StrategyComparison) -> None:
+        assert compared.reference is not None
+        for row in compared.strategies:
+            for name, distance in (row.distances or {}).items():
+                one, other = row.metrics[name], compared.reference.metrics[name]
+                expected = None if one is None or other is None else abs(one.mean - other.mean)
+                assert distance == expected
+
+    def test_without_a_start_token_its_first_token_is_not_scored(self, three_words: Path) -> None:
+        model = load(three_words)
+        assert model.start_id is None
+        found = run(model, "greedy", prompts=("wolf",), human=["fox king wolf"], judge=model).reference
+        assert found is not None
+        (sample,) = found.samples
+        assert (sample.logprobs[0], sample.entropies[0], sample.trace) == (None, None, None)
+        assert None not in sample.logprobs[1:]
+        assert sample.judgement is not None
+        assert sample.judgement.tokens == 2
+        assert sample.judgement.logprob == pytest.approx(sum(number or 0 for number in sample.logprobs), rel=1e-4)
+
+    def test_the_longest_prompt_that_it_begins_with_counts(self, model: Model) -> None:
+        found = run(model, "greedy", prompts=("The", "The king"), human=["The king had", "The king", "The"]).reference
+        assert found is not None
+        assert [(sample.prompt, sample.text) for sample in found.samples] == [(1, " had"), (0, " king"), (None, "The")]
+
+
+class TestFailures:
+    def test_a_prompt_that_fails_for_one_strategy_is_a_failed_cell(self, three_words: Path, tmp_path: Path) -> None:
+        (tmp_path / "prompts.txt").write_text("fox\nfox wolf\n")
+        strict = "greedy:no_repeat_ngram_size=1"
+        options = ("-m", three_words, "--file", tmp_path / "prompts.txt", "--max-new-tokens", "2", "--seed", "1")
+        done = call("compare", *options, "-s", strict, "-s", "sample", "--format", "json")
+        assert done.code == 3
+        assert done.error() == (
+            f"1 of 4 cells failed, the first {strict}, prompt 2: {strict} leaves no token to choose at new token 2"
+        )
+        rows = {row["strategy"]: row for row in json.loads(done.out)["rows"]}
+        assert rows[strict]["error"] == f"{strict} leaves no token to choose at new token 2"
+        assert [cell["completions"] for cell in rows[strict]["cells"]] == [1, 0]
+        assert rows["sample"]["error"] is None
+        assert [cell["completions"] for cell in rows["sample"]["cells"]] == [1, 1]
+        assert rows[strict]["metrics"]["perplexity"]["mean"] > 1, "of what there is"
+        text = call("compare", *options, "-s", strict, "-s", "sample")
+        assert text.code == 3
+        assert f"failed: {strict}, prompt 2: " in " ".join(text.out.split())
+        (tmp_path / "saved.json").write_text(done.out)
+        again = call("compare", "--from", tmp_path / "saved.json", "--format", "json")
+        assert (again.code, again.out, again.error()) == (3, done.out, done.error())
+
+    def test_a_strategy_that_fails_on_its_only_prompt_is_a_row_of_dashes(self, three_words: Path) -> None:
+        strict = "greedy:no_repeat_ngram_size=1"
+        options = ("fox wolf", "-m", three_words, "--max-new-tokens", "2", "--seed", "1", "-s", strict, "-s", "sample")
+        done = call("compare", *options)
+        assert done.code == 3
+        assert f"{strict}:\nfailed: {strict} leaves no token" in done.out
+        (row,) = [line for line in done.out.splitlines() if line.startswith(f"{strict} ")][:1]
+        assert set(row.removeprefix(strict).split()) == {"–"}
+
+    def test_where_every_cell_fails_it_is_the_error(self, tiny: Path) -> None:
+        done = call("compare", "fox " * 60, "-m", tiny, "--seed", "1", "-s", "greedy", "-s", "sample")
+        assert (done.code, done.out) == (1, "")
+        assert "beyond the model's context of 64" in done.error()
+
+    @pytest.mark.parametrize("says", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+    def test_a_cell_that_the_memory_does_not_hold_leaves_the_others(self, model: Model, says: Exception) -> None:
+        full = Bounded(model.network, 4, says)
+        found = run(replace(model, network=full), "sample", prompts=("The king", "fox " * 9))  # type: ignore[arg-type]
+        (alone,), (row,) = run(model, "sample", prompts=("The king",)).rows, found.rows
+        assert [cell.error for cell in row.cells] == [None, "out of memory"]
+        assert row.cells[0].samples == alone.cells[0].samples
+
+    def test_where_the_memory_holds_no_cell_it_is_the_error(self, model: Model) -> None:
+        full = Bounded(model.network, 0, MemoryError())
+        with pytest.raises(ModelError, match="out of memory"):
+            run(replace(model, network=full), "sample")  # type: ignore[arg-type]
+
+    def test_another_error_of_the_model_is_none_of_memory(self, model: Model) -> None:
+        broken = Bounded(model.network, 0, RuntimeError("shapes"))
+        with pytest.raises(RuntimeError, match="shapes"):
+            run(replace(model, network=broken), "sample")  # type: ignore[arg-type]
+
+    def test_an_interrupt_keeps_the_cells_that_are_there(
+        self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prompts, out, page = tmp_path / "prompts.txt", tmp_path / "out.json", tmp_path / "page.html"
+        prompts.write_text("The king\nfox\nwolf\n")
+        options = (
+            "-m",
+            tiny,
+            "--file",
+            prompts,
+            "--max-new-tokens",
+            "3",
+            "--seed",
+            "1",
+            "-s",
+            "greedy",
+            "-s",
+            "sample",
+        )
+        whole = as_json(call("compare", *options, "--format", "json"))
+        run_cell, left = Comparing._run, iter([True, True, True])
+
+        def pressed(comparing: Comparing, model: Model, at: int, place: int) -> Cell:
+            if not next(left, False):
+                raise KeyboardInterrupt
+            return run_cell(comparing, model, at, place)
+
+        monkeypatch.setattr(Comparing, "_run", pressed)
+        done = call("compare", *options, "--format", "json", "-o", out, "--html", page)
+        assert (done.code, done.out) == (130, "")
+        assert "interrupted: 3 of 6 cells are there" in done.err.splitlines()[-1]
+        greedy, sample = json.loads(out.read_text())["rows"]
+        assert [cell["error"] for cell in greedy["cells"]] == [None, None, "interrupted"]
+        assert [cell["error"] for cell in sample["cells"]] == [None, "interrupted", "interrupted"]
+        kept = [untimed(completion) for completion in greedy["completions"]]
+        assert kept == [untimed(completion) for completion in whole["rows"][0]["completions"][:2]]
+        assert "interrupted" in page.read_text()
+        assert call("compare", "--from", out).code == 3
+
+    def test_an_interrupt_before_anything_is_there_leaves_nothing(
+        self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def pressed(*_: Any) -> Cell:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Comparing, "_run", pressed)
+        done = call("compare", "The king", "-m", tiny, "--seed", "1", "-o", tmp_path / "out.txt")
+        assert (done.code, done.out) == (130, "")
+        assert not list(tmp_path.iterdir())
+
+    def test_human_text_that_does_not_fit_is_a_failed_cell_too(self, model: Model) -> None:
+        long = "fox " * 60
+        found = run(model, "greedy", prompts=("The king", long), human=[f"{long}wolf", "It was"])
+        assert found.reference is not None
+        assert [cell.error is None for cell in found.reference.cells] == [False, True]
+
+    def test_a_mistake_in_the_request_is_no_failed_cell(self, tiny: Path) -> None:
+        done = call("compare", "The", "-m", tiny, "-s", "greedy", "-s", "greedy:logit_bias=9999:1")
+        assert done.code == 2
+        assert "logit_bias has token 9999" in done.error()
+
+    def test_what_no_model_could_do_is_refused_before_one_is_loaded(self, tmp_path: Path) -> None:
+        (tmp_path / "empty.txt").write_text("\n\n")
+        (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": 5}\n')
+        for arguments, message in [
+            (("x", "-n", "0"), "num_return_sequences must be at least 1"),
+            (("x", "--max-new-tokens", "0"), "max_new_tokens must be at least 1"),
+            (("x", "--file", "y"), "a prompt as argument and --file"),
+            (("--file", tmp_path / "no.txt"), "no such file"),
+            (("--file", tmp_path / "empty.txt"), "holds no prompt"),
+            (("--file", tmp_path / "bad.jsonl"), "line 2: no text under 'prompt'"),
+            (("x", "--reference", tmp_path / "empty.txt"), "holds no text"),
+            (("x", "--reference", tmp_path / "bad.jsonl"), "line 2: no text under 'text'"),
+            (("x", "--presets", tmp_path / "p.toml", "-s", "greedy"), "no preset of it is asked for"),
+            (("x", "--html", "-"), "--html needs a file"),
+        ]:
+            done = call("compare", *arguments, "-m", "nowhere")
+            assert done.code in (1, 2), arguments
+            assert message in done.error()
+
+
+class TestJson:
+    def test_it_has_the_keys_that_are_promised(self, tiny: Path) -> None:
+        found = as_json(
+            call(
+                "compare", PROMPTS[0], "-m", tiny, "-n", "2", "--seed", "3", "--max-new-tokens", "5", "--format", "json"
+            )
+        )
+        assert {"model", "seed", "prompts", "rows"} <= found.keys()
+        assert (found["seed"], found["prompts"]) == (3, [PROMPTS[0]])
+        assert [row["strategy"] for row in found["rows"]] == [
+            "greedy",
+            "beam:num_beams=4",
+            "top-k:top_k=50",
+            "top-p:top_p=0.9",
+        ]
+        for row in found["rows"]:
+            assert {"strategy", "metrics", "completions", "error"} <= row.keys()
+            assert tuple(row["metrics"]) == METRICS
+            assert all(each.keys() == {"mean", "low", "high"} for each in row["metrics"].values())
+            for completion in row["completions"]:
+                assert len(completion["logprobs"]) == len(completion["token_ids"]) == len(completion["entropies"])
+            logprobs = [number for completion in row["completions"] for number in completion["logprobs"]]
+            assert row["metrics"]["perplexity"]["mean"] == pytest.approx(math.exp(-sum(logprobs) / len(logprobs)))
+
+    def test_what_was_saved_is_read_as_it_was(self, compared: StrategyComparison, tmp_path: Path) -> None:
+        path = tmp_path / "saved.json"
+        path.write_text(comparison_json(compared), encoding="utf-8")
+        assert read_comparison(path) == compared
+
+    def test_whole_numbers_in_lists_of_others_are_such_too(self, compared: StrategyComparison, tmp_path: Path) -> None:
+        record = json.loads(comparison_json(compared))
+        completion = record["rows"][0]["completions"][0]
+        completion["logprobs"] = [-1, None, *completion["logprobs"][2:]]
+        path = tmp_path / "saved.json"
+        path.write_text(json.dumps(record))
+        one, none, *_ = read_comparison(path).rows[0].cells[0].samples[0].logprobs
+        assert (one, type(one), none) == (-1.0, float, None)
+        completion["logprobs"] = [-1.0, True]
+        path.write_text(json.dumps(record))
+        assert "logprobs[1] is a bool" in call("compare", "--from", path).error()
+
+    def test_it_is_shown_again_without_a_model(self, compared: StrategyComparison, tmp_path: Path) -> None:
+        path = tmp_path / "saved.json"
+        path.write_text(comparison_json(compared), encoding="utf-8")
+        for format in ("json", "markdown", "text"):
+            done = call("compare", "--from", path, "--format", format)
+            assert (done.code, done.err) == (0, "")
+            stream = io.StringIO()
+            show_comparison(stream, compared)
+            shown = {"json": comparison_json(compared), "markdown": comparison_markdown(compared)}
+            assert done.out == shown.get(format, stream.getvalue())
+
+    def test_nothing_else_goes_with_what_was_saved(self, tmp_path: Path) -> None:
+        for arguments in (("x",), ("-s", "greedy"), ("--seed", "1"), ("--judge", "gpt2")):
+            done = call("compare", "--from", tmp_path / "saved.json", *arguments)
+            assert done.code == 2
+            assert "--from takes everything from the saved comparison" in done.error()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda record: [], "the file is a list"),
+            (lambda record: record | {"rows": []}, "it has no rows"),
+            (lambda record: record | {"prompts": []}, "it has no prompts"),
+            (lambda record: record | {"seed": "1"}, "seed is a str"),
+            (lambda record: {key: value for key, value in record.items() if key != "model"}, "it has no model"),
+            (lambda record: record | {"rows": [record["rows"][0] | {"metrics": {}}]}, "metrics are not those of"),
+            (lambda record: record | {"rows": [record["rows"][0] | {"cells": []}]}, "more completions than its cells"),
+            (lambda record: record | {"rows": [record["rows"][0] | {"completions": []}]}, "fewer completions"),
+            (lambda record: record | {"rows": [{"strategy": 1}]}, "it has no rows[0]."),
+            (lambda record: record | {"prompts": ["only one"]}, "a prompt that is not there"),
+        ],
+    )
+    def test_a_file_that_is_no_comparison_is_refused(
+        self, compared: StrategyComparison, tmp_path: Path, change: Callable[[Any], Any], message: str
+    ) -> None:
+        path = tmp_path / "saved.json"
+        path.write_text(json.dumps(change(json.loads(comparison_json(compared)))))
+        done = call("compare", "--from", path)
+        assert (done.code, done.out) == (1, "")
+        assert message in done.error()
+        assert done.hint() == "genlm compare --format json writes one"
+
+    def test_a_file_that_cannot_be_read_is_said(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="cannot read"):
+            read_comparison(tmp_path / "no.json")
+        (tmp_path / "half.json").write_text('{"rows": [')
+        with pytest.raises(InputError, match="not valid JSON"):
+            read_comparison(tmp_path / "half.json")
+
+
+class TestTables:
+    def test_csv_has_a_line_a_row_and_a_column_a_number(self, compared: StrategyComparison, tmp_path: Path) -> None:
+        path = tmp_path / "saved.json"
+        path.write_text(comparison_json(compared), encoding="utf-8")
+        lines = list(csv.DictReader(io.StringIO(call("compare", "--from", path, "--format", "csv").out)))
+        assert [line["strategy"] for line in lines] == [row.name for row in compared.rows]
+        for line, row in zip(lines, compared.rows, strict=True):
+            for name in METRICS:
+                estimate = row.metrics[name]
+                assert line[name] == ("" if estimate is None else str(estimate.mean))
+                assert line[f"{name}_low"] == ("" if estimate is None or estimate.low is None else str(estimate.low))
+                distance = (row.distances or {}).get(name)
+                assert line[f"{name}_distance"] == ("" if distance is None else str(distance))
+            assert line["completions"] == str(len(row.samples))
+
+    def test_markdown_marks_the_best_and_takes_no_name_for_markup(self, compared: StrategyComparison) -> None:
+        odd = replace(compared.rows[0], name="a|b*c\n<i>")
+        lines = comparison_markdown(replace(compared, rows=(odd, *compared.rows[1:]))).splitlines()
+        assert lines[0].count("|") == lines[1].count("|") == 1 + 1 + len(METRICS)
+        assert lines[2].startswith("| a\\|b\\*c \\<i\\> | ")
+        assert any("**" in line for line in lines)
+
+    def test_the_table_fits_eighty_columns(self, compared: StrategyComparison) -> None:
+        stream = io.StringIO()
+        show_comparison(stream, compared)
+        assert max(map(cell_len, stream.getvalue().splitlines())) <= 80
+
+    def test_no_heading_or_number_is_cut_whatever_the_names(self, compared: StrategyComparison) -> None:
+        for length in range(1, NAME_WIDTH + 1):
+            stream = io.StringIO()
+            rows = tuple(replace(row, name="x" * length) for row in compared.rows)
+            show_comparison(stream, replace(compared, rows=rows))
+            assert "…" not in stream.getvalue()
+
+    def test_what_rounds_to_zero_has_no_sign(self) -> None:
+        assert value_of("zipf", Estimate(-0.004, None, None)) == "0.00"
+        assert interval_of("zipf", Estimate(0.0, -0.2, -0.001)) == "[-0.20, 0.00]"
+        assert value_of("tokens_per_s", Estimate(1234.6, None, None)) == "1,235"
+
+    def test_each_metric_has_a_column(self) -> None:
+        assert tuple(COLUMNS) == METRICS
+
+
+def comparison_of(*values: float | None, human: float | None = None, name: str = "perplexity") -> StrategyComparison:
+    """Strategies of which each has one value of one metric."""
+
+    def row(at: int, value: float | None, spec: str | None) -> StrategyRow:
+        metrics: dict[str, Estimate | None] = dict.fromkeys(METRICS)
+        metrics[name] = None if value is None else Estimate(value, None, None)
+        return StrategyRow(f"s{at}", spec, {}, (Cell(0),), metrics)
+
+    rows = [row(at, value, "greedy") for at, value in enumerate(values)]
+    rows += [] if human is None else [row(len(values), human, None)]
+    info = ModelInfo("tiny", "local", None, 1, "float32", "cpu")
+    return StrategyComparison(info, None, 0, 1, 1, ("x",), tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "human", "best"),
+    [
+        ("perplexity", (5.0, 3.0, 9.0), None, {1}),
+        ("perplexity", (5.0, 3.0, 9.0), 8.0, {2}),
+        ("mean_logprob", (-1.0, -3.0), None, {0}),
+        ("distinct_1", (0.5, None, 0.9), None, {2}),
+        ("zipf", (0.7, 1.1, 1.9), None, {1}),
+        ("entropy", (1.0, 2.0), None, set()),
+        ("entropy", (1.0, 2.0), 1.8, {1}),
+        ("tokens_per_s", (10.0, 20.0), 3.0, {1}),
+        ("repetition", (0.0, 0.01, 50.0), None, {0, 1}),
+        ("seq_rep_4", (0.25, 0.25), None, set()),
+        ("seq_rep_4", (0.25,), None, set()),
+        ("seq_rep_4", (None, None), None, set()),
+    ],
+)
+def test_the_best_of_a_column(name: str, values: tuple[float | None, ...], human: float | None, best: set[int]) -> None:
+    assert best_rows(comparison_of(*values, human=human, name=name), name) == best
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ("abcdabcd", "....####"),
+        ("abcdxabcdex", ".....####.."),
+        ("aaaaaa", ".#####"),
+        ("abcabd", "......"),
+        ("", ""),
+    ],
+)
+def test_a_passage_is_marked_where_it_comes_again(tokens: str, expected: str) -> None:
+    assert "".join(".#"[mark] for mark in repeated(list(map(ord, tokens)))) == expected
+
+
+def test_of_many_failures_some_are_told(compared: StrategyComparison) -> None:
+    row = compared.rows[0]
+    failed = replace(row, cells=(*row.cells, *(Cell(0, error="interrupted") for _ in range(14))))
+    shown = io.StringIO()
+    show_comparison(shown, replace(compared, rows=(failed, *compared.rows[1:])))
+    lines = [line for line in shown.getvalue().splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 11
+    assert lines[-1] == "failed: 4 more"
+
+
+class TestTerminal:
+    def test_a_panel_a_strategy_with_what_it_repeats_marked(self, compared: StrategyComparison) -> None:
+        stream = FakeTerminal()
+        show_comparison(stream, compared)
+        shown = stream.getvalue()
+        assert shown.count("╭") == shown.count("╰") == len(compared.rows)
+
+    def test_repeated_text_is_marked_and_none_of_it_is_lost(self, model: Model) -> None:
+        found = run(model, "greedy", "top-p", prompts=PROMPTS[:1], new=40)
+        for row in found.rows:
+            for sample in row.samples:
+                pieces = list(marked(sample))
+                assert "".join(text for text, _ in pieces) == sample.text
+        again = replace(found.rows[0].samples[0], trace=None)
+        assert list(marked(again)) == [(again.text, False)]
+
+    def test_texts_and_names_never_act(self, compared: StrategyComparison) -> None:
+        row = compared.rows[0]
+        hostile = "\x1b[31m[bold]x[/bold]\u202e"
+        sample = replace(row.cells[0].samples[0], text=hostile, trace=None)
+        cells = (replace(row.cells[0], samples=(sample,)), *row.cells[1:])
+        for stream in (io.StringIO(), FakeTerminal()):
+            changed = replace(compared, prompts=(hostile, "b"), rows=(replace(row, name=hostile, cells=cells),))
+            show_comparison(stream, changed)
+            shown = stream.getvalue()
+            assert "␛[31m[bold]x[/bold]<U+202E>" in shown
+            assert "\x1b[31m" not in shown
+            assert "\u202e" not in shown
+
+    def test_a_bar_counts_the_cells_and_leaves_no_trace(self, tiny: Path) -> None:
+        with Terminal(
+            "compare", "Once", "-m", tiny, "--max-new-tokens", "3", "--seed", "1", "-s", "greedy"
+        ) as terminal:
+            assert terminal.end() == 0
+        shown = terminal.shown.decode()
+        assert "comparing" in shown
+        assert "0/1" in shown
+        assert shown.rindex("\x1b[2K") < shown.index("╭"), "the bar is gone before anything is shown"
+        assert "1 strategy" in shown
+
+    def test_an_interrupt_takes_the_bar_away_and_leaves_no_half_file(self, tmp_path: Path) -> None:
+        endless, out = save_endless(tmp_path / "endless"), tmp_path / "out.json"
+        options = ("--max-new-tokens", "15000", "--seed", "1", "--format", "json", "-o", out)
+        with Terminal("compare", "Once", "-m", endless, "-s", "greedy", *options) as terminal:
+            terminal.wait_for("0/1")
+            terminal.press(b"\x03")
+            assert terminal.end() == 130
+        assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l"), "the cursor is there again"
+        assert not out.exists()
+
+
+def test_the_page_and_the_result_are_written_beside_each_other(tiny: Path, tmp_path: Path) -> None:
+    page, out = tmp_path / "page.html", tmp_path / "out.json"
+    options = ("--seed", "1", "--max-new-tokens", "4", "--format", "json")
+    done = call("compare", "Once", "-m", tiny, *options, "-o", out, "--html", page)
+    assert (done.code, done.out) == (0, "")
+    again = tmp_path / "again.html"
+    assert call("compare", "--from", out, "--html", again).code == 0
+    assert page.read_text() == again.read_text()
+
+
+def test_a_judge_is_another_model(tiny: Path, tmp_path: Path) -> None:
+    judge = save_gpt2(tmp_path / "judge", seed=9)
+    options = ("--seed", "1", "--max-new-tokens", "8", "-s", "top-p", "-s", "greedy", "--format", "json")
+    found = as_json(call("compare", "Once", "-m", tiny, "--judge", judge, *options))
+    assert found["judge"]["name"] == str(judge)
+    lm = genlm.load(str(judge))
+    for row in found["rows"]:
+        (completion,) = row["completions"]
+        whole, prompt = (lm.score(text, bos=False) for text in ("Once" + completion["text"], "Once"))
+        new = (whole.tokens or ())[len(prompt.tokens or ()) :]
+        assert completion["judgement"]["tokens"] == len(new)
+        assert completion["judgement"]["logprob"] == pytest.approx(sum(token.logprob or 0 for token in new), rel=1e-3)
+        assert row["metrics"]["judge_perplexity"]["mean"] == pytest.approx(
+            math.exp(-completion["judgement"]["logprob"] / len(new))
+        )
+
+
+def test_from_python_it_is_the_same(compared: StrategyComparison, tiny: Path) -> None:
+    lm = genlm.load(str(tiny))
+    found = lm.compare(PROMPTS, SPECS, samples=4, max_new_tokens=12, seed=7, reference=HUMAN, judge=lm)
+    assert untimed(json.loads(comparison_json(found))) == untimed(json.loads(comparison_json(compared)))
+    alone = lm.compare(PROMPTS[0], ["greedy"], max_new_tokens=3)
+    assert (alone.prompts, len(alone.rows), len(alone.rows[0].samples)) == (PROMPTS[:1], 1, 1)
+
+
+def test_the_seed_is_drawn_and_told(tiny: Path) -> None:
+    options = ("--max-new-tokens", "2", "-s", "sample", "--format", "json")
+    seeds = {as_json(call("compare", "Once", "-m", tiny, *options))["seed"] for _ in range(2)}
+    assert len(seeds) == 2
+
+
+def test_a_comparison_without_cells_has_no_result(model: Model) -> None:
+    with pytest.raises(UsageError):
+        Settings(0, 1, 0)
+    comparing = Comparing(model, ["fox " * 90], contenders("greedy"), Settings(2, 1, 0))
+    list(comparing)
+    with pytest.raises((InputError, ModelError)):
+        _ = comparing.result
