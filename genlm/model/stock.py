@@ -101,6 +101,8 @@ class StockModel:
         self.layers: int = text_config.num_hidden_layers
         self.tied = bool(getattr(text_config, "tie_word_embeddings", True))
         self.takes = frozenset(inspect.signature(model.forward).parameters)
+        # transformers 5.24 renamed both the argument and the output; the old name goes away in 5.40.
+        self.cache_name = "cache" if "cache" in self.takes else "past_key_values"
 
     @property
     def device(self) -> torch.device:
@@ -291,12 +293,12 @@ class StockCache:
         output = self.owner.model(
             ids,
             attention_mask=mask,
-            past_key_values=self.past,
             use_cache=True,
+            **{self.owner.cache_name: self.past},
             **settings,
             **{name: value for name, value in optional.items() if name in self.owner.takes},
         )
-        past = output.get("past_key_values")
+        past = output.get(self.owner.cache_name)
         if not _has_rows(past):
             raise ModelError(f"{type(self.owner.model).__name__} keeps no cache of keys and values, which genlm needs")
         return output, StockCache(self.owner, past, mask, self.capacity)
