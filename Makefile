@@ -2,8 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Exact versions for development: requirements/lock.txt, unless another file of constraints is given.
+VERSIONS ?= requirements/lock.txt
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERSIONS)
+# More arguments for pytest, as in: make test TESTS='tests/cli -x'
+TESTS ?=
 
-.PHONY: help demo test quick lint format docs fable clean
+.PHONY: help demo test quick lint format docs lock lowest newest fable clean
 
 help:  ## Show these tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -12,41 +17,58 @@ demo: $(VENV)/genlm  ## Install genlm into .venv and continue "Once upon a time"
 	$(BIN)/genlm generate "Once upon a time" --model fable --seed 2
 
 test: $(VENV)/genlm-dev  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto $(TESTS)
 
-quick: $(VENV)/genlm-dev  ## Run the tests but those that start a Ray
-	$(BIN)/python -m pytest -m "not ray"
+quick: $(VENV)/genlm-dev  ## Run the tests except those that start Ray
+	$(BIN)/python -m pytest -n auto -m "not ray" $(TESTS)
 
 lint: $(VENV)/genlm-dev  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/genlm-dev  ## Put the code into the project's style
+format: $(VENV)/genlm-dev  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/genlm-dev  ## Write docs/commands.md and docs/strategies.md anew from the code
+docs: $(VENV)/genlm-dev  ## Regenerate docs/commands.md and docs/strategies.md
 	$(BIN)/python docs/write_commands.py
 	$(BIN)/python docs/write_strategies.py
 
+# uv resolves for every Python version and system at once, which pip cannot.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev pyproject.toml \
+	--custom-compile-command "make lock"
+lock: | $(VENV)/bin/python  ## Record today's newest versions in requirements/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade uv
+	$(COMPILE) --upgrade --constraint requirements/held.txt --output-file requirements/lock.txt
+	$(COMPILE) --upgrade --resolution lowest-direct --output-file requirements/lowest.txt
+
+lowest:  ## Run the tests on the lowest versions that pyproject.toml allows
+	$(MAKE) test VENV=.venv-lowest VERSIONS=requirements/lowest.txt
+
+newest:  ## Run the tests on the newest versions that the registry has
+	rm -rf .venv-newest
+	$(MAKE) test VENV=.venv-newest VERSIONS=/dev/null
+
 CORPUS ?= corpus
-fable: $(VENV)/genlm-dev  ## Train the bundled model anew from CORPUS/train and CORPUS/valid
+fable: $(VENV)/genlm-dev  ## Train the bundled model again from CORPUS/train and CORPUS/valid
 	sh training/fable.sh $(BIN)/genlm $(CORPUS)
 
-clean:  ## Remove .venv and caches
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## Remove virtual environments and caches
+	rm -rf .venv .venv-lowest .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# Stamps: what is installed is installed again only when pyproject.toml changes.
+# Stamps: packages are installed again only when pyproject.toml or the recorded versions change.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/genlm: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing genlm into $(VENV): some minutes the first time, for PyTorch is large."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+$(VENV)/genlm: pyproject.toml $(VERSIONS) | $(VENV)/bin/python
+	@echo "Installing genlm into $(VENV). This takes a few minutes the first time because PyTorch is large."
+	$(PIP_INSTALL) hatchling editables
+	$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/genlm-dev: pyproject.toml | $(VENV)/bin/python
-	@echo "Installing genlm and its test tools into $(VENV): some minutes the first time, for PyTorch is large."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/genlm-dev: pyproject.toml $(VERSIONS) | $(VENV)/bin/python
+	@echo "Installing genlm and its test tools into $(VENV). This takes a few minutes the first time because PyTorch is large."
+	$(PIP_INSTALL) hatchling editables
+	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@ $(VENV)/genlm
