@@ -49,6 +49,7 @@ COMMANDS = {
         "genlm.cli.list_strategies:strategies",
         "List the decoding strategies: what each does, its fields with defaults and ranges, its paper.",
     ),
+    "env": Row("genlm.cli.env:env", "Show what a bug report needs: versions, hardware, settings, the Hub cache."),
 }
 
 
