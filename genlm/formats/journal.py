@@ -1,48 +1,61 @@
-"""A file of JSON lines that only grows, by whole records: what is in it survives whatever ends the program."""
+"""A file of JSON lines that grows by whole records and is written by one run at a time.
+
+A record that was appended survives a crash of the program.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 from genlm.errors import OutputError
-from genlm.formats.output import cannot_write
+from genlm.formats.output import cannot_write, replacing
 
-# The system has what was written at once, and so survives the program; the disk has it so many seconds later at most.
+# The system keeps what was written even if the program crashes; fsync at most this often guards against power loss.
 SYNC_S = 5.0
+BLOCK = 1 << 16
+# Windows may take a moment to delete the lock of a run that has just ended.
+LOCK_S = 0.2
 
 
 class Journal:
-    """Records in a file, each on a line of its own. It stays without any where it `is_wanted`."""
+    """An open file with one record a line. An empty one is deleted when it is closed, unless it `is_wanted`.
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    `is_lock` tells whether the descriptor holds the lock, so that closing it lets another run in.
+    """
+
+    def __init__(self, path: Path, descriptor: int, *, is_lock: bool) -> None:
         self.path = path
-        self._descriptor = descriptor
-        self._synced = time.monotonic()
         self.size = os.fstat(descriptor).st_size
         self.is_wanted = False
+        self._descriptor = descriptor
+        self._is_lock = is_lock
+        self._is_open = True
+        self._synced = time.monotonic()
 
     def repair(self) -> int:
-        """Cut away a record that was not written to its end, as the lack of a line break tells. Returns its size."""
+        """Cut off an incomplete last line. Return its size."""
         return self.cut(self.end_of_last_line())
 
     def cut(self, size: int) -> int:
-        """Forget all but the first `size` bytes. Returns how many that were."""
+        """Keep only the first `size` bytes. Return how many bytes were cut off."""
         cut, self.size = self.size - size, size
         if cut:
             os.ftruncate(self._descriptor, size)
         return cut
 
     def append(self, line: str) -> tuple[int, int]:
-        """Write a record, of which nothing stays if it cannot be written. Returns where it lies, and its size.
+        """Write a record completely or not at all. Return its offset and its size.
 
         Raises:
-            OutputError: as where the disk is full.
+            OutputError: the record cannot be written, for example because the disk is full.
         """
         data, start = line.encode() + b"\n", self.size
         try:
@@ -59,14 +72,15 @@ class Journal:
         return start, len(data)
 
     def sync(self) -> None:
-        """Let the disk have everything. Raises OutputError where it cannot."""
+        """Wait until everything is on the disk. Raise OutputError if that fails."""
         try:
-            self._sync()
+            if self._is_open:
+                self._sync()
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Every whole line that is there now, its break included, with where it lies."""
+        """Yield the offset and the bytes, line break included, of every complete line that is there now."""
         at, end = 0, self.end_of_last_line()
         with self.open() as stream:
             while at < end and (line := stream.readline()):
@@ -74,78 +88,124 @@ class Journal:
                 at += len(line)
 
     def open(self) -> BinaryIO:
-        """The file, to be read."""
+        """Open the file for reading."""
         return open(self.path, "rb")
+
+    def end_of_last_line(self) -> int:
+        """Return where the last complete line ends."""
+        at = self.size
+        with self.open() as stream:
+            while at:
+                start = max(0, at - BLOCK)
+                stream.seek(start)
+                found = stream.read(at - start).rfind(b"\n")
+                if found >= 0:
+                    return start + found + 1
+                at = start
+        return 0
+
+    def rewrite(self, lines: Iterable[bytes]) -> None:
+        """Replace the records with `lines`, which may be read from this journal, and close it.
+
+        Raises:
+            OutputError: the new file cannot be written; the records stay as they are.
+        """
+        with replacing(self.path) as stream:
+            stream.writelines(lines)
+            if not self._is_lock:
+                # Windows replaces no file that is open.
+                self.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, if it is open. Delete it if it is empty and not wanted."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        is_empty = os.fstat(self._descriptor).st_size == 0
+        is_unused = is_empty and not self.is_wanted and _is_at(self._descriptor, self.path)
+        if not self._is_lock:
+            # Windows deletes no file that is open.
+            os.close(self._descriptor)
+        if is_unused:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        if self._is_lock:
+            os.close(self._descriptor)
 
     def _sync(self) -> None:
         os.fsync(self._descriptor)
         self._synced = time.monotonic()
 
-    def end_of_last_line(self) -> int:
-        """Where the last whole line ends; what is beyond was not written to its end."""
-        at = self.size
-        while at:
-            start = max(0, at - (1 << 16))
-            block = os.pread(self._descriptor, at - start, start)
-            found = block.rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            at = start
-        return 0
-
 
 @contextmanager
 def open_journal(path: Path) -> Iterator[Journal]:
-    """The journal at `path`, which no other run writes meanwhile; it is made where there is none.
+    """Open the journal at `path`, or a new one, and keep other runs out until the context ends.
 
-    One that stays empty is taken away again, unless it is wanted.
+    The lock ends with the process, however that ends. Unix locks the journal itself, which leaves no other file
+    behind. Windows cannot replace a file that is open for its lock, so the lock is a file beside it there.
 
     Raises:
-        OutputError: a file that cannot be written, or that another run is writing.
+        OutputError: the file cannot be written, or another run is writing it.
     """
-    descriptor = _locked(path)
-    try:
-        journal = Journal(path, descriptor)
+    has_flock = find_spec("fcntl") is not None
+    with nullcontext() if has_flock else _lock_beside(path):
+        journal = Journal(path, _open_locked(path) if has_flock else _open(path), is_lock=has_flock)
         try:
             yield journal
             journal.sync()
         finally:
-            with contextlib.suppress(OSError):
-                if not journal.is_wanted and os.fstat(descriptor).st_size == 0 and _is_at(descriptor, path):
-                    path.unlink()
-    finally:
-        # Closing gives up the lock, as the end of the program does, however it comes.
-        os.close(descriptor)
+            journal.close()
 
 
-def _locked(path: Path) -> int:
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        try:
-            _lock(descriptor, path)
-            # The run that had the lock may have put another file in its place.
-            if _is_at(descriptor, path):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, path: Path) -> None:
+def _open(path: Path) -> int:
     try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # O_BINARY keeps Windows from writing \r\n.
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
-        raise OutputError(
-            f"{path} is being written by another run", hint="wait for it to end, or give this one another output"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def _open_locked(path: Path) -> int:
+    import fcntl
+
+    while True:
+        with ExitStack() as stack:
+            descriptor = _open(path)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                raise _in_use(path) from error
+            except OSError as error:
+                raise cannot_write(path, error, hint="its file system may have no locks: write elsewhere") from error
+            # The run that held the lock before may have replaced or deleted the file.
+            if _is_at(descriptor, path):
+                stack.pop_all()
+                return descriptor
+
+
+@contextmanager
+def _lock_beside(path: Path) -> Iterator[None]:
+    with warnings.catch_warnings():
+        # Of a system that has neither flock nor the locks of Windows: a file with the process id serves there.
+        warnings.filterwarnings("ignore", message="only soft file lock")
+        from filelock import FileLock, Timeout
+    lock = FileLock(f"{os.path.realpath(path)}.lock", timeout=LOCK_S)
+    try:
+        held = lock.acquire()
+    except Timeout as error:
+        raise _in_use(path) from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with held:
+        yield
+
+
+def _in_use(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} is being written by another run", hint="wait for it to end, or give this one another output"
+    )
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Where a result goes: standard output, or a file that is whole or not there at all."""
+"""Where a result goes: standard output, or a file that is either complete or not there at all."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from typing import BinaryIO, NamedTuple, TextIO
 
 from genlm.errors import OutputError
 
-# /dev/stdout opened as a file would be emptied first, and `>>` means to keep it.
+# Opening /dev/stdout as a file would truncate it, although the shell's `>>` asks to append.
 STANDARD_OUTPUT = ("-", "/dev/stdout")
 WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
 def is_standard_output(path: Path | None) -> bool:
     """Whether a result for `path` goes to standard output."""
-    return path is None or str(path) in STANDARD_OUTPUT
+    return path is None or path.as_posix() in STANDARD_OUTPUT
 
 
 def open_output(path: Path | None) -> AbstractContextManager[TextIO]:
-    """A text stream to write the result to, UTF-8; standard output without a path.
+    """Open a UTF-8 text stream for the result; without a path it is standard output.
 
-    A file is written beside its place and moved there at the end, or on Ctrl-C, which keeps what was made. On any
-    error the file that was there before stays.
+    A file is written under another name and renamed at the end, or on Ctrl-C, which keeps what was written so far.
+    After any other error the old file is still there.
 
     Raises:
-        OutputError: on entering, where the file cannot be written; later, where a write fails.
+        OutputError: on entering if the file cannot be written, later if a write fails.
     """
     if path is None or is_standard_output(path):
         return _standard_output()
     if os.path.exists(path) and not os.path.isfile(path):
-        # A device or a named pipe has no place beside it.
+        # A device or a named pipe cannot be replaced by a file.
         return _in_place(path)
     return _replacing(path)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary stream whose contents take the place of the file at `path` at the end; on any error that one stays.
+    """Open a binary stream whose contents replace the file at `path` at the end. After an error the old file stays.
 
     Raises:
-        OutputError: where the file cannot be written.
+        OutputError: the file cannot be written.
     """
     with _draft(path) as draft:
         with _explaining_writes(path), os.fdopen(draft.descriptor, "wb") as stream:
@@ -86,7 +86,7 @@ def _replacing(path: Path) -> Iterator[TextIO]:
 
 
 class _Draft(NamedTuple):
-    """A file beside the one whose place it is to take, open to be written."""
+    """A file beside the one that it will replace, open for writing."""
 
     path: Path
     descriptor: int
@@ -94,14 +94,14 @@ class _Draft(NamedTuple):
     mode: int
 
     def move(self) -> None:
-        """Let it take that place."""
+        """Replace the target. Windows needs both files to be closed."""
         self.path.chmod(self.mode)
         self.path.replace(self.target)
 
 
 @contextmanager
 def _draft(path: Path) -> Iterator[_Draft]:
-    """A draft of the file at `path`, gone at the end unless it was moved."""
+    """Create a draft of the file at `path`, and delete it at the end unless it was moved."""
     target = Path(os.path.realpath(path))
     with _explaining(path):
         mode = _mode(target)
@@ -114,7 +114,7 @@ def _draft(path: Path) -> Iterator[_Draft]:
 
 
 def _mode(target: Path) -> int:
-    """The permissions that the file has, or that a new one would be given; OSError where it may not be written."""
+    """Return the permissions of the file, or those of a new one. Raise OSError if it is write-protected."""
     try:
         mode = target.stat().st_mode & 0o777
     except FileNotFoundError:
@@ -136,7 +136,7 @@ def _explaining(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _explaining_writes(name: Path | str) -> Iterator[None]:
-    """For code that reads files too: only a write fails like this."""
+    """Explain failed writes of a block that also reads other files."""
     try:
         yield
     except OSError as error:
@@ -146,5 +146,5 @@ def _explaining_writes(name: Path | str) -> Iterator[None]:
 
 
 def cannot_write(name: Path | str, error: OSError, *, hint: str | None = None) -> OutputError:
-    """What to say of a file that cannot be written."""
+    """Return the error for a file that cannot be written."""
     return OutputError(f"cannot write {name}: {error.strerror or error}", hint=hint)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import filelock  # noqa: F401 (it decides while it is imported how it locks)
 import pytest
 
 from genlm.errors import OutputError
@@ -19,7 +20,7 @@ from genlm.formats.journal import open_journal
 def test_records_are_in_the_file_as_soon_as_they_are_appended(tmp_path: Path) -> None:
     with open_journal(tmp_path / "a.jsonl") as journal:
         assert journal.append('{"a": "ü"}') == (0, 12)
-        assert (tmp_path / "a.jsonl").read_text() == '{"a": "ü"}\n'
+        assert (tmp_path / "a.jsonl").read_bytes() == '{"a": "ü"}\n'.encode()
         assert journal.append("{}") == (12, 3)
         assert list(journal.lines()) == [(0, '{"a": "ü"}\n'.encode()), (12, b"{}\n")]
 
@@ -48,39 +49,136 @@ def test_a_torn_line_is_cut_away(tmp_path: Path, length: int) -> None:
     assert path.read_text() == '{"a": 1}\n{}\n'
 
 
-def test_a_second_run_is_refused_in_this_process_or_another(tmp_path: Path) -> None:
+# Opens a journal in another process: hides modules, opens it, and says what happened.
+OTHER = """\
+import os, sys, warnings
+from pathlib import Path
+warnings.simplefilter("ignore")
+path, hidden, then = sys.argv[1:]
+if hidden:
+    sys.modules[hidden] = None
+from genlm.errors import OutputError
+from genlm.formats.journal import open_journal
+try:
+    with open_journal(Path(path)) as journal:
+        journal.append("other")
+        if then == "be killed":
+            os._exit(9)
+    print("written")
+except OutputError as error:
+    print(error)
+"""
+
+
+def other(path: Path, *, hidden: str, then: str = "end") -> str:
+    """What another process says that appends to the journal, without the module `hidden`."""
+    return subprocess.run(
+        [sys.executable, "-c", OTHER, path, hidden, then], capture_output=True, check=False, text=True
+    ).stdout
+
+
+@pytest.fixture(params=["", "fcntl"])
+def hidden(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The module that this system lacks, if any. Windows has no fcntl."""
+    if request.param:
+        monkeypatch.setitem(sys.modules, request.param, None)
+    return str(request.param)
+
+
+def test_a_second_run_is_refused_in_this_process_or_another(tmp_path: Path, hidden: str) -> None:
     path = tmp_path / "a.jsonl"
     with open_journal(path) as journal:
         journal.append("{}")
         with pytest.raises(OutputError, match="is being written by another run"), open_journal(path):
             pass
-        code = "import sys; from pathlib import Path; from genlm.formats.journal import open_journal\n"
-        code += "with open_journal(Path(sys.argv[1])): pass"
-        other = subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=False)
-        assert b"is being written by another run" in other.stderr
     with open_journal(path) as journal:
         assert journal.size == 3
 
 
+@pytest.mark.parametrize("missing", ["", "fcntl"])
+def test_the_lock_ends_with_the_process(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "a.jsonl"
+    assert other(path, hidden=missing, then="be killed") == ""
+    assert other(path, hidden=missing) == "written\n"
+    assert path.read_bytes() == b"other\nother\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("missing", ["", "fcntl"])
+def test_another_process_is_refused(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "a.jsonl"
+    script = f"import sys, time\nsys.argv = ['-', {str(path)!r}, {missing!r}, 'end']\n"
+    holds = script + OTHER.replace('journal.append("other")', "print('open', flush=True); time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        assert other(path, hidden=missing) == f"{path} is being written by another run\n"
+        holder.kill()
+
+
+def test_the_records_can_be_replaced(tmp_path: Path, hidden: str) -> None:
+    path = tmp_path / "a.jsonl"
+    with open_journal(path) as journal:
+        for record in "abc":
+            journal.append(record)
+        journal.rewrite(line for _, line in reversed(list(journal.lines())))
+    assert path.read_bytes() == b"c\nb\na\n"
+
+
+def test_an_empty_journal_is_deleted_unless_it_is_wanted(tmp_path: Path, hidden: str) -> None:
+    path = tmp_path / "a.jsonl"
+    with open_journal(path):
+        assert path.exists()
+    assert not path.exists()
+    with open_journal(path) as journal:
+        journal.is_wanted = True
+    assert path.read_bytes() == b""
+
+
+def test_a_journal_is_read_without_pread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has none."""
+    monkeypatch.delattr(os, "pread", raising=False)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b"x" * 70_000)
+    with open_journal(path) as journal:
+        assert journal.repair() == 70_000
+        assert list(journal.lines()) == [(0, b'{"a": 1}\n')]
+
+
 def test_a_lock_holds_for_the_file_that_is_there_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run may end, and put a new file in the place of the old one, between our opening it and our lock."""
+    fcntl = pytest.importorskip("fcntl", reason="Windows locks another file")
     path = tmp_path / "a.jsonl"
-    path.write_text("old\n")
-    lock = module._lock
+    path.write_bytes(b"old\n")
+    flock = fcntl.flock
     calls: list[int] = []
 
-    def late(descriptor: int, place: Path) -> None:
+    def late(descriptor: int, operation: int) -> None:
         if not calls:
             path.unlink()
-            path.write_text("new\n")
+            path.write_bytes(b"new\n")
         calls.append(descriptor)
-        lock(descriptor, place)
+        flock(descriptor, operation)
 
-    monkeypatch.setattr(module, "_lock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with open_journal(path) as journal:
         journal.append("more")
-    assert path.read_text() == "new\nmore\n"
+    assert path.read_bytes() == b"new\nmore\n"
     assert len(calls) == 2
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Lustre mounted without flock."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "a.jsonl"
+    with pytest.raises(OutputError, match=r"cannot write .*a\.jsonl: Function not implemented") as caught:
+        open_journal(path).__enter__()
+    assert caught.value.hint == "its file system may have no locks: write elsewhere"
 
 
 @pytest.mark.parametrize("room", range(12))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.systems import needs_unix
 
 from genlm.errors import OutputError
 from genlm.formats.output import is_standard_output, open_output
@@ -72,6 +73,7 @@ def test_ctrl_c_before_anything_was_made_keeps_what_was_there(tmp_path: Path) ->
     assert in_folder(path) == ["out.txt"]
 
 
+@needs_unix("only some users may make symbolic links")
 def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     target, link = tmp_path / "target.txt", tmp_path / "link.txt"
     link.symlink_to(target)
@@ -82,6 +84,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
         assert target.read_text() == text
 
 
+@needs_unix("files have no permissions")
 def test_permissions_stay_and_a_new_file_has_the_usual_ones(tmp_path: Path) -> None:
     old, new = tmp_path / "old.txt", tmp_path / "new.txt"
     old.touch()
@@ -97,6 +100,7 @@ def test_permissions_stay_and_a_new_file_has_the_usual_ones(tmp_path: Path) -> N
     assert stat.S_IMODE(new.stat().st_mode) == 0o640
 
 
+@needs_unix("named pipes are no files")
 def test_a_device_and_a_named_pipe_are_written_in_place(tmp_path: Path) -> None:
     with open_output(Path(os.devnull)) as stream:
         stream.write("text")
@@ -110,6 +114,7 @@ def test_a_device_and_a_named_pipe_are_written_in_place(tmp_path: Path) -> None:
     os.close(reading)
 
 
+@needs_unix("the reasons are worded differently")
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")

@@ -178,9 +178,7 @@ class Batch:
             return
         self.journal.is_wanted = True
         if not self._is_tidy(in_order):
-            with replacing(self.journal.path) as stream:
-                for line in self._lines(in_order):
-                    stream.write(line)
+            self.journal.rewrite(self._lines(in_order))
 
     # The input.
 

@@ -235,10 +235,9 @@ def _folder_of_its_own() -> Iterator[str]:
         _remove_abandoned(folder)
     made = Path(tempfile.mkdtemp(prefix=FOLDER, dir=parent))
     try:
-        unnamed = made / f"{LOCK}.new"
-        with open_journal(unnamed):
-            # It gets its name once it is held: nobody finds it free before.
-            unnamed.rename(made / LOCK)
+        with open_journal(made / LOCK) as lock:
+            # An empty lock is not held yet: see _remove_abandoned.
+            lock.append("held")
             yield str(made)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -246,9 +245,11 @@ def _folder_of_its_own() -> Iterator[str]:
 
 def _remove_abandoned(folder: Path) -> None:
     with contextlib.suppress(OSError, OutputError):
-        if (folder / LOCK).exists():
+        if (folder / LOCK).stat().st_size:
             with open_journal(folder / LOCK):
-                shutil.rmtree(folder, ignore_errors=True)
+                pass
+            # Only now, as Windows deletes no file that is open.
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _machines() -> int:

@@ -680,7 +680,7 @@ class TestFolders:
     def test_one_of_a_command_that_was_killed_goes_when_the_next_begins(self, tmp_path: Path) -> None:
         left = tmp_path / f"{FOLDER}killed"
         (left / "session").mkdir(parents=True)
-        (left / LOCK).touch()
+        (left / LOCK).write_text("held")
         with open_session(None):
             assert not left.exists()
 

@@ -1,0 +1,12 @@
+"""Skip tests on systems that lack what they use."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+
+def needs_unix(reason: str) -> pytest.MarkDecorator:
+    """A mark that skips a test on Windows."""
+    return pytest.mark.skipif(sys.platform == "win32", reason=f"on Windows: {reason}")
