@@ -21,10 +21,9 @@ SHARE = 0.25
 # On a CPU, whose steps of many rows take as long as their numbers are many, more than this gains little; but so many
 # rows share the reading of the weights.
 CPU_BYTES, CPU_ROWS = 3 * 2**28, 16
-# Where the machine does not tell what is free.
+# If the machine does not tell how much memory is free.
 ASSUMED_BYTES = 2**31
-MEMINFO = Path("/proc/meminfo")
-# What a container may use, which /proc/meminfo knows nothing of (Linux control groups, version 2).
+# Linux control groups, version 2: the limits of a container, which psutil does not know.
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -46,34 +45,39 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. For that torch raises a RuntimeError, of no class of its own on the CPU."""
-    torch_says = ("out of memory", "can't allocate memory")
+    """Whether memory ran out. On the CPU torch raises a plain RuntimeError for that, worded differently on Windows."""
+    torch_says = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
     )
 
 
 def _free_in_machine() -> int | None:
-    kibibytes = _read_numbers(MEMINFO).get("MemAvailable")
-    return None if kibibytes is None else kibibytes * 1024
+    try:
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    except (ImportError, OSError):
+        # As in a sandbox without /proc.
+        return None
 
 
 def _free_in_container() -> int | None:
     try:
-        limit = int((CGROUP / "memory.max").read_text())
-        used = int((CGROUP / "memory.current").read_text())
+        limit = int((CGROUP / "memory.max").read_text("ascii"))
+        used = int((CGROUP / "memory.current").read_text("ascii"))
     except (OSError, ValueError):
         return None
-    # Pages of files, as of the weights just read, are given back when memory is short.
+    # The system drops cached pages of files, such as those of the weights just read, when memory is short.
     statistics = _read_numbers(CGROUP / "memory.stat")
     reclaimable = statistics.get("active_file", 0) + statistics.get("inactive_file", 0)
     return max(0, limit - used + reclaimable)
 
 
 def _read_numbers(path: Path) -> dict[str, int]:
-    """The lines `name number` or `name: number kB` of a file of statistics."""
+    """Return the lines `name number` or `name: number kB` of a file of statistics."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("ascii", "replace").splitlines()
     except OSError:
         return {}
     words = (line.replace(":", " ").split() for line in lines)
@@ -116,17 +120,17 @@ def measure_bandwidth(device: torch.device) -> float:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Count the peak from now on, where the system allows it."""
+    """Measure the peak from now on. Only Linux and GPUs can; elsewhere it counts from the start of the process."""
     if device.type == "cuda":
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_bytes(b"5")
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory taken since `reset_peak`: the GPU's where that runs, else the process's."""
+    """Return the most memory in use since `reset_peak`: that of the GPU if it runs the model, else of the process."""
     if device.type == "cuda":
         import torch
 
@@ -134,6 +138,15 @@ def peak_bytes(device: torch.device) -> int:
     kibibytes = _read_numbers(Path("/proc/self/status")).get("VmHWM")
     if kibibytes is not None:
         return kibibytes * 1024
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        return _windows_peak()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _windows_peak() -> int:
+    import psutil
+
+    used = psutil.Process().memory_info()
+    return int(getattr(used, "peak_wset", used.rss))

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import mmap
 import platform
-import resource
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
+import psutil
 import pytest
 import torch
 
@@ -33,11 +35,15 @@ def rows(row_bytes: int, length: int) -> int:
     return memory.rows_that_fit(cast(Network, Sized(row_bytes)), length)
 
 
+def have_free(bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have this much memory free."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=bytes))
+
+
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with 8 GiB free, and no container."""
-    (tmp_path / "meminfo").write_text(f"MemTotal: {16 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {8 * 2**20} kB\n")
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    have_free(8 * GIB, monkeypatch)
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     return tmp_path
 
@@ -62,9 +68,20 @@ def test_a_container_without_a_limit(machine: Path) -> None:
     assert memory.free_bytes(CPU) == 8 * GIB
 
 
-def test_a_machine_that_does_not_tell(machine: Path) -> None:
-    (machine / "meminfo").unlink()
+def test_a_machine_that_does_not_tell(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a sandbox without /proc, or one in which psutil cannot be imported."""
+
+    def fail() -> Any:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", fail)
     assert memory.free_bytes(CPU) == memory.ASSUMED_BYTES
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert memory.free_bytes(CPU) == memory.ASSUMED_BYTES
+
+
+def test_the_memory_of_this_machine_is_known() -> None:
+    assert 0 < memory.free_bytes(CPU) <= psutil.virtual_memory().total
 
 
 def test_a_gpu_tells_itself(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +89,8 @@ def test_a_gpu_tells_itself(machine: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert memory.free_bytes(torch.device("cuda")) == 5 * GIB
 
 
-def test_a_quarter_of_the_free_memory_is_for_rows(machine: Path) -> None:
-    (machine / "meminfo").write_text(f"MemAvailable: {2 * 2**20} kB\n")
+def test_a_quarter_of_the_free_memory_is_for_rows(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    have_free(2 * GIB, monkeypatch)
     assert rows(row_bytes=2**20, length=32) == 2 * GIB // 4 // (32 * 2**20)
 
 
@@ -82,8 +99,8 @@ def test_one_row_is_run_however_little_there_is(machine: Path) -> None:
     assert rows(row_bytes=2**20, length=32) == 1
 
 
-def test_on_a_cpu_large_rows_are_few_even_where_there_is_room(machine: Path) -> None:
-    (machine / "meminfo").write_text(f"MemAvailable: {2**30} kB\n")
+def test_on_a_cpu_large_rows_are_few_even_if_there_is_room(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    have_free(1024 * GIB, monkeypatch)
     assert rows(row_bytes=2**20, length=32) == memory.CPU_BYTES // (32 * 2**20) == 24
     assert rows(row_bytes=2**20, length=200) == memory.CPU_ROWS == 16
 
@@ -108,4 +125,49 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
         print([new_pages() for _ in range(12)][-1])
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=True, text=True)
-    assert int(done.stdout) < 0.1 * 40_000_000 / resource.getpagesize()
+    assert int(done.stdout) < 0.1 * 40_000_000 / mmap.PAGESIZE
+
+
+def test_the_peak_counts_what_was_freed() -> None:
+    script = """
+        import torch
+        from genlm.model.memory import peak_bytes, reset_peak
+
+        reset_peak(torch.device("cpu"))
+        before = peak_bytes(torch.device("cpu"))
+        torch.ones(2**26)
+        print(before, peak_bytes(torch.device("cpu")) - before)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=True, text=True)
+    before, more = map(int, done.stdout.split())
+    assert before > 2**25
+    assert 0.8 * 2**28 < more < 1.5 * 2**28
+
+
+@pytest.mark.parametrize(("peak", "expected"), [({"peak_wset": 7 * GIB}, 7 * GIB), ({}, 2 * GIB)])
+def test_the_peak_without_proc_and_the_module_resource(
+    peak: dict[str, int], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which tells the peak; elsewhere the memory in use is all there is."""
+
+    def fail(*_: Any) -> Any:
+        raise FileNotFoundError
+
+    used = SimpleNamespace(rss=2 * GIB, **peak)
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: used))
+    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert memory.peak_bytes(CPU) == expected
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to ...",
+        "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried to allocate ...",
+        "MPS backend out of memory (MPS allocated: 8.00 GB, ...",
+    ],
+)
+def test_torch_words_a_lack_of_memory_differently_on_every_system(message: str) -> None:
+    assert memory.is_out_of_memory(RuntimeError(message))
+    assert not memory.is_out_of_memory(ValueError(message))
