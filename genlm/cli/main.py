@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -152,7 +153,15 @@ def _say_error(message: str, hint: str | None = None, place: str | None = None) 
 
 def _is_closed_pipe(error: BaseException) -> bool:
     """Whether the reader of a pipe has left. Typer makes a SystemExit of the error where a command raises it."""
-    return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    # Windows reports the closed pipe as an invalid argument, without a file's name.
+    is_closed_on_windows = (
+        sys.platform == "win32"
+        and isinstance(cause, OSError)
+        and cause.errno == errno.EINVAL
+        and cause.filename is None
+    )
+    return is_closed_on_windows or isinstance(cause, BrokenPipeError)
 
 
 def _open_closed_streams() -> None:
@@ -161,19 +170,19 @@ def _open_closed_streams() -> None:
     What is written to stderr is then lost; writing to stdout fails, as it must.
     """
     if sys.stdout is None:
-        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _speak_utf8() -> None:
-    """Pipes carry UTF-8 whatever the locale; a terminal of another encoding shows what it can."""
+    """Write UTF-8 and plain line feeds to pipes and files on every system; a terminal shows what its encoding can."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             if stream.isatty():
                 stream.reconfigure(errors="replace")  # type: ignore[union-attr]
             else:
-                stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+                stream.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
 
 
 def _end_line() -> None:

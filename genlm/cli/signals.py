@@ -15,8 +15,9 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 def end_tidily_when_told() -> None:
-    """Let a signal to end unwind the program as an error does, so that no half-written file stays behind."""
-    for name in ("SIGTERM", "SIGHUP"):
+    """Make the signals that end a program raise an exception, so that no half-written file stays behind."""
+    # SIGHUP and, on Windows, SIGBREAK: the terminal was closed.
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)

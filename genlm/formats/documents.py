@@ -58,7 +58,9 @@ def find_files(sources: Iterable[Path], without: Path | None = None) -> list[Pat
 
 def _in_folder(folder: Path, without: Path | None) -> list[Path]:
     named = (path for path in folder.rglob("*") if Path(plain_name(path)).suffix in IN_FOLDERS)
-    texts = sorted(path for path in named if path.is_file() and not _is_hidden(path.relative_to(folder)))
+    found = [path for path in named if path.is_file() and not _is_hidden(path.relative_to(folder))]
+    # By parts, as Windows compares paths without regard to case.
+    texts = sorted(found, key=lambda path: path.parts)
     if without is not None:
         texts = [path for path in texts if without.resolve() not in path.resolve().parents]
     if not texts:

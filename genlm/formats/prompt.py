@@ -1,4 +1,4 @@
-"""The prompt from the command line or from standard input."""
+"""The prompt, from the command line or from standard input."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from genlm.errors import InputError, UsageError
 
 
 def read_prompt(argument: str | None, noun: str = "prompt") -> str:
-    """The prompt (a user's word for it is `noun`): the argument, or what is piped in where that is `-` or absent.
+    """Return the argument, or standard input if the argument is `-` or None. `noun` names it in messages.
 
-    Of piped text the last line break is not part of the prompt, as with `$(...)` in a shell; only one is taken.
+    One line break at the end of standard input is dropped, as it is not part of the prompt.
 
     Raises:
-        UsageError: an argument and piped text at once, or neither.
-        InputError: text that is not UTF-8, with the byte.
+        UsageError: an argument together with piped text, or neither.
+        InputError: text that is not UTF-8, with the offset of the first bad byte.
     """
     if argument is not None and argument != "-":
         if _something_is_piped():
             raise UsageError(
                 f"a {noun} as argument and one on standard input: which is it?",
-                hint="take one away; </dev/null gives an empty standard input",
+                hint=f"take one away; <{os.devnull} gives an empty standard input",
             )
         return check_utf8(argument, f"the {noun}")
     if argument is None and _is_terminal():
@@ -44,7 +44,7 @@ def _is_terminal() -> bool:
 
 
 def _something_is_piped() -> bool:
-    """Whether a pipe or file on standard input has text: an open pipe that says nothing is not a prompt."""
+    """Whether a file or pipe on standard input holds text. An open pipe that is still silent does not count."""
     try:
         descriptor = sys.stdin.fileno()
         mode = os.fstat(descriptor).st_mode
@@ -52,10 +52,14 @@ def _something_is_piped() -> bool:
         return False
     if stat.S_ISREG(mode):
         return os.fstat(descriptor).st_size > os.lseek(descriptor, 0, os.SEEK_CUR)
-    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) or os.name == "nt":
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         return False
-    readable, _, _ = select.select([descriptor], [], [], 0)
-    # At the end of a pipe there is something to read too: nothing.
+    try:
+        readable, _, _ = select.select([descriptor], [], [], 0)
+    except OSError:
+        # Windows cannot ask a pipe whether it holds text.
+        return False
+    # A closed pipe is readable too, but holds nothing.
     return bool(readable) and bool(_stdin().peek(1))
 
 
@@ -67,10 +71,10 @@ def _decode(data: bytes) -> str:
 
 
 def check_utf8(argument: str, what: str) -> str:
-    """An argument's text: Python keeps its invalid bytes as lone surrogates, which no tokenizer takes.
+    """Return an argument unchanged. Python keeps its invalid bytes as lone surrogates, which no tokenizer takes.
 
     Raises:
-        InputError: text that is not UTF-8, with the byte.
+        InputError: text that is not UTF-8, with the offset of the first bad byte.
     """
     try:
         return os.fsencode(argument).decode("utf-8")

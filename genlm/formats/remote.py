@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
@@ -11,8 +12,8 @@ from genlm.errors import InputError
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is a URI, as s3://bucket/file, and not a path."""
-    return "://" in place
+    """Whether a place is a URI such as s3://bucket/file and not a path. A single letter is a drive: C://folder."""
+    return re.match("[a-z][a-z0-9+.-]+://", place, re.IGNORECASE) is not None
 
 
 def read_place(text: str) -> Path | RemoteFile:

@@ -116,7 +116,7 @@ def open_inputs(
         raise UsageError("--separator must not be empty")
     if separator is not None and set(formats) != {"txt"}:
         raise UsageError("--separator parts the prompts of text files only")
-    with tempfile.TemporaryDirectory(prefix="genlm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="genlm-", ignore_cleanup_errors=True) as folder:
         yield [
             InputFile(*_located(path, Path(folder) / str(number)), each, separator)
             for number, (path, each) in enumerate(zip(paths, formats, strict=True))
@@ -367,7 +367,8 @@ def _parquet_row(name: str, number: int, batch: Any, at: int) -> InputRow:
     for column, values in zip(batch.schema.names, batch.columns, strict=True):
         try:
             columns[column] = _plain(values[at].as_py())
-        except (UnicodeDecodeError, ValueError, OverflowError) as error:
+        # KeyError: a time zone that this machine does not know.
+        except (UnicodeDecodeError, ValueError, OverflowError, KeyError) as error:
             return InputRow(name, number, None, {}, f"column {column!r} cannot be read: {error}")
     return InputRow(name, number, None, columns)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal, TypeAlias
 
 from genlm.errors import HubUnreachable, ModelError
@@ -88,7 +88,8 @@ def _bundled(revision: str | None) -> ModelFolder:
 
 
 def _means_folder(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or Path(name).is_dir()
+    has_drive = PureWindowsPath(name).drive != ""
+    return has_drive or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or Path(name).is_dir()
 
 
 def _local(name: str, revision: str | None) -> ModelFolder:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 from support.driving import call, genlm
+from support.systems import needs_unix
 
 import genlm as package
 from genlm.cli.main import run
@@ -173,6 +176,20 @@ class TestFailures:
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr == b"error: No space left on device\n"
 
+    def test_a_closed_pipe_on_windows(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        """Windows calls it an invalid argument."""
+
+        class Closed(io.StringIO):
+            def write(self, text: str) -> int:
+                raise OSError(errno.EINVAL, "Invalid argument")
+
+        run(["--version"])
+        for platform, code, error in (("win32", 0, ""), ("linux", 1, "error: Invalid argument\n")):
+            monkeypatch.setattr(sys, "platform", platform)
+            with contextlib.redirect_stdout(Closed()):
+                assert run(["--version"]) == code
+            assert capsys.readouterr().err == error
+
     def test_a_closed_stdout(self) -> None:
         done = shell('"$@" --version >&-')
         assert (done.returncode, done.stdout) == (1, b"")
@@ -183,7 +200,10 @@ class TestSignals:
     @pytest.fixture(autouse=True)
     def restored(self) -> Iterator[None]:
         """What the test runner does with signals is as before."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1")
+        before = {
+            getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names if hasattr(signal, name)
+        }
         yield
         assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]
         for number, handler in before.items():
@@ -225,6 +245,19 @@ class TestSignals:
             assert not asked()
         assert signal.signal(signal.SIGINT, hearing) is signal.SIG_IGN
 
+    def test_a_closed_terminal_ends_the_program_by_sighup_or_else_by_sigbreak(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Windows has only SIGBREAK."""
+        number = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else signal.SIGBREAK
+        monkeypatch.delattr(signal, "SIGHUP", raising=False)
+        monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
+        signal.signal(number, signal.SIG_DFL)
+        end_tidily_when_told()
+        with pytest.raises(SystemExit) as exit:
+            signal.raise_signal(number)
+        assert exit.value.code == 128 + number
+
     def test_a_signal_to_end_unwinds_the_program(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         end_tidily_when_told()
@@ -232,6 +265,7 @@ class TestSignals:
             signal.raise_signal(signal.SIGTERM)
         assert exit.value.code == 128 + signal.SIGTERM
 
+    @needs_unix("no SIGHUP")
     def test_a_signal_that_is_ignored_stays_ignored(self) -> None:
         """As by `nohup`."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -249,6 +283,16 @@ class TestProgram:
 
     def test_it_says_its_version(self) -> None:
         assert call("--version").out == f"genlm {package.__version__}\n"
+
+    def test_a_pipe_carries_utf8_and_plain_line_feeds_on_every_system(self) -> None:
+        """Windows would have another encoding and other line breaks."""
+        pipe = io.BytesIO()
+        with contextlib.redirect_stdout(io.TextIOWrapper(pipe, encoding="cp1252", newline="\r\n")) as stdout:
+            assert run(["strategies"]) == 0
+            stdout.flush()
+            shown = pipe.getvalue()
+        assert shown.decode() == call("strategies").out
+        assert b"\r" not in shown
 
     def test_the_installed_script_and_the_module_are_the_same_program(self) -> None:
         (script,) = entry_points(group="console_scripts", name="genlm")
@@ -292,6 +336,8 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shell(script: str) -> subprocess.CompletedProcess[bytes]:
     """Run a shell script whose `"$@"` is the command."""
+    if sys.platform == "win32":
+        pytest.skip("no POSIX shell")
     return subprocess.run(
         ["sh", "-c", script, "sh", sys.executable, "-m", "genlm"],
         stdin=subprocess.DEVNULL,

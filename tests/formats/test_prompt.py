@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support.driving import piped, start
+from support.systems import needs_unix
 
 from genlm.errors import InputError, UsageError
 from genlm.formats.prompt import read_prompt
@@ -44,6 +47,7 @@ def test_one_line_break_at_the_end_is_not_of_the_prompt(written: bytes, prompt: 
         assert read_prompt(None) == prompt
 
 
+@needs_unix("a pipe does not tell whether it holds text")
 def test_an_argument_and_piped_text_at_once_are_refused() -> None:
     with piped(b"there"), pytest.raises(UsageError, match="which is it"):
         read_prompt("Once")
@@ -68,6 +72,18 @@ def test_an_argument_is_not_held_up_by_an_open_pipe_that_says_nothing(monkeypatc
     with open(reading) as stdin, open(writing, "w"):
         monkeypatch.setattr(sys, "stdin", stdin)
         assert read_prompt("Once") == "Once"
+
+
+def test_an_argument_beside_a_pipe_that_cannot_be_asked_is_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows can ask only sockets."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSOCK, "not a socket")
+
+    monkeypatch.setattr(select, "select", refuse)
+    with piped(b"there"):
+        assert read_prompt("Once") == "Once"
+        assert read_prompt(None) == "there"
 
 
 def test_no_prompt_on_a_terminal_is_refused_and_a_dash_reads_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +112,7 @@ def test_bytes_that_are_not_utf8_are_refused_with_their_place() -> None:
         read_prompt("né\udcff")
 
 
+@needs_unix("arguments are Unicode")
 def test_an_argument_that_is_not_utf8_is_one_line_on_the_command_line() -> None:
     with start("generate", b"Once\xff") as process:
         out, err = process.communicate(timeout=60)
@@ -103,6 +120,7 @@ def test_an_argument_that_is_not_utf8_is_one_line_on_the_command_line() -> None:
     assert err == b"error: the prompt is not valid UTF-8 at byte 4\n"
 
 
+@needs_unix("no POSIX shell")
 def test_the_lines_that_a_shell_loop_reads_are_not_taken_for_a_prompt() -> None:
     command = f'while read -r line; do "{sys.executable}" -m genlm generate "$line" || exit; done'
     done = subprocess.run(["sh", "-c", command], input=b"one\ntwo\n", capture_output=True, check=False)

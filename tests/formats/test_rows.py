@@ -207,6 +207,13 @@ def test_a_value_of_parquet_that_is_not_utf8_is_a_row_with_an_error(tmp_path: Pa
     assert "column 'prompt' cannot be read" in str(found[1].error)
 
 
+def test_a_time_zone_that_this_machine_does_not_know_is_a_row_with_an_error(tmp_path: Path) -> None:
+    times = pa.array([0], pa.timestamp("s", tz="Mars/Olympus_Mons"))
+    (found,) = read(parquet_file(tmp_path / "a.parquet", prompt=["fox"], at=times))
+    assert found.columns == {}
+    assert str(found.error).startswith("column 'at' cannot be read: ")
+
+
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.parquet: not a Parquet file that can be read"):
         read(write(tmp_path, "a.parquet", "prompt\nfox\n"))

@@ -36,7 +36,9 @@ def test_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreach
     assert unreachable == []
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "~/nowhere", "~nobody-of-this-name/x", "a/b/c"])
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/nowhere", "~/nowhere", "~nobody-of-this-name/x", "a/b/c", "C:/nowhere", "C:nowhere"]
+)
 def test_a_folder_that_is_not_there(name: str, unreachable: list[str]) -> None:
     with pytest.raises(ModelError, match=f"^model {name}: no such folder$") as caught:
         find_model(name)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from genlm.decoding.strategy import Strategy
@@ -96,9 +96,13 @@ def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> I
 
 
 def names_of(files: Sequence[InputFile]) -> list[str]:
-    """What ids begin with where a row has none: the files' names, with their folders where these tell them apart."""
-    names = [Path(file.name).name for file in files]
-    return names if len(set(names)) == len(names) else [file.name for file in files]
+    """What ids begin with if a row has none: the files' names, with their folders if these are needed to differ.
+
+    Folders are separated by `/` on Windows too, so that ids are the same on every system.
+    """
+    paths = [file.name.replace(os.sep, "/") for file in files]
+    names = [path.rpartition("/")[2] for path in paths]
+    return names if len(set(names)) == len(names) else paths
 
 
 def _check_columns(source: str, columns: Collection[str], format: Format, fields: Fields) -> None:

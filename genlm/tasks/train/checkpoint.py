@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "checkpoint.safetensors"
+# How the names of the tensors begin: those of the model and those of the optimizer.
+WEIGHTS, MEMORY = "model/", "optimizer/"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def save(folder: Path, place: Place, weights: dict[str, Tensor], memory: dict[st
     """
     from safetensors.torch import save_file
 
-    tensors = {f"model/{name}": value.detach().contiguous() for name, value in weights.items()}
-    tensors |= {f"optimizer/{name}": value.contiguous() for name, value in memory.items()}
+    tensors = {f"{WEIGHTS}{name}": value.detach().contiguous() for name, value in weights.items()}
+    tensors |= {f"{MEMORY}{name}": value.contiguous() for name, value in memory.items()}
     replace_file(folder / NAME, lambda path: save_file(tensors, path, {"place": json.dumps(asdict(place))}))
 
 
@@ -57,14 +59,17 @@ def load(folder: Path) -> tuple[Place, dict[str, Tensor], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as opened:
             place = Place(**json.loads(opened.metadata()["place"]))
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            names = list(opened.keys())
+            weights = {name: opened.get_tensor(name) for name in names if name.startswith(WEIGHTS)}
+            # Copied, as the optimizer keeps them: Windows could not replace a file that is still mapped.
+            memory = {name: opened.get_tensor(name).clone() for name in names if name.startswith(MEMORY)}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged, or not of genlm train") from error
-    parts: list[dict[str, Tensor]] = [
-        {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-        for start in ("model/", "optimizer/")
-    ]
-    return place, parts[0], parts[1]
+    return (
+        place,
+        {name.removeprefix(WEIGHTS): value for name, value in weights.items()},
+        {name.removeprefix(MEMORY): value for name, value in memory.items()},
+    )
 
 
 def is_there(folder: Path) -> bool:
@@ -88,7 +93,8 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     beside = path.with_name(f".{path.name}.new")
     try:
         write(beside)
-        with beside.open("rb") as stream:
+        # Windows syncs only files that are open for writing.
+        with beside.open("r+b") as stream:
             os.fsync(stream.fileno())
         beside.replace(path)
     except (OSError, SafetensorError) as error:

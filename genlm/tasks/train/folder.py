@@ -43,7 +43,7 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """Raise OutputError where something is at `out` that may not be written over."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder")
-    if not out.is_dir() or not any(path.name != LOCK for path in out.iterdir()):
+    if not out.is_dir() or all(path.name.startswith(LOCK) for path in out.iterdir()):
         return
     if not (out / "training.json").is_file():
         raise OutputError(f"{out} is there already, and holds no run of genlm train", hint="name another folder")
@@ -59,7 +59,10 @@ def is_complete(out: Path) -> bool:
 
 def check_room(out: Path, parameters: int) -> None:
     """Raise OutputError where the files of a run of so many parameters will not fit, or none may be written."""
-    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    place = next((folder for folder in (out, *out.absolute().parents) if folder.is_dir()), None)
+    if place is None:
+        # As on Windows without a drive of that letter.
+        raise OutputError(f"cannot write to {out}: no such drive")
     if not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write to {place}: permission denied")
     need, free = parameters * (CHECKPOINT_BYTES + WEIGHT_BYTES), shutil.disk_usage(place).free
@@ -132,7 +135,8 @@ def _usual_names(config: Any) -> dict[str, str]:
 
 
 def _edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=2) + "\n")
+    changed = json.loads(path.read_bytes()) | changes
+    path.write_text(json.dumps(changed, indent=2) + "\n", "utf-8", newline="\n")
 
 
 @contextmanager
@@ -146,7 +150,8 @@ def _filling(out: Path) -> Iterator[Path]:
         new.mkdir(parents=True)
         yield new
         for path in sorted(new.iterdir()):
-            with path.open("rb") as stream:
+            # Windows syncs only files that are open for writing.
+            with path.open("r+b") as stream:
                 os.fsync(stream.fileno())
             # safetensors makes files that nobody else may read.
             path.chmod(new.stat().st_mode & 0o666)

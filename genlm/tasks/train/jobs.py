@@ -176,7 +176,7 @@ def write(job: Job, out: Path) -> None:
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
-    path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps(record, indent=2) + "\n", "utf-8", newline="\n")
 
 
 def read(out: Path) -> Job:

@@ -269,7 +269,7 @@ def _log(path: Path, until: int) -> Iterator[Callable[[TrainReport | TrainResult
         lines = path.read_text("utf-8").splitlines() if until else []
         kept = [line for line in lines if _step_of(line) <= until]
         replace_file(path, lambda beside: _write_lines(beside, kept))
-        with path.open("a", encoding="utf-8") as stream:
+        with path.open("a", encoding="utf-8", newline="\n") as stream:
 
             def add(record: TrainReport | TrainResult) -> None:
                 stream.write(json.dumps(asdict(record)) + "\n")
@@ -289,4 +289,4 @@ def _step_of(line: str) -> float:
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(line + "\n" for line in lines), "utf-8")
+    path.write_text("".join(line + "\n" for line in lines), "utf-8", newline="\n")

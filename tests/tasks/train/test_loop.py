@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import operator
-import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from genlm.model.source import ModelFolder
 from genlm.records.train import TrainReport, TrainResult
 from genlm.tasks.train import loop
 from genlm.tasks.train.data import Batches, Documents, Rows, Windows
+from genlm.tasks.train.folder import check_free, check_room
 from genlm.tasks.train.jobs import Request
 from genlm.tasks.train.loop import Data, Training
 from genlm.tasks.train.network import new_gpt2
@@ -519,9 +519,27 @@ def test_no_room_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "out").exists()
 
 
+def test_a_drive_that_is_not_there_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Z: on Windows."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", lambda path: False)
+        with pytest.raises(OutputError, match=r"cannot write to .*out: no such drive"):
+            check_room(tmp_path / "out", 100)
+
+
+def test_locks_alone_do_not_occupy_a_folder(tmp_path: Path) -> None:
+    for name in (".lock", ".lock.lock"):
+        (tmp_path / name).touch()
+    check_free(tmp_path, overwrite=False)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(OutputError, match="holds no run of genlm train"):
+        check_free(tmp_path, overwrite=False)
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """As on a full disk: no file may grow beyond `size` bytes."""
+    resource = pytest.importorskip("resource", reason="limits the size of files")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
