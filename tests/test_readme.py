@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.driving import call
+from support.systems import needs_unix
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -30,6 +31,7 @@ def beside_the_prompts(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+@needs_unix("the commands are those of a POSIX shell")
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_runs(line: str, beside_the_prompts: Path) -> None:
     shell = line.replace("genlm ", f"{sys.executable} -m genlm ")

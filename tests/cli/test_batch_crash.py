@@ -6,20 +6,24 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from support.driving import PATIENCE_S, Terminal, genlm
 from support.gpt2 import save_gpt2
+from support.systems import needs_unix
 
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+pytestmark = needs_unix("no fork, no SIGKILL and no limit on the size of files")
 PROMPTS = 60
 OPTIONS = ("--seed", "7", "--max-new-tokens", "80", "--batch-size", "5")
 
@@ -31,6 +35,8 @@ def run_in_child(folder: Path, arguments: list[str], most_bytes: int | None, sai
     os.chdir(folder)
     sys.stderr = os.fdopen(said.fileno(), "w", closefd=False)
     if most_bytes is not None:
+        import resource
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     main(arguments)
 

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 from support.driving import Done, call, genlm, read_first, save_endless, start
 from support.gpt2 import edit_json
+from support.systems import needs_unix
 from tokenizers import Tokenizer
 
 from genlm.decoding.strategy import Strategy
@@ -292,6 +293,7 @@ class TestInterruption:
 
 
 class TestPipes:
+    @needs_unix("Ctrl-C cannot be sent to one process")
     def test_text_arrives_while_it_is_made_and_ctrl_c_leaves_it(self, endless: Path) -> None:
         with start("generate", "-m", endless, "Once", "-q", "--max-new-tokens", "19000") as process:
             begun = read_first(process, len("Once") + 20)
@@ -313,6 +315,7 @@ class TestPipes:
             assert process.stderr.read() == b""
             assert process.wait(60) == 0
 
+    @needs_unix("no process can be told to end")
     def test_a_signal_to_end_ends_it_without_a_word(self, endless: Path) -> None:
         with start("generate", "-m", endless, "Once", "-q", "--max-new-tokens", "19000") as process:
             read_first(process, 10)
@@ -326,6 +329,7 @@ class TestPipes:
         assert done.returncode == 0
         assert done.stdout.startswith("né狐🦊")
 
+    @needs_unix("no POSIX shell")
     def test_without_a_stderr_stdout_has_the_result_alone(self, tiny: Path) -> None:
         arguments = ["generate", "-m", tiny, "Once", "--temperature", "0", "--max-new-tokens", "3"]
         done = subprocess.run(

@@ -15,6 +15,7 @@ from unittest import mock
 
 import pytest
 from support.driving import FakeTerminal, Terminal, call
+from support.systems import needs_unix
 
 from genlm.cli.signals import graceful_interrupt
 from genlm.formats.folder import open_folder
@@ -150,6 +151,7 @@ LONG = ("--n-layer", "1", "--n-embd", "16", "--n-positions", "16", "--batch-size
 SPEC = ("story.txt", "--max-steps", "4000", "--dropout", "0.1", "--device", "cpu", "--dtype", "float32", *LONG)
 
 
+@needs_unix("no SIGKILL")
 def test_killed_and_resumed_it_comes_to_the_same_weights() -> None:
     spec = [*SPEC[:1], "--max-steps", "80", *SPEC[3:]]
     assert call("train", *spec, "-o", "whole", "-q").code == 0

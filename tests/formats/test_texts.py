@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.systems import needs_unix
 
 from genlm.errors import InputError, UsageError
 from genlm.formats.texts import STDIN, Text, check_utf8, read_prompt_or_file, read_texts
@@ -62,6 +63,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     assert [text.text for text in read_texts(None, [path], "line")] == ["one\x0btwo\u2028three\rfour"]
 
 
+@needs_unix("named pipes are no files")
 def test_a_pipe_is_read_line_by_line_while_more_may_come(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)

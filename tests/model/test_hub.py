@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from support.driving import genlm
 from support.hub_server import Faults, Hub, Repository, commit_of
+from support.systems import needs_unix
 
 from genlm.model.hub import FIRST_ANSWER_S
 
@@ -103,10 +104,7 @@ def published(hub: Hub, files: dict[str, bytes]) -> Repository:
 
 def on_terminal(run: Callable[[int], int]) -> str:
     """What is written to a pseudo-terminal that `run` is given as a file descriptor."""
-    import fcntl
-    import pty
-    import termios
-
+    fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     try:
@@ -394,7 +392,8 @@ def test_a_cache_where_no_folder_can_be(variable: str, user: User, published: Re
     assert hint == "hint: set HF_HOME to a folder that can be written; -m fable runs the bundled model"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@needs_unix("folders have no permissions")
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
 def test_a_cache_that_is_read_only(user: User, published: Repository, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir(mode=0o555)
     told = user.find()

@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Windows does not let a process inherit descriptors 3 and 4, which the browser is driven by.
+EXECUTABLE = None if sys.platform == "win32" else next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = (
     "--headless",
     "--no-sandbox",

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 from unittest import mock
 
+import pytest
+
 from support.gpt2 import save_gpt2
 
 T = TypeVar("T")
@@ -125,10 +127,7 @@ class Terminal:
     def __init__(
         self, *arguments: str | Path, columns: int = 80, pipe: bool = False, env: dict[str, str] | None = None
     ) -> None:
-        import fcntl
-        import pty
-        import termios
-
+        fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
         self._screen, inside = pty.openpty()
         fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
