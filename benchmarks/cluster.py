@@ -19,6 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from model import available_cpus
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=6000, help="how many prompts; the plain run is to take two minutes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="fable")
-    parser.add_argument("--cpus", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cpus", type=int, default=available_cpus())
     parser.add_argument("--only", action="append", help="a contender; may be repeated")
     arguments = parser.parse_args()
     contenders = {

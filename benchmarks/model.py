@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -11,14 +12,18 @@ PROMPT = [7454, 2402, 257, 640, 612, 373, 257, 1310]
 
 
 def machine(threads: int) -> str:
-    """Processor, threads and versions."""
-    processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+    """Return processor, threads and versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
+    processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
     names = ("torch", "transformers", "ctranslate2", "genlm")
     versions = ", ".join(f"{name} {_version(name)}" for name in names)
     return f"{processor}, {threads} threads; Python {platform.python_version()}, {versions}\n"
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use; only Linux limits it to some of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_ctranslate2() -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contenders import NEW, Contender, Work, prepare
-from model import has_ctranslate2, machine
+from model import available_cpus, has_ctranslate2, machine
 
 BY_ROWS = "CTranslate2 int8, by rows"
 
@@ -46,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("jobs", nargs="*", help="numbers of jobs; all without any")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_cpus())
     parser.add_argument("--targets-only", action="store_true", help="leave out who is no part of a target")
     parser.add_argument(
         "--cpu-time", action="store_true", help="count the processor's seconds, for a busy machine; with --threads 1"
