@@ -35,7 +35,8 @@ class Spinner:
 
     def say(self, text: str) -> None:
         """Show `text`, in the place of what was shown before."""
-        if self._console is None:
+        # A dumb terminal cannot erase the line, and older releases of Rich print a line break there.
+        if self._console is None or self._console.is_dumb_terminal:
             return
         from rich.text import Text
 

@@ -52,14 +52,16 @@ def save_gpt2(folder: Path, *, seed: int = 0, scale: float = 8.0, **changes: Any
         "eos_token_id": end,
         "bos_token_id": end,
     }
-    torch.manual_seed(seed)
     model = GPT2LMHeadModel(GPT2Config(**(settings | changes))).eval()
+    # Drawn here, because the order in which transformers draws them differs between releases. These seeds give texts
+    # that neither end at once nor go on forever.
+    generator = torch.Generator().manual_seed(seed + 10)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
-                parameter.mul_(scale if "wte" not in name else 4.0)
+                parameter.normal_(std=0.02 * (scale if "wte" not in name else 4.0), generator=generator)
             elif not name.endswith("weight"):
-                parameter.normal_(std=0.1)
+                parameter.normal_(std=0.1, generator=generator)
     model.save_pretrained(folder)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"

