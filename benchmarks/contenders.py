@@ -116,7 +116,7 @@ class Genlm:
         return self._decode(work.rows, work.kind)
 
     def _decode(self, rows: int, spec: str) -> Run:
-        from genlm.decoding.loops import decode
+        from genlm.decoding.dispatch import decode
         from genlm.decoding.request import Request
         from genlm.decoding.strategy import Strategy
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genlm.decoding.completion import Completion, Piece
-from genlm.decoding.randomness import draw_seed
+from genlm.decoding.request import draw_seed
 from genlm.decoding.strategy import Strategy
 from genlm.errors import UsageError
 from genlm.model.engine import Engine

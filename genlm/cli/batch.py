@@ -15,7 +15,7 @@ from genlm.cli.length import LengthOptions
 from genlm.cli.loading import ModelOptions
 from genlm.cli.signals import graceful_interrupt
 from genlm.cli.strategies import StrategyOptions
-from genlm.decoding.randomness import draw_seed
+from genlm.decoding.request import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
 from genlm.formats.journal import open_journal
 from genlm.formats.remote import RemoteFile, read_place

@@ -14,7 +14,7 @@ from genlm.cli.contenders import choose_contenders
 from genlm.cli.grouped import grouped
 from genlm.cli.loading import ModelOptions
 from genlm.cli.pages import open_page
-from genlm.decoding.randomness import draw_seed
+from genlm.decoding.request import draw_seed
 from genlm.errors import PartlyFailed, UsageError
 from genlm.formats.output import open_output
 from genlm.formats.prompt import read_prompt

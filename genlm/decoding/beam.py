@@ -1,14 +1,14 @@
-"""Beam search, token for token as transformers' `generate` does it, in one group of beams or several.
+"""Beam search, token for token as in transformers' `generate`, with one group of beams or several.
 
-At every step the likeliest continuations of all beams of a group are ranked together. Those that end become
-hypotheses, scored by log-probability / length ** length_penalty; the best of the others go on as the next beams.
+At every step, the likeliest continuations of all beams of a group are ranked together. Those that end become
+hypotheses, scored by log-probability / length ** length_penalty; the best of the others become the next beams.
 
-Diverse beam search (Vijayakumar et al. 2016, arXiv:1610.02424) has several groups. One after the other they take a
-step, and a token costs diversity_penalty for each beam of an earlier group that has just taken it: the Hamming
-diversity. What it costs stays in the score. The hypotheses of all groups are ranked together at the end.
+Diverse beam search (Vijayakumar et al. 2016, arXiv:1610.02424) has several groups, which take each step one after the
+other. A token costs diversity_penalty for every beam of an earlier group that chose it in the same step (the Hamming
+diversity). The cost stays in the score. At the end, the hypotheses of all groups are ranked together.
 
 Beam sampling draws the continuations without replacement, each with the probability that its score has among those
-left; the best of those drawn that do not end go on.
+left; the best that do not end become the next beams.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from genlm.decoding.checks import require_memory, require_numbers
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
 from genlm.decoding.distribution import log_total
 from genlm.decoding.filters import request_filters
-from genlm.decoding.randomness import streams
 from genlm.decoding.request import Request
-from genlm.decoding.sampling import draw
+from genlm.decoding.sampling import check_memory, check_numbers, draw
 from genlm.decoding.text import TextStream
 from genlm.errors import ModelError
 from genlm.model.network import Network
@@ -37,7 +35,7 @@ from genlm.model.network import Network
 class Beam:
     """A sequence: its new tokens and their text, the strategy's score (nats) and the model's own log-probability.
 
-    `parent` is the place of the beam that it grew from; `reason` says whether and why it has ended.
+    `parent` is the index of the beam that it continues. `reason` is None until it ends.
     """
 
     ids: tuple[int, ...]
@@ -58,79 +56,79 @@ class Hypothesis:
 
 
 def beam_search(network: Network, request: Request) -> Iterator[Event]:
-    """The `request.count` best hypotheses, best first.
+    """Yield the `request.count` best hypotheses, best first.
 
     Raises:
-        ModelError: more beams than the memory holds, or fewer sequences to be found than asked for.
+        ModelError: more beams than fit in memory, or fewer sequences found than requested.
     """
     fields = cast(dict[str, Any], request.strategy.fields)
-    require_memory(network, request, "num_beams", fields["num_beams"])
+    check_memory(network, request, "num_beams", fields["num_beams"])
     groups = _groups(request)
     logits, cache = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
-    going_on = groups
+    running = groups
     while True:
-        _extend(going_on, logits, fields.get("diversity_penalty", 0.0))
-        going_on = [group for group in going_on if not group.is_over()]
-        if not going_on:
+        _extend(running, logits, fields.get("diversity_penalty", 0.0))
+        running = [group for group in running if not group.is_done()]
+        if not running:
             break
-        cache = cache.take(torch.tensor(_take_places(going_on), device=logits.device))
-        tokens = [beam.ids[-1] for group in going_on for beam in group.beams]
+        cache = cache.take(torch.tensor(_move_rows(running), device=logits.device))
+        tokens = [beam.ids[-1] for group in running for beam in group.beams]
         logits = cache.step(torch.tensor(tokens, device=logits.device))
     for index, hypothesis in enumerate(_best(groups, request)):
-        yield from _tell(index, hypothesis)
+        yield from _events(index, hypothesis)
 
 
 def _groups(request: Request) -> list[_Group]:
     fields = cast(dict[str, Any], request.strategy.fields)
     count = fields.get("num_beam_groups", 1)
-    random = streams(request.seed, request.prompt_ids)(0) if request.strategy.samples else None
+    random = request.random_stream(0) if request.strategy.samples else None
     return [_Group(request, fields["num_beams"] // count, random) for _ in range(count)]
 
 
 def _extend(groups: Sequence[_Group], logits: Tensor, diversity_penalty: float) -> None:
-    """A step of every group, each of which shuns the tokens that those before it took in this step."""
+    """Take a step with every group, each penalised for the tokens that earlier groups chose in this step."""
     cost = torch.zeros(logits.shape[-1], device=logits.device)
     for group in groups:
-        group.extend(logits[group.place : group.place + len(group.beams)], cost)
+        group.extend(logits[group.first_row : group.first_row + len(group.beams)], cost)
         if diversity_penalty:
-            taken = torch.tensor(group.taken, dtype=torch.long, device=logits.device)
-            cost = cost + diversity_penalty * taken.bincount(minlength=len(cost))
+            chosen = torch.tensor(group.chosen, dtype=torch.long, device=logits.device)
+            cost = cost + diversity_penalty * chosen.bincount(minlength=len(cost))
 
 
-def _take_places(groups: Sequence[_Group]) -> list[int]:
-    """The row that each beam grew from, group by group; from now on that is where their rows lie."""
+def _move_rows(groups: Sequence[_Group]) -> list[int]:
+    """Assign the next rows to the beams, group by group. Return the row that each beam continues."""
     rows: list[int] = []
     for group in groups:
-        place, group.place = group.place, len(rows)
-        rows += [place + beam.parent for beam in group.beams]
+        before, group.first_row = group.first_row, len(rows)
+        rows += [before + beam.parent for beam in group.beams]
     return rows
 
 
 def _best(groups: Sequence[_Group], request: Request) -> list[Hypothesis]:
-    """As many of the groups' hypotheses as asked for, best first. Raises ModelError where there are fewer."""
+    """Return the best hypotheses of all groups, best first. Raise ModelError if there are fewer than requested."""
     found = sorted((each for group in groups for each in group.hypotheses), key=lambda each: each.score, reverse=True)
     if len(found) < request.count:
         raise ModelError(
             f"{request.strategy.spec} finds {len(found)} different sequences here, not {request.count}",
-            hint="ask for fewer, or rule out fewer tokens",
+            hint="request fewer sequences, or rule out fewer tokens",
         )
     return found[: request.count]
 
 
 class _Group:
-    """The state between two steps: the beams under way and the best hypotheses so far, each best first.
+    """The state between two steps: the running beams and the best hypotheses so far, both best first.
 
-    `place` is where the rows of its beams begin, and `taken` the tokens that they took in the last step, the whole
-    texts among them too.
+    Its beams are in the rows from `first_row` on. `chosen` are the tokens of the last step, also of beams that reached
+    the maximum length in it.
     """
 
     def __init__(self, request: Request, num_beams: int, random: Random | None) -> None:
         fields = cast(dict[str, Any], request.strategy.fields)
         self.num_beams = num_beams
         self.random = random
-        self.place = 0
-        self.taken: list[int] = []
+        self.first_row = 0
+        self.chosen: list[int] = []
         self.length_penalty: float = fields["length_penalty"]
         self.early_stopping: bool | str = fields["early_stopping"]
         self.request = request
@@ -138,31 +136,31 @@ class _Group:
         text = TextStream(request.decode, request.prompt_ids, request.stop)
         self.beams = [Beam((), text, score=0.0, logprob=0.0, parent=0, reason=None)]
         self.hypotheses: list[Hypothesis] = []
-        # Enough that num_beams are left to go on even where an end token follows all the best ones.
+        # Enough for num_beams to be left even if all the best candidates end.
         self.width = max(2, 1 + len(request.eos_ids)) * self.num_beams
 
     def extend(self, logits: Tensor, cost: Tensor) -> None:
-        """Grow every beam by one token, keep the best of those that ended and go on with the best others.
+        """Add a token to every beam. Keep the best that ended as hypotheses, and the best others as beams.
 
-        `cost` is what each token costs in this step. Shape: (vocab,).
+        `cost` is the penalty of each token in this step, (vocab,).
         """
-        onward: list[Beam] = []
+        running: list[Beam] = []
         ended: list[Hypothesis] = []
         for rank, beam in enumerate(self._candidates(logits, cost)):
             if beam.reason in (None, "length"):
-                onward.append(beam)
-            # The candidates after the first num_beams are there to go on with, not to end.
+                running.append(beam)
+            # Candidates after the first num_beams can only continue.
             if beam.reason and rank < self.num_beams:
                 ended.append(self._hypothesis(beam, beam.reason))
-            if len(onward) == self.num_beams and self.random is None:
+            if len(running) == self.num_beams and self.random is None:
                 break
-        onward = sorted(onward, key=lambda beam: beam.score, reverse=True)[: self.num_beams]
-        self.beams = [beam for beam in onward if beam.reason is None]
-        self.taken = [beam.ids[-1] for beam in onward]
+        running = sorted(running, key=lambda beam: beam.score, reverse=True)[: self.num_beams]
+        self.beams = [beam for beam in running if beam.reason is None]
+        self.chosen = [beam.ids[-1] for beam in running]
         self.hypotheses = sorted(self.hypotheses + ended, key=lambda each: each.score, reverse=True)[: self.num_beams]
 
-    def is_over(self) -> bool:
-        """Whether no further step can matter, by transformers' rules."""
+    def is_done(self) -> bool:
+        """Return whether no further step can improve the result, by transformers' rules."""
         if not self.beams:
             return True
         if len(self.hypotheses) < self.num_beams:
@@ -170,26 +168,26 @@ class _Group:
         return self.early_stopping is True or self._best_possible() <= self.hypotheses[-1].score
 
     def _best_possible(self) -> float:
-        """The score that the best beam under way is taken to end with at best."""
+        """Return the best score that the best running beam can end with, by transformers' estimate."""
         is_optimistic = self.early_stopping == "never" and self.length_penalty > 0.0
         length = self.request.max_new_tokens if is_optimistic else len(self.beams[0].ids)
         return self._penalised(self.beams[0].score, length)
 
     def _candidates(self, logits: Tensor, cost: Tensor) -> Iterator[Beam]:
-        """`width` continuations of all beams together: the likeliest, likeliest first, or as they are drawn."""
-        require_numbers(log_total(logits), len(self.beams[0].ids))
+        """Yield `width` continuations of all beams: the likeliest, likeliest first, or in the order they are drawn."""
+        check_numbers(log_total(logits), len(self.beams[0].ids))
         logprobs = logits.log_softmax(-1)
         scores = self._filtered(logprobs - cost)
         scores = scores + torch.tensor([beam.score for beam in self.beams], device=logits.device)[:, None]
-        places = self._pick(scores.flatten())
-        picked, own = scores.flatten()[places], logprobs.flatten()[places]
+        indices = self._pick(scores.flatten())
+        picked, own = scores.flatten()[indices], logprobs.flatten()[indices]
         vocab = scores.shape[-1]
-        for at, score, logprob in zip(places.tolist(), picked.tolist(), own.tolist(), strict=True):
+        for index, score, logprob in zip(indices.tolist(), picked.tolist(), own.tolist(), strict=True):
             if score > -torch.inf:
-                yield self._grown(at // vocab, at % vocab, score, logprob)
+                yield self._continued(index // vocab, index % vocab, score, logprob)
 
     def _pick(self, scores: Tensor) -> Tensor:
-        """The places of the candidates among all scores."""
+        """Return the indices of the candidates among all scores."""
         if self.random is None:
             return scores.topk(min(self.width, len(scores))).indices
         return draw_different(scores, [self.random.random() for _ in range(self.width)])
@@ -201,14 +199,14 @@ class _Group:
                 scores = apply(scores, history)
         return scores
 
-    def _grown(self, parent: int, token: int, score: float, logprob: float) -> Beam:
+    def _continued(self, parent: int, token: int, score: float, logprob: float) -> Beam:
         beam = self.beams[parent]
         ids, text = (*beam.ids, token), beam.text.fork()
         reason = self._reason(ids, text)
         return Beam(ids, text, score, beam.logprob + logprob, parent, reason)
 
     def _reason(self, ids: tuple[int, ...], text: TextStream) -> FinishReason | None:
-        """Add the last token's text; whether and why the sequence ends there."""
+        """Add the text of the last token. Return why the sequence ends there, or None."""
         is_end = ids[-1] in self.request.eos_ids
         reason: FinishReason | None = "eos" if is_end else None
         if not is_end:
@@ -226,20 +224,21 @@ class _Group:
 
 
 def draw_different(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """Places drawn without replacement by the softmax of scores, (n,), a uniform number from [0, 1) for each.
+    """Draw indices of `scores`, (n,), without replacement, with the probabilities of their softmax.
 
-    Fewer than there are numbers, where only scores of -inf are left. Returns places: (k,), as they are drawn.
+    There is one draw for each number in `uniforms`, from [0, 1), until only scores of -inf are left. Returns indices in
+    the order in which they are drawn, (k,).
     """
-    left, places = scores.clone(), []
+    left, indices = scores.clone(), []
     for uniform in uniforms:
         if not bool(left.amax() > -torch.inf):
             break
-        places.append(draw(left[None], [uniform]))
-        left[places[-1]] = -torch.inf
-    return torch.cat(places) if places else torch.empty(0, dtype=torch.long, device=scores.device)
+        indices.append(draw(left[None], [uniform]))
+        left[indices[-1]] = -torch.inf
+    return torch.cat(indices) if indices else torch.empty(0, dtype=torch.long, device=scores.device)
 
 
-def _tell(index: int, hypothesis: Hypothesis) -> Iterator[Piece | Completion]:
+def _events(index: int, hypothesis: Hypothesis) -> Iterator[Piece | Completion]:
     beam = hypothesis.beam
     if beam.text.text:
         yield Piece(index, beam.text.text)

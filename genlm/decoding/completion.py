@@ -1,4 +1,4 @@
-"""What the loops yield: a mark once the prompt is encoded, pieces of text, and each completion as it ends."""
+"""The events of a request: its prompt is prefilled, its sequences grow, and each ends as a completion."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ FinishReason: TypeAlias = Literal["length", "eos", "stop"]
 
 @dataclass(frozen=True)
 class Prefilled:
-    """The prompt is encoded: what follows is decoding."""
+    """The prompt is prefilled; decode steps follow."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that completion `index` has grown by."""
+    """Text that was added to completion `index`."""
 
     index: int
     text: str
@@ -23,7 +23,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token that the model found likely, and its probability; `bytes` as in TracedToken."""
+    """A likely token and its probability. For `bytes` see TracedToken."""
 
     id: int
     text: str
@@ -35,9 +35,9 @@ class Alternative:
 class TracedToken:
     """A generated token under the model's own distribution, before any filter.
 
-    `rank` 1 is the likeliest; `logprob` and `entropy` are in nats. The strategy's filters left `candidates` tokens to
-    choose from, which held the part `mass` of the probability. `alternatives` are the likeliest tokens, whether this
-    one is among them or not. `bytes` is there for a token that holds only part of a character.
+    `rank` 1 is the likeliest token; `logprob` and `entropy` are in nats. After the strategy's filters, `candidates`
+    tokens were left, with a fraction `mass` of the probability. `alternatives` are the likeliest tokens, whether or not
+    this one is among them. `bytes` is set if the token holds only part of a character.
     """
 
     text: str
@@ -56,10 +56,9 @@ class TracedToken:
 class Completion:
     """The generated part of one sequence.
 
-    `token_ids` are all tokens that were generated: with the end-of-text token that ended it (which has no text),
-    and with those of a stop text (which `text` is cut before). `logprob` is the sum of the model's own
-    log-probabilities of these tokens, before any filter, in nats. `trace` has an entry for each token where one was
-    asked for.
+    `token_ids` are all generated tokens, including an end-of-text token (which has no text) and the tokens of a stop
+    text (`text` is cut before it). `logprob` is the sum of the model's log-probabilities of these tokens, before any
+    filter, in nats. `trace` has an entry for each token if a trace was requested.
     """
 
     index: int
@@ -72,7 +71,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Failed:
-    """There will be no completions, and why; of several requests at once the others go on."""
+    """The request failed with `error`; no more completions follow."""
 
     error: Exception
 

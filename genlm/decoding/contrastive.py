@@ -1,11 +1,11 @@
-"""Contrastive search: a likely token whose hidden state is unlike those before it (Su et al. 2022, arXiv:2202.06417).
+"""Contrastive search: a likely token whose hidden state differs from those before (Su et al. 2022, arXiv:2202.06417).
 
-Of the top_k likeliest tokens v the next is the one with the largest
+Of the top_k likeliest tokens v, the next one maximises
 
     (1 - penalty_alpha) * p(v) - penalty_alpha * max_j cos(h_v, h_j)
 
 where h is the last hidden state, normalised as for the output head: h_v with v as the last token, h_j that of every
-token so far, the prompt's included. p is the model's probability after the penalties.
+earlier token, including the prompt's. p is the model's probability after the penalties.
 """
 
 from __future__ import annotations
@@ -18,36 +18,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlm.decoding.checks import require_choice, require_memory, require_numbers
 from genlm.decoding.completion import Event, Prefilled
 from genlm.decoding.filters import request_filters
 from genlm.decoding.kinds import KINDS
-from genlm.decoding.request import Request
-from genlm.decoding.single import follow
+from genlm.decoding.request import Request, generate_one
+from genlm.decoding.sampling import check_choice, check_memory, check_numbers
 from genlm.decoding.strategy import Strategy
 from genlm.model.network import Network, WatchedCache
 
 
 def contrastive_search(network: Network, request: Request) -> Iterator[Event]:
-    """The one completion that contrastive search finds.
+    """Yield the one completion that contrastive search finds.
 
     Raises:
-        ModelError: more candidates than the memory holds, none left to choose, or logits that are not numbers.
+        ModelError: more candidates than fit in memory, no token left to choose, or logits that are not numbers.
     """
     search = _Search(network, request)
     yield Prefilled()
-    yield from follow(request, search.choose)
+    yield from generate_one(request, search.choose)
 
 
 class _Search:
-    """The logits after the sequence so far, its cache in one row, and the directions of its hidden states."""
+    """The state after the last token: its logits, the cache (one row), and the directions of all hidden states."""
 
     def __init__(self, network: Network, request: Request) -> None:
         fields = cast(dict[str, Any], request.strategy.fields)
         self.request = request
         self.alpha: float = fields["penalty_alpha"]
         self.width = min(fields["top_k"], network.vocab_size)
-        require_memory(network, request, "top_k", self.width)
+        check_memory(network, request, "top_k", self.width)
         self.filters = request_filters(replace(request, strategy=_penalties(request.strategy)))
         self.layers = [network.layers]
         self.cache: WatchedCache
@@ -55,37 +54,37 @@ class _Search:
         self.seen = _directions(states)
 
     def choose(self, history: Sequence[int]) -> tuple[int, float]:
-        """The next token and its log-probability; the search then stands after it."""
+        """Return the next token and its log-probability, and move the state past it."""
         logprobs = self.logits.log_softmax(-1)[0]
         probabilities, candidates = self._candidates(history)
         cache = self.cache.take(torch.zeros_like(candidates))
         logits, states = cache.watch(candidates, self.layers)
         directions = _directions(states)
-        likeness = (directions @ self.seen.T).amax(-1)
-        best = ((1 - self.alpha) * probabilities - self.alpha * likeness).argmax().view(1)
+        similarity = (directions @ self.seen.T).amax(-1)
+        best = ((1 - self.alpha) * probabilities - self.alpha * similarity).argmax().view(1)
         self.logits, self.cache = logits[best], cache.take(best)
         self.seen = torch.cat([self.seen, directions[best]])
         token = int(candidates[best])
         return token, float(logprobs[token])
 
     def _candidates(self, history: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The likeliest tokens, and the probability of each. Shapes: (n,)."""
+        """Return the probabilities of the likeliest tokens, and the tokens. Shapes: (n,)."""
         step = len(history) - len(self.request.prompt_ids)
-        require_numbers(self.logits.logsumexp(-1), step)
+        check_numbers(self.logits.logsumexp(-1), step)
         filtered = self.logits
         for apply in self.filters:
             filtered = apply(filtered, [history])
-        require_choice(filtered, self.request.strategy, step)
+        check_choice(filtered, self.request.strategy, step)
         likeliest = filtered.softmax(-1)[0].topk(self.width)
         allowed = filtered[0, likeliest.indices] > -torch.inf
         return likeliest.values[allowed], likeliest.indices[allowed]
 
 
 def _penalties(strategy: Strategy) -> Strategy:
-    """The part of a strategy that changes the logits; `top_k` counts candidates here and is none of it."""
+    """Return the strategy without `top_k`, which is the number of candidates here and no filter."""
     return Strategy.of("greedy", {name: strategy.fields[name] for name in KINDS["greedy"].fields})
 
 
 def _directions(states: Tensor) -> Tensor:
-    """Hidden states of one layer, (n, 1, width), scaled to length 1. Shape: (n, width)."""
+    """Return the hidden states of one layer, (n, 1, width), scaled to length 1. Shape: (n, width)."""
     return F.normalize(states[:, 0].float(), dim=-1)

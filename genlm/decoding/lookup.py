@@ -1,34 +1,41 @@
-"""Prompt lookup: several tokens a forward pass where a text repeats itself, with nothing of it changed.
+"""Prompt lookup: several tokens per forward pass when a text repeats itself, without changing the text.
 
-GPT-2 likes to say again what it said. Where the last few tokens stood in the sequence before, those that followed
-there are drafted, and one forward pass tells what the model makes of all of them. The loop still chooses every token
-from the model's own logits: a draft that it does not choose costs the rest of the pass, never another text.
-(Saxena 2023, "Prompt Lookup Decoding"; Leviathan et al. 2023, arXiv:2211.17192, for drafting and checking.)
+GPT-2 likes to repeat itself. If the last few tokens occurred before in the sequence, the tokens that followed them
+become a draft, and one forward pass computes the logits after each of them. Every token is still chosen from the
+model's own logits, so a wrong draft wastes the rest of the pass but never changes the text. (Saxena 2023, "Prompt
+Lookup Decoding"; drafting and checking: Leviathan et al. 2023, arXiv:2211.17192.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from genlm.decoding.request import Request
 from genlm.model.network import Cache
 
-# So many tokens must have stood in the sequence before, for what followed them to be a draft.
+# A draft is what followed the last occurrence of this many tokens.
 NGRAM = 3
-SHORTEST, LONGEST = 2, 8
-# After a draft that failed at its first token, as many plain steps; twice as many each time it happens again.
-FIRST_REST, LONGEST_REST = 2, 32
+SHORTEST_DRAFT, LONGEST_DRAFT = 2, 8
+# Plain steps after a draft whose first token was wrong; doubled each time that happens again.
+FIRST_PAUSE, LONGEST_PAUSE = 2, 32
+
+
+def can_look_up(request: Request) -> bool:
+    """Whether drafts can pay off: the text is likely to repeat itself and is decoded by itself."""
+    may_draft = request.speculate and not request.alone and not request.strategy.samples
+    return may_draft and request.count == request.least_rows == 1
 
 
 @runtime_checkable
 class Rewindable(Cache, Protocol):
-    """A cache of one row that takes several tokens at once, and gives the last ones back."""
+    """A cache of one row that takes several tokens at once and can forget the last ones."""
 
     @property
     def room(self) -> int:
-        """How many more tokens it can take."""
+        """How many more tokens fit."""
         ...
 
     def extend(self, ids: Tensor) -> Tensor:
@@ -41,81 +48,82 @@ class Rewindable(Cache, Protocol):
 
 
 class Lookup:
-    """The sequence so far, and where each n-gram in it was last followed by something."""
+    """The tokens of a sequence, and what last followed each n-gram in it."""
 
-    def __init__(self, ids: Sequence[int]) -> None:
+    def __init__(self, ids: Iterable[int]) -> None:
         self.ids: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}
         for token in ids:
             self.push(token)
 
     def push(self, token: int) -> None:
-        """Add a token: it follows the n-gram before it."""
+        """Add a token."""
         if len(self.ids) >= NGRAM:
             self._after[tuple(self.ids[-NGRAM:])] = len(self.ids)
         self.ids.append(token)
 
     def draft(self, most: int) -> list[int]:
-        """What followed when the last n-gram stood here before: up to `most` tokens, none where it did not."""
+        """Return up to `most` tokens that followed the last n-gram when it occurred before; none if it did not."""
         start = self._after.get(tuple(self.ids[-NGRAM:]))
         return [] if start is None else self.ids[start : start + most]
 
 
 class LookupCache:
-    """A cache of one row that answers several steps with one forward pass where drafts hold."""
+    """A cache of one row that answers several steps with one forward pass as long as a draft is right."""
 
-    def __init__(self, cache: Rewindable, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, cache: Rewindable, prompt_ids: Iterable[int]) -> None:
         self._cache = cache
         self._lookup = Lookup(prompt_ids)
-        self._drafted: list[int] = []
-        self._answers: list[Tensor] = []
+        # The draft's tokens that are still to come, and the logits after each of them.
+        self._draft: list[int] = []
+        self._logits: list[Tensor] = []
         self._accepted = 0
-        self._length = SHORTEST
-        self._rest = 0
-        self._next_rest = FIRST_REST
+        self._length = SHORTEST_DRAFT
+        self._pause = 0
+        self._next_pause = FIRST_PAUSE
 
     def step(self, ids: Tensor) -> Tensor:
         """See Cache."""
         token = int(ids[0])
         self._lookup.push(token)
-        if self._drafted and self._drafted[0] == token:
+        if self._draft and self._draft[0] == token:
             return self._accept()
         self._reject()
         return self._run(ids)
 
     def take(self, rows: Tensor) -> Cache:
-        """See Cache; what is drafted is given back first."""
+        """See Cache. The rest of the draft is forgotten first."""
         self._reject()
         return self._cache.take(rows)
 
     def _accept(self) -> Tensor:
-        self._drafted.pop(0)
+        self._draft.pop(0)
         self._accepted += 1
-        self._next_rest = FIRST_REST
-        if not self._drafted:
-            self._length = min(2 * self._length, LONGEST)
-        return self._answers.pop(0)
+        self._next_pause = FIRST_PAUSE
+        if not self._draft:
+            self._length = min(2 * self._length, LONGEST_DRAFT)
+        return self._logits.pop(0)
 
     def _reject(self) -> None:
-        if not self._drafted:
+        if not self._draft:
             return
-        self._cache.drop(len(self._drafted))
+        self._cache.drop(len(self._draft))
         if not self._accepted:
-            self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
-        self._length = max(self._length // 2, SHORTEST)
-        self._drafted, self._answers = [], []
+            self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, LONGEST_PAUSE)
+        self._length = max(self._length // 2, SHORTEST_DRAFT)
+        self._draft, self._logits = [], []
 
     def _run(self, ids: Tensor) -> Tensor:
-        self._drafted, self._accepted = self._draft(), 0
-        if not self._drafted:
+        self._draft, self._accepted = self._next_draft(), 0
+        if not self._draft:
             return self._cache.step(ids)
-        row = ids.new_tensor([[int(ids[0]), *self._drafted]])
-        answers: list[Tensor] = list(self._cache.extend(row).split(1))
-        self._answers = answers[1:]
-        return answers[0]
+        row = ids.new_tensor([[int(ids[0]), *self._draft]])
+        logits: list[Tensor] = list(self._cache.extend(row).split(1))
+        self._logits = logits[1:]
+        return logits[0]
 
-    def _draft(self) -> list[int]:
-        if self._rest:
-            self._rest -= 1
+    def _next_draft(self) -> list[int]:
+        if self._pause:
+            self._pause -= 1
             return []
         return self._lookup.draft(min(self._length, self._cache.room - 1))

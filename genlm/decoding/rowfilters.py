@@ -17,7 +17,9 @@ from genlm.decoding.strategy import Strategy
 class Sequenced(Protocol):
     """What such a filter knows of a row: its own random stream. Two rows are never equal."""
 
-    random: Random
+    @property
+    def random(self) -> Random:
+        """The stream."""
 
 
 class RowFilter(Protocol):

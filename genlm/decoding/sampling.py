@@ -1,106 +1,117 @@
-"""A step of greedy and of every kind that samples: a token for each sequence, and what becomes of the sequence."""
+"""Choose the next token of every sequence, greedily or by drawing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from random import Random
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlm.decoding.checks import require_choice, require_numbers
-from genlm.decoding.completion import Completion, FinishReason, TracedToken
 from genlm.decoding.distribution import log_total
 from genlm.decoding.filters import request_filters
-from genlm.decoding.request import Request
+from genlm.decoding.request import Request, Sequence
 from genlm.decoding.rowfilters import make_row_filters
-from genlm.decoding.text import TextStream
+from genlm.decoding.strategy import Strategy
 from genlm.decoding.trace import trace_tokens
+from genlm.errors import ModelError
+from genlm.model.memory import free_bytes
+from genlm.model.network import Network
 
-# The vocabulary is summed in blocks of this many tokens before one is looked into.
+# Probabilities are summed in blocks of this many tokens; only the block that holds the drawn token is searched.
 BLOCK = 256
 
 
-@dataclass(eq=False)
-class Row:
-    """One sequence under way; `ids` begin with the prompt's."""
-
-    request: Request
-    index: int
-    ids: list[int]
-    text: TextStream
-    random: Random
-    logprob: float = 0.0
-    trace: list[TracedToken] = field(default_factory=list)
-
-    @property
-    def new(self) -> int:
-        """How many tokens were generated."""
-        return len(self.ids) - len(self.request.prompt_ids)
-
-
-def start(request: Request, index: int, random: Random) -> Row:
-    """A row that holds the prompt."""
-    text = TextStream(request.decode, request.prompt_ids, request.stop)
-    return Row(request, index, list(request.prompt_ids), text, random)
-
-
-class Chooser:
-    """Chooses tokens as a request's strategy does, for rows of any requests with the same `kind_of_filters`."""
+class Sampler:
+    """Chooses tokens with a request's strategy, for sequences of all requests with the same `kind_of_filters`."""
 
     def __init__(self, request: Request) -> None:
         self.strategy = request.strategy
         self._filters = request_filters(request)
         self._row_filters = make_row_filters(request.strategy)
 
-    def choose(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
-        """The next token of each row; its log-probability is added to the row's. `logits`: (rows, vocab).
+    def choose(self, logits: Tensor, sequences: list[Sequence]) -> list[int]:
+        """Return the next token of each sequence and add its log-probability to the sequence.
+
+        `logits`: (sequences, vocab).
 
         Raises:
-            ModelError: logits that are not numbers, or none left to choose from. Nothing has been drawn then.
+            ModelError: logits that are not numbers, or no token left to choose. No random number has been taken then.
         """
         total = log_total(logits)
-        require_numbers(total, rows[0].new)
+        check_numbers(total, sequences[0].num_new)
         filtered = logits
         for apply in self._filters:
-            filtered = apply(filtered, [row.ids for row in rows])
+            filtered = apply(filtered, [sequence.ids for sequence in sequences])
         if self._filters:
-            require_choice(filtered, self.strategy, rows[0].new)
-        chosen, filtered = self._pick(filtered, rows)
+            check_choice(filtered, self.strategy, sequences[0].num_new)
+        chosen, filtered = self._pick(filtered, sequences)
         logprobs = logits.gather(-1, chosen[:, None])[:, 0] - total
-        for row, logprob in zip(rows, logprobs.tolist(), strict=True):
-            row.logprob += logprob
-        _note_trace(logits, filtered, chosen, rows)
+        for sequence, logprob in zip(sequences, logprobs.tolist(), strict=True):
+            sequence.logprob += logprob
+        _add_trace(logits, filtered, chosen, sequences)
         ids: list[int] = chosen.tolist()
         return ids
 
-    def _pick(self, shared: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """A token of each row, and what it was chosen from."""
+    def _pick(self, shared: Tensor, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
+        """Return a token for each sequence, and the logits that it was chosen from."""
         filtered = shared
         for each in self._row_filters:
-            filtered = each.narrow(filtered, rows)
+            filtered = each.narrow(filtered, sequences)
         if self.strategy.samples:
-            chosen = draw(filtered, [row.random.random() for row in rows])
+            chosen = draw(filtered, [sequence.random.random() for sequence in sequences])
         else:
             chosen = filtered.argmax(-1)
         for each in self._row_filters:
-            each.note(shared, chosen, rows)
+            each.note(shared, chosen, sequences)
         return chosen, filtered
 
 
-def _note_trace(logits: Tensor, filtered: Tensor, chosen: Tensor, rows: Sequence[Row]) -> None:
-    pieces = rows[0].request.pieces
+def choose_tokens(
+    samplers: list[Sampler], logits: Tensor, sequences: list[Sequence], *, isolate: bool
+) -> list[int | ModelError]:
+    """Return the next token of each sequence, chosen by its own sampler. `logits`: (sequences, vocab).
+
+    With `isolate`, a sequence that has none gets the error instead; without it, the error is raised.
+    """
+    rows_of: dict[Sampler, list[int]] = {}
+    for row, sampler in enumerate(samplers):
+        rows_of.setdefault(sampler, []).append(row)
+    tokens: list[int | ModelError] = [0] * len(sequences)
+    for sampler, rows in rows_of.items():
+        own = logits if len(rows_of) == 1 else logits[rows]
+        chosen = _choose(sampler, own, [sequences[row] for row in rows], isolate=isolate)
+        for row, token in zip(rows, chosen, strict=True):
+            tokens[row] = token
+    return tokens
+
+
+def _choose(
+    sampler: Sampler, logits: Tensor, sequences: list[Sequence], *, isolate: bool
+) -> Iterable[int | ModelError]:
+    try:
+        return sampler.choose(logits, sequences)
+    except ModelError as error:
+        if not isolate:
+            raise
+        if len(sequences) == 1:
+            return [error]
+    one_by_one = zip(logits.split(1), sequences, strict=True)
+    return [token for own, each in one_by_one for token in _choose(sampler, own, [each], isolate=True)]
+
+
+def _add_trace(logits: Tensor, filtered: Tensor, chosen: Tensor, sequences: list[Sequence]) -> None:
+    pieces = sequences[0].request.pieces
     if pieces is not None:
-        for row, traced in zip(rows, trace_tokens(logits, filtered, chosen, pieces), strict=True):
-            row.trace.append(traced)
+        for sequence, traced in zip(sequences, trace_tokens(logits, filtered, chosen, pieces), strict=True):
+            sequence.trace.append(traced)
 
 
-def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """One token a row by the inverse of the cumulative distribution, in the order of the vocabulary.
+def draw(logits: Tensor, uniforms: list[float]) -> Tensor:
+    """Draw one token per row by inverting the cumulative distribution, in vocabulary order.
 
-    Logits: (rows, vocab), -inf for what is out; uniforms: one number from [0, 1) a row. Returns ids: (rows,).
+    `logits`: (rows, vocab), -inf for tokens that are ruled out. `uniforms`: one number in [0, 1) per row. Returns token
+    ids, (rows,).
     """
     precise = precision(logits.device)
     probabilities = F.pad(logits.softmax(-1), (0, -logits.shape[-1] % BLOCK)).view(len(logits), -1, BLOCK)
@@ -112,34 +123,51 @@ def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:
 
 
 def _find(parts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The part of each row in which the row's target lies, and how far into it. Targets and results: (rows, 1)."""
+    """Return the part of each row that its target falls into, and how far into it. Targets and results: (rows, 1)."""
     cumulative = parts.cumsum(-1)
     total = cumulative[:, -1:]
-    # A target that rounding has moved up to the total would lie past the last part.
+    # Rounding can move a target up to the total, which would lie past the last part.
     targets = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(cumulative, targets, right=True)
-    return place, targets - F.pad(cumulative, (1, -1)).gather(-1, place)
+    index = torch.searchsorted(cumulative, targets, right=True)
+    return index, targets - F.pad(cumulative, (1, -1)).gather(-1, index)
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """The finest type of numbers that a device has."""
+    """Return the most precise dtype that a device has."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def grow(row: Row, token: int) -> tuple[str, FinishReason | None]:
-    """Add a token to a row. Returns the text that it makes certain, and why the row ends, if it does."""
-    row.ids.append(token)
-    is_last = row.new == row.request.max_new_tokens
-    reason: FinishReason | None = "eos" if token in row.request.eos_ids else "length" if is_last else None
-    text = "" if reason == "eos" else row.text.push(token)
-    if reason is not None:
-        text += row.text.finish()
-    return text, "stop" if row.text.stopped else reason
+# Checks that the searches share.
 
 
-def completion(row: Row, reason: FinishReason) -> Completion:
-    """What a row that has ended has become."""
-    ids = tuple(row.ids[len(row.request.prompt_ids) :])
-    # A loop that traces no token leaves that to one pass afterwards.
-    trace = tuple(row.trace) or None
-    return Completion(row.index, row.text.text, ids, reason, row.logprob, trace)
+def check_numbers(total: Tensor, step: int) -> None:
+    """Raise ModelError if the log-sum-exp of any row, (rows,), is not finite. `step` counts the new tokens so far."""
+    if not bool(total.isfinite().all()):
+        raise ModelError(
+            f"the model's logits are not numbers (NaN or infinite) at new token {step + 1}",
+            hint="the weights may be damaged, or float16 too narrow for this model",
+        )
+
+
+def check_choice(filtered: Tensor, strategy: Strategy, step: int) -> None:
+    """Raise ModelError if the strategy has ruled out every token of a row of logits, (rows, vocab)."""
+    if not bool(filtered.amax(-1).isfinite().all()):
+        raise ModelError(
+            f"{strategy.spec} leaves no token to choose at new token {step + 1}",
+            hint="a larger no_repeat_ngram_size or a repetition_penalty closer to 1 rules out fewer tokens",
+        )
+
+
+def check_memory(network: Network, request: Request, field: str, rows: int) -> None:
+    """Raise ModelError if `rows` sequences, as many as a field of the strategy asks for, do not fit in memory."""
+    needed = rows * network.row_bytes(request.max_length)
+    free = free_bytes(network.device)
+    if needed > free:
+        raise ModelError(
+            f"{field}={rows} needs about {_gigabytes(needed)}, but only {_gigabytes(free)} are free",
+            hint=f"lower {field} or the number of new tokens",
+        )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"

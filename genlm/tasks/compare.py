@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion
+from genlm.decoding.dispatch import prefill_order, share_prefill
 from genlm.decoding.kinds import Value
 from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, ModelError
@@ -93,14 +94,12 @@ class Comparing:
         return len(self._human) + len(self.contenders) * len(self.prompts)
 
     def __iter__(self) -> Iterator[Cell]:
-        from genlm.decoding.prefilled import sharing_prefill, watching_first
-
         reader = HumanTexts(self.model, self.prompts, self.settings.max_new_tokens)
         for index, text in enumerate(self._human):
             yield self._take(self._human_row, reader.prompt_of(text), partial(self._read, reader, index, text))
-        network = sharing_prefill(self.model.network, self.settings.max_new_tokens)
+        network = share_prefill(self.model.network, self.settings.max_new_tokens)
         model = replace(self.model, network=network)
-        order = sorted(range(len(self.contenders)), key=lambda at: watching_first(self.contenders[at].strategy))
+        order = sorted(range(len(self.contenders)), key=lambda at: prefill_order(self.contenders[at].strategy))
         for place in range(len(self.prompts)):
             for at in order:
                 yield self._take(self._rows[at], place, partial(self._run, model, at, place))

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece, Prefilled
+from genlm.decoding.dispatch import decode
 from genlm.decoding.equivalent import stock_settings
-from genlm.decoding.loops import decode
-from genlm.decoding.randomness import draw_seed
-from genlm.decoding.request import Request
+from genlm.decoding.request import Request, draw_seed
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 from genlm.model.engine import Engine

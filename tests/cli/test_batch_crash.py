@@ -45,7 +45,7 @@ def run_in_child(folder: Path, arguments: list[str], most_bytes: int | None, sai
 def context() -> ForkServerContext:
     """Children begin with torch already imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "genlm.cli.batch", "genlm.model.gpt2", "genlm.decoding.continuous"])
+    context.set_forkserver_preload(["torch", "genlm.cli.batch", "genlm.model.gpt2", "genlm.decoding.scheduler"])
     return context
 
 

@@ -16,7 +16,7 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import ModelError
 from genlm.records.generation import Generation
 
-# Every sixth token ends a text in the models that do end, so that beams end at many lengths.
+# Every sixth token is an end token in models that have any, so that beams end at many lengths.
 ENDS = list(range(0, 300, 6))
 SEEDS = [2, 5, 6]
 PROMPT = "The king had"
@@ -47,7 +47,7 @@ def named(settings: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="session")
 def ending(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Any], Path]:
-    """A tiny GPT-2 of random weights by seed and end tokens, made once."""
+    """Return a function that creates a tiny GPT-2 with random weights once for each seed and set of end tokens."""
     root = tmp_path_factory.mktemp("ending")
 
     def make(seed: int, eos: Any) -> Path:
@@ -64,7 +64,7 @@ def generate(folder: Path, settings: dict[str, Any], count: int = 1, new: int = 
 
 
 def agrees(folder: Path, eos: list[int], settings: dict[str, Any], count: int = 1, **limits: Any) -> Generation:
-    """Check a generation against stock `generate`, and return it."""
+    """Check a generation against stock `generate` and return it."""
     made = generate(folder, settings, count, **limits)
     expected = stock_tokens(
         folder,
@@ -90,8 +90,8 @@ def test_beams_of_other_lengths(ending: Callable[..., Path], settings: dict[str,
         agrees(ending(4, [7, 70, 170]), [7, 70, 170], settings, count=2, new=new)
 
 
-def test_the_models_that_end_do_end_at_many_lengths(ending: Callable[..., Path]) -> None:
-    """Else the tests above would show little."""
+def test_these_models_end_at_many_lengths(ending: Callable[..., Path]) -> None:
+    """Otherwise the tests above would show little."""
     made = [generate(ending(seed, ENDS), SETTINGS[0] | {"num_beams": 6}, count=6) for seed in SEEDS]
     completions = [completion for each in made for completion in each.completions]
     assert {completion.finish_reason for completion in completions} >= {"eos"}
@@ -120,7 +120,7 @@ def test_variants(variant: Callable[[str], Path], name: str) -> None:
         agrees(variant(name), eos, settings, count=settings.get("num_beams", 1), new=7, prompt="fox")
 
 
-def test_the_logprob_is_the_models_own_whatever_the_filters(ending: Callable[..., Path]) -> None:
+def test_the_logprob_is_the_models_own(ending: Callable[..., Path]) -> None:
     folder = ending(1, ENDS)
     made = generate(folder, {"num_beams": 4, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2}, count=4)
     for completion in made.completions:
@@ -134,7 +134,7 @@ def test_every_beam_may_end_at_once(tiny: Path) -> None:
     assert len({completion.token_ids for completion in made.completions}) == 3
 
 
-def test_a_beam_that_makes_a_stop_text_ends_there_cut_before_it(tiny: Path) -> None:
+def test_a_stop_text_ends_a_beam_and_is_cut_off(tiny: Path) -> None:
     settings = {"num_beams": 4}
     text = generate(tiny, settings).completions[0].text
     stop = next(letter for letter in text[2:] if letter.isascii() and letter not in text[:2])
@@ -150,14 +150,14 @@ def test_a_beam_that_makes_a_stop_text_ends_there_cut_before_it(tiny: Path) -> N
         assert stop not in decode(completion.token_ids[:-1])
 
 
-def test_where_every_continuation_stops_there_are_still_hypotheses(tiny: Path) -> None:
+def test_there_are_hypotheses_even_if_every_continuation_stops(tiny: Path) -> None:
     lm = genlm.load(str(tiny), device="cpu")
     stops = [chr(code) for code in range(32, 127)] + ["\ufffd", "\n"]
     made = lm.generate(PROMPT, strategy="beam", num_return_sequences=4, stop=stops, max_new_tokens=9)
     assert len(made.completions) == 4
 
 
-def test_beams_stream_each_completion_once_it_is_final(tiny: Path) -> None:
+def test_each_completion_streams_when_it_is_final(tiny: Path) -> None:
     lm = genlm.load(str(tiny), device="cpu")
     options: dict[str, Any] = {"strategy": "beam", "max_new_tokens": 6, "num_return_sequences": 2}
     events = list(lm.stream(PROMPT, **options))
@@ -167,7 +167,7 @@ def test_beams_stream_each_completion_once_it_is_final(tiny: Path) -> None:
     assert completions == list(lm.generate(PROMPT, **options).completions)
 
 
-def test_more_sequences_than_there_are_is_an_error(tmp_path: Path) -> None:
+def test_too_few_sequences_are_an_error(tmp_path: Path) -> None:
     from support.models import save_three_words
 
     lm = genlm.load(str(save_three_words(tmp_path / "three")), device="cpu")
@@ -180,10 +180,10 @@ def test_more_sequences_than_there_are_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length_penalty", [-50.0, 50.0])
-def test_the_most_extreme_length_penalties_are_taken(tiny: Path, length_penalty: float) -> None:
+def test_extreme_length_penalties_are_accepted(tiny: Path, length_penalty: float) -> None:
     assert generate(tiny, {"num_beams": 2, "length_penalty": length_penalty}, new=40).completions[0].text
 
 
-def test_beams_beyond_the_memory_are_refused_at_once(tiny: Path) -> None:
-    with pytest.raises(ModelError, match=r"num_beams=1000000000 needs about [\d.e+]+ GB, and [\d.e+]+ GB are free"):
+def test_more_beams_than_fit_in_memory_are_refused_at_once(tiny: Path) -> None:
+    with pytest.raises(ModelError, match=r"num_beams=1000000000 needs about [\d.e+]+ GB, but only .+ GB are free"):
         generate(tiny, {"num_beams": 10**9})

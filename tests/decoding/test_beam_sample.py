@@ -1,4 +1,4 @@
-"""Beam sampling: what is drawn has the distribution that counting every case gives, and is the same again."""
+"""Beam sampling: draws have the exact distribution, found by enumeration, and can be repeated."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from genlm.errors import ModelError, UsageError
 
 PROMPT = "The king had"
 END = 3
-# The probability of each of four tokens after each; the last ends a text.
+# The probability of each of four tokens after each of them; the last one is an end token.
 CHAIN = torch.tensor([[0.4, 0.3, 0.1, 0.2], [0.1, 0.2, 0.5, 0.2], [0.25, 0.05, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]])
 START = 0
 Beams = tuple[tuple[int, ...], ...]
 
 
 class Chain:
-    """A network that knows the last token only."""
+    """A network whose prediction depends only on the last token."""
 
     vocab_size, context, layers, tied = 4, None, 1, True
     device = torch.device("cpu")
@@ -60,7 +60,7 @@ def score(tokens: Sequence[int], temperature: float) -> float:
 
 
 def orders(weights: dict[Any, float], count: int) -> Iterator[tuple[float, tuple[Any, ...]]]:
-    """Every way to draw `count` without replacement, with its probability."""
+    """Yield every way to draw `count` items without replacement, with its probability."""
     if not count or not weights:
         yield 1.0, ()
         return
@@ -72,7 +72,7 @@ def orders(weights: dict[Any, float], count: int) -> Iterator[tuple[float, tuple
 
 
 def exact(new: int, beams: int, temperature: float) -> Counter[tuple[int, ...]]:
-    """The probability of each best sequence, with early_stopping=true, by counting every case."""
+    """Return the probability of each best sequence, with early_stopping=true, by enumerating all cases."""
     found: Counter[tuple[int, ...]] = Counter()
 
     def go(live: Beams, ended: Beams, length: int, probability: float) -> None:
@@ -91,7 +91,7 @@ def exact(new: int, beams: int, temperature: float) -> Counter[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(("new", "temperature"), [(1, 1.0), (2, 0.5)])
-def test_the_distribution_is_that_of_counting_every_case(new: int, temperature: float) -> None:
+def test_draws_have_the_exact_distribution(new: int, temperature: float) -> None:
     probabilities = exact(new, 2, temperature)
     assert sum(probabilities.values()) == pytest.approx(1.0)
     runs = 800
@@ -101,18 +101,18 @@ def test_the_distribution_is_that_of_counting_every_case(new: int, temperature: 
     common = {key: each * runs for key, each in probabilities.items() if each * runs >= 5}
     assert len(common) >= 3
     statistic = sum((counts[key] - each) ** 2 / each for key, each in common.items())
-    # Pearson's statistic stays below this but about once in a thousand times for so few degrees of freedom.
+    # Pearson's statistic exceeds this about once in a thousand times with so few degrees of freedom.
     assert statistic < len(common) + 3.1 * math.sqrt(2 * len(common)) + 4
 
 
 def test_draws_without_replacement_worked_by_hand() -> None:
     scores = torch.tensor([1.0, 2.0, 1.0]).log()
-    # Places 0.6 of 4 lie in the second; then 0.6 of 2 in the third; then the first is left.
+    # 0.6 of 4 falls into the second; then 0.6 of 2 into the third; then the first is left.
     assert draw_different(scores, [0.6, 0.6, 0.6]).tolist() == [1, 2, 0]
     assert draw_different(scores, [0.1, 0.1]).tolist() == [0, 1]
 
 
-def test_what_is_out_is_never_drawn_and_the_unlikeliest_of_all_is_once_nothing_else_is_left() -> None:
+def test_a_ruled_out_token_is_never_drawn_and_an_unlikely_one_only_when_nothing_else_is_left() -> None:
     scores = torch.tensor([-math.inf, 0.0, -1e30, -math.inf])
     assert draw_different(scores, [0.0, 0.999, 0.5, 0.5]).tolist() == [1, 2]
     assert draw_different(torch.full((3,), -math.inf), [0.5]).tolist() == []
@@ -129,27 +129,27 @@ def generate(folder: Path, spec: str, count: int = 1, seed: int = 1, **options: 
     return lm.generate(PROMPT, strategy=spec, num_return_sequences=count, seed=seed, **options)
 
 
-def told(made: Any) -> list[Any]:
+def summary(made: Any) -> list[Any]:
     return [(each.token_ids, each.text, each.finish_reason) for each in made.completions]
 
 
 @pytest.mark.parametrize("fields", ["", ",length_penalty=0,early_stopping=never", ",repetition_penalty=1.3"])
-def test_the_colder_the_more_it_is_beam_search(ending: Path, fields: str) -> None:
+def test_at_a_low_temperature_it_is_beam_search(ending: Path, fields: str) -> None:
     cold = generate(ending, f"beam-sample:num_beams=3,temperature=0.001{fields}", 3)
     beam = generate(ending, f"beam:num_beams=3{fields}", 3)
-    assert told(cold) == told(beam)
-    assert told(generate(ending, f"beam-sample:num_beams=3{fields}", 3)) != told(beam)
+    assert summary(cold) == summary(beam)
+    assert summary(generate(ending, f"beam-sample:num_beams=3{fields}", 3)) != summary(beam)
 
 
-def test_a_seed_gives_the_same_again_and_another_seed_another(ending: Path) -> None:
-    made = [told(generate(ending, "beam-sample", seed=seed)) for seed in (1, 1, 2, 3, 4)]
+def test_the_seed_decides(ending: Path) -> None:
+    made = [summary(generate(ending, "beam-sample", seed=seed)) for seed in (1, 1, 2, 3, 4)]
     assert made[0] == made[1]
     assert len({str(each) for each in made}) == 4
 
 
-def test_the_best_is_the_same_however_many_are_asked_for(ending: Path) -> None:
-    four = told(generate(ending, "beam-sample", 4))
-    assert [told(generate(ending, "beam-sample", count)) for count in (1, 2, 3)] == [four[:1], four[:2], four[:3]]
+def test_the_best_does_not_depend_on_how_many_are_requested(ending: Path) -> None:
+    four = summary(generate(ending, "beam-sample", 4))
+    assert [summary(generate(ending, "beam-sample", count)) for count in (1, 2, 3)] == [four[:1], four[:2], four[:3]]
     assert len({str(each) for each in four}) == 4
 
 
@@ -175,11 +175,11 @@ def test_the_result_carries_the_seed(ending: Path) -> None:
     assert generate(ending, "beam-sample", seed=77).seed == 77
 
 
-def test_more_than_the_beams_are_refused(ending: Path) -> None:
+def test_more_completions_than_beams_are_refused(ending: Path) -> None:
     with pytest.raises(UsageError, match="num_return_sequences=5 is more than num_beams=4"):
         generate(ending, "beam-sample", 5)
 
 
-def test_filters_that_leave_too_few_are_an_error(ending: Path) -> None:
+def test_too_few_sequences_are_an_error(ending: Path) -> None:
     with pytest.raises(ModelError, match="finds 1 different sequences here, not 2"):
         generate(ending, "beam-sample:top_k=1", 2, max_new_tokens=1)

@@ -1,4 +1,4 @@
-"""Contrastive search gives, token for token, what its formula says of stock transformers' hidden states."""
+"""Contrastive search equals, token for token, its formula applied to stock transformers' hidden states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 import genlm
-from genlm.decoding import checks
+from genlm.decoding import sampling
 from genlm.decoding.completion import Completion, Piece
 from genlm.errors import ModelError, UsageError
 
@@ -25,7 +25,7 @@ PROMPT = "The king had"
 def formula(
     folder: Path, ids: Sequence[int], eos: Sequence[int], new: int, alpha: float, k: int, processors: Any = ()
 ) -> tuple[int, ...]:
-    """Su et al.'s equation 5 as it stands: each candidate by a forward pass over the whole text."""
+    """Return the tokens that Su et al.'s equation 5 gives, with a full forward pass for every candidate."""
     text = list(ids)
     for _ in range(new):
         scores: dict[int, float] = {}
@@ -89,7 +89,7 @@ def test_it_ends_at_an_end_token(tmp_path: Path) -> None:
         ("no_repeat_ngram_size=1", NoRepeatNGramLogitsProcessor(1)),
     ],
 )
-def test_penalties_change_the_probability_that_counts(tiny: Path, field: str, processor: Any) -> None:
+def test_penalties_apply_to_the_probability(tiny: Path, field: str, processor: Any) -> None:
     made = generate(tiny, f"contrastive:penalty_alpha=0.3,top_k=6,{field}", new=20)
     assert made.completions[0].token_ids == formula(tiny, made.prompt_token_ids, [0], 20, 0.3, 6, [processor])
 
@@ -110,7 +110,7 @@ def test_a_token_that_is_ruled_out_is_no_candidate(tmp_path: Path) -> None:
         generate(folder, "contrastive:no_repeat_ngram_size=1", new=3, prompt="fox")
 
 
-def test_a_stop_text_ends_it_cut_before_it(tiny: Path) -> None:
+def test_a_stop_text_ends_it_and_is_cut_off(tiny: Path) -> None:
     text = generate(tiny, "contrastive").completions[0].text
     stop = text[3:5]
     stopped = generate(tiny, "contrastive", stop=stop).completions[0]
@@ -143,8 +143,8 @@ def test_there_is_one_completion(tiny: Path) -> None:
         generate(tiny, "contrastive", num_return_sequences=2)
 
 
-def test_candidates_beyond_the_memory_are_refused_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "free_bytes", lambda _: 1000)
+def test_more_candidates_than_fit_in_memory_are_refused_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "free_bytes", lambda _: 1000)
     with pytest.raises(ModelError, match=r"top_k=4 needs about [\d.e+]+ GB"):
         generate(tiny, "contrastive")
 

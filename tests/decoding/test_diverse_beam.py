@@ -1,4 +1,4 @@
-"""Diverse beam search gives what a plain transcription of it gives, one forward pass over the whole text a beam."""
+"""Diverse beam search equals a plain transcription of the paper, with a full forward pass for every beam."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def transcription(
     length_penalty: float = 1.0,
     processors: Any = (),
 ) -> list[tuple[int, ...]]:
-    """Vijayakumar et al.'s algorithm 1 with Hamming diversity: the best sequences of all groups, best first."""
+    """Return the best sequences of all groups, by Vijayakumar et al.'s algorithm 1 with the Hamming diversity."""
     size = beams // groups
     live: list[list[tuple[float, tuple[int, ...]]]] = [[(0.0, ())] for _ in range(groups)]
     ended: list[list[tuple[float, tuple[int, ...]]]] = [[] for _ in range(groups)]
@@ -74,7 +74,7 @@ def tokens_of(made: Any) -> list[tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def ending(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny GPT-2 every sixth token of which ends a text."""
+    """A tiny GPT-2 in which every sixth token is an end token."""
     return save_gpt2(tmp_path_factory.mktemp("diverse") / "ending", seed=2, eos_token_id=ENDS)
 
 
@@ -97,8 +97,8 @@ def test_the_transcription(ending: Path, beams: int, groups: int, penalty: float
     )
 
 
-def test_the_model_that_ends_does_end_at_many_lengths(ending: Path) -> None:
-    """Else the test above would show little."""
+def test_this_model_ends_at_many_lengths(ending: Path) -> None:
+    """Otherwise the test above would show little."""
     completions = generate(ending, "diverse-beam:num_beams=6,num_beam_groups=3", 6).completions
     assert len({len(completion.token_ids) for completion in completions}) >= 2
     assert {completion.finish_reason for completion in completions} >= {"eos"}
@@ -149,7 +149,7 @@ def test_without_a_penalty_every_group_finds_the_same(ending: Path) -> None:
     assert tokens_of(made) == [tokens for tokens in tokens_of(beam) for _ in range(3)]
 
 
-def test_groups_of_one_that_must_differ_begin_with_the_likeliest_tokens(tiny: Path) -> None:
+def test_groups_of_one_beam_that_must_differ_begin_with_the_likeliest_tokens(tiny: Path) -> None:
     made = generate(tiny, "diverse-beam:num_beams=5,num_beam_groups=5,diversity_penalty=1000", 5)
     with torch.inference_mode():
         logits = stock(tiny)(torch.tensor([made.prompt_token_ids])).logits[0, -1]
@@ -158,7 +158,7 @@ def test_groups_of_one_that_must_differ_begin_with_the_likeliest_tokens(tiny: Pa
         assert len({tokens[step] for tokens in tokens_of(made)}) == 5
 
 
-def test_with_room_for_every_sequence_each_group_finds_them_all(tmp_path: Path) -> None:
+def test_with_enough_beams_each_group_finds_every_sequence(tmp_path: Path) -> None:
     folder = save_three_words(tmp_path / "three")
     every = list(itertools.product(range(3), repeat=2))
     made = generate(folder, "diverse-beam:num_beams=18,num_beam_groups=2,diversity_penalty=0", 18, new=2, prompt="fox")
@@ -180,7 +180,7 @@ def test_a_stop_text_ends_a_beam(tiny: Path) -> None:
     assert not any(text[3:5] in completion.text for completion in made.completions)
 
 
-def test_more_than_the_beams_are_refused_before_and_more_than_are_found_after(tmp_path: Path) -> None:
+def test_too_many_sequences_are_refused_and_too_few_are_an_error(tmp_path: Path) -> None:
     folder = save_three_words(tmp_path / "three")
     with pytest.raises(UsageError, match="num_return_sequences=5 is more than num_beams=4"):
         generate(folder, "diverse-beam", 5, prompt="fox")

@@ -1,4 +1,4 @@
-"""DoLa gives, token for token, what its definition says of stock transformers' hidden states."""
+"""DoLa equals, token for token, its definition applied to stock transformers' hidden states."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PROMPT = "The king had"
 
 
 def distance(p: torch.Tensor, q: torch.Tensor) -> float:
-    """transformers' Jensen-Shannon divergence; its mean over the vocabulary ranks as this sum does."""
+    """Return transformers' Jensen-Shannon divergence as a sum; its mean over the vocabulary ranks the same."""
     return float(sum(kl_div(each.log(), (p + q) / 2, reduction="sum") for each in (p, q)))
 
 
 def definition(
     folder: Path, ids: Sequence[int], eos: Sequence[int], new: int, layers: Sequence[int], processors: Any = ()
 ) -> tuple[int, ...]:
-    """The tokens that contrasting with these layers gives, by a forward pass over the whole text for each."""
+    """Return the tokens that contrasting with these layers gives, with a full forward pass for every token."""
     text = list(ids)
     for _ in range(new):
         rows = torch.tensor([text])
@@ -53,7 +53,7 @@ def generate(folder: Path, spec: str, new: int = 12, prompt: str = PROMPT, **opt
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny GPT-2 of eight layers, which has several candidates in either half."""
+    """A tiny GPT-2 of eight layers, which has several candidates in each half."""
     return save_gpt2(tmp_path_factory.mktemp("deep") / "deep", n_layer=8, scale=4.0)
 
 
@@ -65,7 +65,7 @@ def test_the_definition(deep: Path, part: str, layers: list[int]) -> None:
 
 
 def test_it_matters_which_layer_is_farthest(deep: Path) -> None:
-    """Else the test above would show little."""
+    """Otherwise the test above would show little."""
     ids = generate(deep, "dola:dola_layers=high", new=25).prompt_token_ids
     assert definition(deep, ids, [0], 25, [4]) != definition(deep, ids, [0], 25, [6])
 
@@ -137,7 +137,7 @@ def test_a_contrast_worked_by_hand() -> None:
         torch.testing.assert_close(contrasted(final, torch.stack(layers)), expected)
 
 
-def test_a_token_that_every_layer_finds_impossible_makes_no_distance() -> None:
+def test_a_token_without_probability_adds_no_distance() -> None:
     final = torch.tensor([[0.0, -200.0, 1.0]])
     early = torch.tensor([[0.0, -300.0, 1.0], [1.0, -200.0, 0.0]])
     scores = contrasted(final, early)

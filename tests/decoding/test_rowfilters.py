@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.reference import stock
 
 import genlm
-from genlm.decoding.randomness import streams
+from genlm.decoding.request import random_streams
 from genlm.decoding.rowfilters import ExcludeTopChoices, Mirostat, make_row_filters
 from genlm.decoding.strategy import Strategy
 
@@ -100,7 +100,7 @@ def test_mirostat_of_a_row_knows_nothing_of_the_others() -> None:
 
 
 @pytest.mark.parametrize("spec", ["greedy", "sample", "top-p:top_p=0.5,xtc_threshold=0.3"])
-def test_other_strategies_have_no_row_filters_and_keep_their_streams(spec: str) -> None:
+def test_other_strategies_have_no_row_filters_and_keep_their_random_streams(spec: str) -> None:
     assert make_row_filters(Strategy.parse(spec)) == []
 
 
@@ -136,7 +136,7 @@ def test_mirostat_through_the_whole_path_is_the_papers_algorithm(tiny: Path, tau
         num_return_sequences=4,
         seed=5,
     )
-    stream = streams(5, made.prompt_token_ids)
+    stream = random_streams(5, made.prompt_token_ids)
     ran_to_the_end = [each for each in made.completions if each.finish_reason == "length"]
     assert ran_to_the_end
     for each in ran_to_the_end:

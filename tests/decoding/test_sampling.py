@@ -1,4 +1,4 @@
-"""What is drawn: the distribution, and that a sample is the same whatever is drawn beside it."""
+"""Sampling: the distribution of draws, and that a sample does not depend on the others beside it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from support.gpt2 import save_gpt2
+from support.networks import count_rows
 from support.reference import stock_generate, stock_logprob
 
 import genlm
 from genlm.api import LanguageModel
-from genlm.decoding import continuous, sampling
+from genlm.decoding import sampling, slots
 from genlm.decoding.completion import Completion
+from genlm.decoding.dispatch import decode
 from genlm.decoding.distribution import log_total
 from genlm.decoding.equivalent import stock_settings
 from genlm.decoding.kinds import KINDS
-from genlm.decoding.randomness import streams
-from genlm.decoding.request import Request
+from genlm.decoding.request import Request, random_streams
 from genlm.decoding.sampling import draw
-from genlm.decoding.seats import Batch
 from genlm.decoding.strategy import Strategy
 from genlm.errors import ModelError
 
@@ -47,7 +47,7 @@ def lm(tiny: Path) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny GPT-2 that finds some tokens a hundred times as likely as others; its texts end at many lengths."""
+    """A tiny GPT-2 in which some tokens are a hundred times as likely as others, and texts end at many lengths."""
     folder = save_gpt2(tmp_path_factory.mktemp("uneven") / "uneven", eos_token_id=list(range(0, 300, 7)))
     weights = load_file(folder / "model.safetensors")
     weights["transformer.wte.weight"] *= 4
@@ -55,7 +55,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# The inverse of the cumulative distribution, worked by hand.
+# The inverse of the cumulative distribution, worked out by hand.
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([10**9, 1], 1 - 5e-10, 1),
     ],
 )
-def test_a_uniform_number_picks_the_token_that_holds_its_place(weights: list[int], uniform: float, token: int) -> None:
+def test_a_uniform_number_picks_the_token_that_it_falls_into(weights: list[int], uniform: float, token: int) -> None:
     assert draw(torch.tensor([weights]).float().log(), [uniform]).tolist() == [token]
 
 
-def test_every_row_is_drawn_by_itself() -> None:
+def test_every_row_has_its_own_draw() -> None:
     logits = torch.tensor([[0.0, 0.0], [0.0, OUT], [OUT, 7.0]])
     assert draw(logits, [0.6, 0.6, 0.0]).tolist() == [1, 0, 1]
 
@@ -91,13 +91,13 @@ ROW = st.lists(LOGIT, min_size=1, max_size=30).filter(lambda row: max(row) > OUT
 
 
 @given(ROW, st.sampled_from([0.0, 5e-324, BELOW_ONE]) | st.floats(0, 1, exclude_max=True))
-def test_a_token_that_is_out_is_never_drawn(row: list[float], uniform: float) -> None:
+def test_a_ruled_out_token_is_never_drawn(row: list[float], uniform: float) -> None:
     logits = torch.tensor([row])
     (token,) = draw(logits, [uniform]).tolist()
     assert logits.double().softmax(-1)[0, token] > 0
 
 
-def test_a_large_vocabulary_of_equal_tokens_is_drawn_to_both_its_ends() -> None:
+def test_both_ends_of_a_large_vocabulary_can_be_drawn() -> None:
     logits = torch.zeros(1, 50_257)
     assert draw(logits, [0.0]).tolist() == [0]
     assert draw(logits, [0.37]).tolist() == [int(0.37 * 50_257)]
@@ -105,15 +105,13 @@ def test_a_large_vocabulary_of_equal_tokens_is_drawn_to_both_its_ends() -> None:
 
 
 @pytest.mark.parametrize("weights", [[1], [1, 1, 1], [3, 1, 0]])
-def test_a_number_that_single_precision_rounds_to_one_picks_the_last(
-    weights: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_that_rounds_to_one_picks_the_last_token(weights: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "precision", lambda _: torch.float32)
     last = max(token for token, weight in enumerate(weights) if weight)
     assert draw(torch.tensor([weights]).float().log(), [BELOW_ONE]).tolist() == [last]
 
 
-# The distribution through the whole path, against the scores that stock `generate` samples from.
+# The distribution end to end, against the scores that stock `generate` samples from.
 
 STOCK_SPECS = [
     "sample",
@@ -135,7 +133,7 @@ DRAWS = 4000
 
 
 def stock_probabilities(folder: Path, prompt_ids: Sequence[int], strategy: Strategy) -> torch.Tensor:
-    """The next token's distribution as stock `generate` samples it."""
+    """Return the distribution of the next token that stock `generate` samples from."""
     made = stock_generate(
         folder,
         prompt_ids,
@@ -154,7 +152,7 @@ def drawn(lm: LanguageModel, strategy: Strategy) -> Counter[int]:
 
 
 def chi_square(counts: Counter[int], probabilities: torch.Tensor) -> tuple[float, int]:
-    """Pearson's statistic and its degrees of freedom; tokens expected less than five times count as one."""
+    """Return Pearson's statistic and its degrees of freedom. Tokens expected less than five times count as one."""
     expected = probabilities * sum(counts.values())
     observed = torch.tensor([counts[token] for token in range(len(expected))]).double()
     common = expected >= 5
@@ -164,8 +162,8 @@ def chi_square(counts: Counter[int], probabilities: torch.Tensor) -> tuple[float
     return float(((seen - cells) ** 2 / cells).sum()), len(cells) - 1
 
 
-def most_likely_statistic(freedom: int) -> float:
-    """What Pearson's statistic stays below but once in a thousand (Wilson and Hilferty's approximation)."""
+def highest_likely_statistic(freedom: int) -> float:
+    """Return what Pearson's statistic exceeds once in a thousand times (Wilson and Hilferty's approximation)."""
     spread = 2 / (9 * freedom)
     return freedom * (1 - spread + 3.09 * math.sqrt(spread)) ** 3
 
@@ -178,12 +176,12 @@ def test_samples_have_stock_support_and_distribution(uneven: Path, spec: str) ->
     probabilities = stock_probabilities(uneven, prompt_ids, strategy)
     counts = drawn(lm, strategy)
     assert all(probabilities[token] > 0 for token in counts)
-    # A token that 4,000 draws miss once in e^10 times is there.
+    # 4,000 draws miss such a token once in e^10 times.
     likely = (probabilities > 10 / DRAWS).nonzero().flatten().tolist()
     assert set(likely) <= counts.keys()
     statistic, freedom = chi_square(counts, probabilities)
     assert freedom >= 4
-    assert statistic < most_likely_statistic(freedom)
+    assert statistic < highest_likely_statistic(freedom)
 
 
 @pytest.mark.parametrize(
@@ -205,31 +203,31 @@ def test_samples_of_top_n_sigma_have_the_distribution_of_its_definition(uneven: 
     assert all(probabilities[token] > 0 for token in counts)
     statistic, freedom = chi_square(counts, probabilities)
     assert freedom >= 4
-    assert statistic < most_likely_statistic(freedom)
+    assert statistic < highest_likely_statistic(freedom)
 
 
-def test_presence_and_frequency_change_the_text_and_leave_the_first_token(lm: LanguageModel) -> None:
+def test_presence_and_frequency_penalties_do_not_change_the_first_token(lm: LanguageModel) -> None:
     plain, penalised = (
         samples(lm, 3, f"top-k:top_k=5,{penalty}=50", new=20) for penalty in ("min_new_tokens", "frequency_penalty")
     )
     assert [each.token_ids[0] for each in plain] == [each.token_ids[0] for each in penalised]
-    # A penalty so large lets no token come twice.
+    # With such a penalty no token occurs twice.
     assert all(len(set(each.token_ids)) == len(each.token_ids) for each in penalised)
     assert any(len(set(each.token_ids)) < len(each.token_ids) for each in plain)
 
 
-def test_no_text_ends_before_its_least_length(uneven: Path) -> None:
+def test_no_text_ends_before_min_new_tokens(uneven: Path) -> None:
     lm = genlm.load(str(uneven), device="cpu")
     assert min(len(each.token_ids) for each in samples(lm, 20)) < 9
     assert min(len(each.token_ids) for each in samples(lm, 20, "sample:min_new_tokens=9")) == 10
 
 
-def test_the_statistic_tells_a_wrong_temperature(uneven: Path) -> None:
+def test_the_statistic_detects_a_wrong_temperature(uneven: Path) -> None:
     lm = genlm.load(str(uneven), device="cpu")
     prompt_ids = lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids
     probabilities = stock_probabilities(uneven, prompt_ids, Strategy.parse("sample:temperature=1.1"))
     statistic, freedom = chi_square(drawn(lm, Strategy.parse("sample")), probabilities)
-    assert statistic > most_likely_statistic(freedom)
+    assert statistic > highest_likely_statistic(freedom)
 
 
 def test_stock_generate_draws_no_token_that_genlm_does_not(uneven: Path) -> None:
@@ -245,7 +243,7 @@ def test_stock_generate_draws_no_token_that_genlm_does_not(uneven: Path) -> None
     assert len(ours) == 5
 
 
-# Each sample by itself.
+# Each sample is independent of the others.
 
 
 def samples(lm: LanguageModel, count: int, spec: str = "sample", new: int = 12, **options: Any) -> list[Completion]:
@@ -264,7 +262,7 @@ def same(some: list[Completion], others: list[Completion]) -> bool:
 
 
 @pytest.mark.parametrize("spec", SAMPLING)
-def test_the_first_of_five_samples_is_the_only_one_of_one(uneven: Path, spec: str) -> None:
+def test_the_first_of_five_samples_equals_a_single_sample(uneven: Path, spec: str) -> None:
     lm = genlm.load(str(uneven), device="cpu")
     five = samples(lm, 5, spec)
     assert [completion.index for completion in five] == [0, 1, 2, 3, 4]
@@ -272,7 +270,7 @@ def test_the_first_of_five_samples_is_the_only_one_of_one(uneven: Path, spec: st
         assert same(samples(lm, count, spec), five[:count])
 
 
-def test_it_is_so_in_sixteen_bits_too() -> None:
+def test_it_does_so_in_sixteen_bits_too() -> None:
     lm = genlm.load("fable", device="cpu", dtype="bfloat16")
     alone = samples(lm, 1, new=40)
     assert without_rounding(samples(lm, 5, new=40)[0]) == without_rounding(alone[0])
@@ -280,16 +278,14 @@ def test_it_is_so_in_sixteen_bits_too() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_the_groups_that_fit_the_memory_change_nothing(
-    uneven: Path, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_slots_changes_nothing(uneven: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = genlm.load(str(uneven), device="cpu")
     together = samples(lm, 7)
-    monkeypatch.setattr(continuous, "rows_that_fit", lambda *_: size)
+    monkeypatch.setattr(slots, "rows_that_fit", lambda *_: size)
     assert same(samples(lm, 7), together)
 
 
-def test_rows_that_end_early_do_not_change_the_others(uneven: Path) -> None:
+def test_samples_that_end_early_do_not_change_the_others(uneven: Path) -> None:
     lm = genlm.load(str(uneven), device="cpu")
     together = samples(lm, 16, new=30)
     lengths = {len(completion.token_ids) for completion in together}
@@ -299,7 +295,7 @@ def test_rows_that_end_early_do_not_change_the_others(uneven: Path) -> None:
         assert completion.logprob == pytest.approx(expected, abs=1e-3)
 
 
-def test_index_seed_and_prompt_each_give_another_sample(lm: LanguageModel) -> None:
+def test_index_seed_and_prompt_each_change_the_sample(lm: LanguageModel) -> None:
     several = [completion.text for completion in samples(lm, 20)]
     assert len(set(several)) > 15
     assert several[0] != samples(lm, 1, seed=4)[0].text
@@ -307,7 +303,7 @@ def test_index_seed_and_prompt_each_give_another_sample(lm: LanguageModel) -> No
     assert several[0] != other.completions[0].text
 
 
-def test_a_seed_is_drawn_where_none_is_given_and_makes_the_same_again(lm: LanguageModel) -> None:
+def test_the_seed_that_was_drawn_reproduces_the_sample(lm: LanguageModel) -> None:
     drawn_seed = lm.generate(PROMPT, strategy="sample")
     again = lm.generate(PROMPT, strategy="sample", seed=drawn_seed.seed)
     assert again.completions == drawn_seed.completions
@@ -315,7 +311,7 @@ def test_a_seed_is_drawn_where_none_is_given_and_makes_the_same_again(lm: Langua
 
 
 class Constant:
-    """A network whose next token is always i with a probability that grows with i."""
+    """A network whose next token is i with a probability proportional to i + 1."""
 
     vocab_size = 10
     context = None
@@ -341,11 +337,12 @@ class Constant:
         return 1
 
 
-def test_the_nth_token_of_a_sample_is_the_nth_number_of_its_stream() -> None:
+def test_the_nth_token_of_a_sample_uses_the_nth_number_of_its_stream() -> None:
     request = Request((4, 2), Strategy.parse("sample"), 6, 3, 99, frozenset(), (), lambda ids: "x" * len(ids))
-    made = [event for event in continuous.sample(Constant(), request) if isinstance(event, Completion)]
+    network: Any = Constant()
+    made = [event for event in decode(network, request) if isinstance(event, Completion)]
     for completion in made:
-        stream = streams(99, (4, 2))(completion.index)
+        stream = random_streams(99, (4, 2))(completion.index)
         numbers = [stream.random() for _ in range(6)]
         cumulative = [sum(range(1, token + 2)) / 55 for token in range(10)]
         expected = [next(token for token in range(10) if cumulative[token] > number) for number in numbers]
@@ -353,26 +350,19 @@ def test_the_nth_token_of_a_sample_is_the_nth_number_of_its_stream() -> None:
 
 
 @pytest.mark.parametrize("spec", ["greedy", *SAMPLING, "top-p:top_p=0.5,temperature=2,repetition_penalty=1.3"])
-def test_the_logprob_is_the_models_own_whatever_the_filters(lm: LanguageModel, tiny: Path, spec: str) -> None:
+def test_the_logprob_is_the_models_own(lm: LanguageModel, tiny: Path, spec: str) -> None:
     made = lm.generate(PROMPT, strategy=spec, max_new_tokens=20, seed=5)
     expected = stock_logprob(tiny, made.prompt_token_ids, made.completions[0].token_ids)
     assert made.completions[0].logprob == pytest.approx(expected, abs=1e-3)
 
 
-def test_of_thousands_of_samples_no_more_run_at_once_than_pay(
+def test_of_thousands_of_samples_only_as_many_run_at_once_as_pay_off(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = []
-    step = Batch.step
-
-    def noted(batch: Batch[None]) -> torch.Tensor:
-        sizes.append(len(batch.seats))
-        return step(batch)
-
-    monkeypatch.setattr(Batch, "step", noted)
+    rows = count_rows(monkeypatch)
     made = lm.generate(PROMPT, strategy="sample", max_new_tokens=2, num_return_sequences=2000, seed=0)
     assert [completion.index for completion in made.completions] == list(range(2000))
-    assert max(sizes) == 256
+    assert max(rows) == 256
 
 
 def test_a_strategy_that_leaves_no_token_is_an_error(tmp_path: Path) -> None:
@@ -388,7 +378,7 @@ def test_a_strategy_that_leaves_no_token_is_an_error(tmp_path: Path) -> None:
 def test_a_draw_is_the_inverse_of_the_cumulative_distribution(vocab: int) -> None:
     generator = torch.Generator().manual_seed(vocab)
     logits = 4 * torch.randn(50, vocab, generator=generator)
-    # Some are out, among them whole stretches at both ends.
+    # Rule out some tokens, and all near both ends.
     logits[torch.rand(logits.shape, generator=generator) < 0.3] = -torch.inf
     logits[:, : vocab // 3] = logits[:, -(vocab // 3) :] = -torch.inf
     logits[:, vocab // 2] = 0.0
@@ -401,7 +391,7 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution(vocab: int) -> Non
         assert bool((logits.gather(-1, ids[:, None]) > -torch.inf).all())
 
 
-def test_the_log_of_the_sum_off_the_likeliest() -> None:
+def test_log_total() -> None:
     logits = torch.tensor([[1000.0, -torch.inf, 999.0], [-3e4, -3e4, -3e4], [0.0, 1.0, 2.0]])
     torch.testing.assert_close(log_total(logits), logits.double().logsumexp(-1).float())
     assert not bool(log_total(torch.full((1, 3), torch.nan)).isfinite().any())

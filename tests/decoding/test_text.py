@@ -1,4 +1,4 @@
-"""Text as it is made: whole characters, exact stops, at any border between tokens."""
+"""Streaming text: whole characters and exact stops, wherever the boundaries between tokens are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.gpt2 import byte_tokenizer
 
-from genlm.decoding.text import TextStream, first_stop, longest_beginning
+from genlm.decoding.text import TextStream, first_stop, longest_prefix
 
 
 @cache
@@ -28,7 +28,7 @@ def encode(text: str) -> list[int]:
 
 @cache
 def byte_ids() -> list[int]:
-    """The token of each single byte."""
+    """Return the token of each byte."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     alphabet = sorted(ByteLevel.alphabet())
@@ -41,14 +41,14 @@ def byte_ids() -> list[int]:
 
 
 def letter_of(char: str) -> int:
-    """The byte that a letter of the byte-level alphabet stands for (GPT-2's table)."""
+    """Return the byte that a letter of the byte-level alphabet stands for (GPT-2's table)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [code for code in range(256) if code not in plain]
     return ord(char) if ord(char) in plain else others[ord(char) - 256]
 
 
 def as_bytes(data: bytes) -> list[int]:
-    """One token a byte, so that every character of several bytes is split."""
+    """Return one token per byte, so that every character of several bytes is split."""
     return [byte_ids()[code] for code in data]
 
 
@@ -66,7 +66,7 @@ ANY_BYTES = st.binary(max_size=60) | st.text(max_size=30).map(str.encode)
 ANY_IDS = st.lists(st.integers(0, VOCABULARY - 1), max_size=60) | ANY_BYTES.map(as_bytes)
 
 
-def test_the_tests_own_byte_tokens_spell_bytes() -> None:
+def test_byte_tokens_spell_bytes() -> None:
     assert decode(as_bytes("naïve 🦊\n".encode())) == "naïve 🦊\n"
     assert decode(as_bytes(b"\xff")) == "\ufffd"
 
@@ -75,7 +75,7 @@ def test_the_tests_own_byte_tokens_spell_bytes() -> None:
 @example(ids=as_bytes(b"\xf0\x9f\xa6" * 20 + "🦊".encode()), prompt="")
 @example(ids=as_bytes(b"\xff" * 40 + "狐".encode() + b"\x80" * 40), prompt="")
 @example(ids=as_bytes("\ufffd🦊".encode() * 9 + b"\xe7"), prompt="\ufffd")
-def test_the_pieces_together_are_the_text_and_none_is_taken_back(ids: list[int], prompt: str) -> None:
+def test_the_pieces_are_the_text_and_none_is_taken_back(ids: list[int], prompt: str) -> None:
     stream = TextStream(decode, encode(prompt))
     whole = decode(ids)
     said = ""
@@ -94,7 +94,7 @@ def test_a_character_comes_with_its_last_byte(text: str) -> None:
         assert stream.push(last).endswith(char) or char == "\ufffd"
 
 
-def test_text_before_half_a_character_in_the_same_token_does_not_wait() -> None:
+def test_text_before_an_incomplete_character_in_the_same_token_does_not_wait() -> None:
     texts = {0: "fox\ufffd", 1: "\ufffd"}
 
     def joined(ids: list[int]) -> str:
@@ -105,7 +105,7 @@ def test_text_before_half_a_character_in_the_same_token_does_not_wait() -> None:
     assert stream.push(1) == "狐"
 
 
-def test_a_special_token_has_no_text_and_parts_nothing() -> None:
+def test_a_special_token_has_no_text_and_separates_nothing() -> None:
     end = tokenizer().token_to_id("<|endoftext|>")  # type: ignore[attr-defined]
     fox = as_bytes("🦊".encode())
     ids = [*encode("a"), end, *fox[:2], end, *fox[2:], *[end] * 30, *encode("b")]
@@ -114,17 +114,17 @@ def test_a_special_token_has_no_text_and_parts_nothing() -> None:
 
 
 def words(ids: Sequence[int]) -> str:
-    """A decoder that drops the space before the first word, as SentencePiece's do."""
+    """Decode like SentencePiece, which drops the space before the first word."""
     return "".join(f" {'abcde'[token]}" for token in ids).removeprefix(" ")
 
 
-def test_the_space_of_a_decoder_that_drops_the_first_one_is_kept() -> None:
+def test_the_space_that_a_decoder_drops_at_the_start_is_kept() -> None:
     ids = [0, 1, 2, 3, 4] * 9
     assert "".join(pieces(TextStream(words, [4]), ids)) == " " + words(ids)
 
 
 def byte_fallback() -> Callable[[Sequence[int]], str]:
-    """A decoder as Llama's: a character that is no token comes as tokens of one byte each."""
+    """Return a decoder like Llama's: a character that is no token is spelled in tokens of one byte."""
     from tokenizers import Tokenizer, decoders, models
 
     vocabulary = {f"<0x{code:02X}>": code for code in range(256)} | {"▁fox": 256}
@@ -134,7 +134,7 @@ def byte_fallback() -> Callable[[Sequence[int]], str]:
 
 
 @given(st.lists(st.sampled_from([*"狐🦊é—x", "fox"]), max_size=40))
-def test_bytes_that_stand_for_rare_characters_wait_for_the_whole_one(parts: list[str]) -> None:
+def test_fallback_bytes_wait_for_the_whole_character(parts: list[str]) -> None:
     ids = [code for part in parts for code in ([256] if part == "fox" else part.encode())]
     whole = "".join(" fox" if part == "fox" else part for part in parts)
     stream = TextStream(byte_fallback(), ())
@@ -156,7 +156,7 @@ def test_bytes_that_stand_for_rare_characters_wait_for_the_whole_one(parts: list
     ],
     ids=["invalid", "cut short", "emoji", "plain", "special"],
 )
-def test_the_work_grows_with_the_length_and_no_faster(ids: list[int]) -> None:
+def test_the_work_is_linear_in_the_length(ids: list[int]) -> None:
     decoded = 0
 
     def counting(some: list[int]) -> str:
@@ -169,7 +169,7 @@ def test_the_work_grows_with_the_length_and_no_faster(ids: list[int]) -> None:
     assert decoded < 30 * len(ids)
 
 
-# A decoder of tokens that are pieces of text, so that any border between tokens can be tried.
+# With tokens that are arbitrary strings, any boundary between tokens can be tested.
 LETTERS = st.text("ab", max_size=4)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3)
 
@@ -179,7 +179,7 @@ def stream_of(parts: Sequence[str], stop: Sequence[str]) -> TextStream:
 
 
 def cut(text: str, stop: Sequence[str]) -> str | None:
-    """The text before the stop text that is complete first, letter by letter; None where there is none."""
+    """Return the text before the stop text that is complete first, letter by letter; None if there is none."""
     for end in range(1, len(text) + 1):
         complete = [len(each) for each in stop if text[:end].endswith(each)]
         if complete:
@@ -188,7 +188,7 @@ def cut(text: str, stop: Sequence[str]) -> str | None:
 
 
 def certain(text: str, stop: Sequence[str]) -> str:
-    """The text up to where a stop text may begin."""
+    """Return the text up to where a stop text could begin."""
     may_begin = (at for at in range(len(text) + 1) if any(each.startswith(text[at:]) for each in stop))
     return text[: next(may_begin)]
 
@@ -228,7 +228,7 @@ def test_a_stop_text_in_the_prompt_is_no_stop() -> None:
     assert not stream.stopped
 
 
-def test_a_stop_text_may_be_complete_only_at_the_end() -> None:
+def test_a_stop_text_can_be_completed_by_finish() -> None:
     stream = TextStream(decode, (), ["\ufffd"])
     assert [stream.push(token) for token in as_bytes(b"a\xe2")] == ["a", ""]
     assert not stream.stopped
@@ -236,7 +236,7 @@ def test_a_stop_text_may_be_complete_only_at_the_end() -> None:
     assert stream.stopped
 
 
-def test_a_fork_goes_its_own_way() -> None:
+def test_a_fork_is_independent() -> None:
     parts = ["x", "a", "b", "c"]
     stream = stream_of(parts, ["ab"])
     stream.push(0)
@@ -248,8 +248,8 @@ def test_a_fork_goes_its_own_way() -> None:
     assert (stream.text, stream.stopped) == ("xac", False)
 
 
-def test_where_a_stop_begins() -> None:
+def test_where_a_stop_text_begins() -> None:
     assert first_stop("the end", ["end", "the"]) == 0
     assert first_stop("the end", ["fox"]) is None
-    assert longest_beginning("the en", ["end", "enough"]) == 2
-    assert longest_beginning("the en", []) == 0
+    assert longest_prefix("the en", ["end", "enough"]) == 2
+    assert longest_prefix("the en", []) == 0

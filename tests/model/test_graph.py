@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import genlm
 from genlm.decoding.completion import Completion
-from genlm.decoding.loops import decode_many
+from genlm.decoding.dispatch import decode_many, make_scheduler
 from genlm.decoding.request import Request
 from genlm.model.gpt2 import GPT2
 from genlm.model.gpt2_cache import GPT2Cache
@@ -382,7 +382,7 @@ def test_texts_of_many_prompts_that_share_steps_are_the_same(tiny: Path) -> None
     ]
 
     def texts() -> dict[int, Any]:
-        events = decode_many(lm._model.network, enumerate(requests), size=4)
+        events = decode_many(make_scheduler(lm._model.network, 4), enumerate(requests))
         return {key: event.token_ids for key, event in events if isinstance(event, Completion)}
 
     expected = texts()

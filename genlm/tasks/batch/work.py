@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from genlm.decoding.completion import Completion, Failed
-from genlm.decoding.loops import decode_many
+from genlm.decoding.dispatch import decode_many, make_scheduler
 from genlm.decoding.request import Request
 from genlm.errors import GenlmError, InputError
 from genlm.model.memory import is_out_of_memory
@@ -38,7 +38,8 @@ def run_jobs(
     """
     # A map asks again, which a generator would not.
     requests = map(partial(_requested, model), jobs)
-    for pending, event in decode_many(model.network, requests, batch_size, is_stopping):
+    scheduler = make_scheduler(model.network, batch_size)
+    for pending, event in decode_many(scheduler, requests, is_stopping):
         if isinstance(event, Completion):
             pending.completions.append(event)
             if len(pending.completions) == pending.job.settings.limits.num_return_sequences:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from genlm.decoding.randomness import draw_seed
+from genlm.decoding.request import draw_seed
 from genlm.errors import InputError, OutputError
 from genlm.formats.folder import LocalFolder, RemoteFolder
 from genlm.records.batch import BatchModel, BatchRecord

@@ -22,12 +22,12 @@ import torch
 from pyarrow import parquet
 from support.driving import Done, FakeTerminal, call
 from support.gpt2 import save_gpt2
+from support.networks import count_rows, out_of_memory
 
 import genlm
 from genlm.api import LanguageModel
 from genlm.cli import batch as command
 from genlm.cli.loading import ModelOptions
-from genlm.decoding import seats
 from genlm.decoding.kinds import KINDS
 from genlm.formats.journal import open_journal
 from genlm.formats.rows import InputFile, open_inputs
@@ -421,23 +421,23 @@ def test_a_model_that_fails_on_one_prompt_leaves_the_others_as_they_are(
             assert texts([record]) == texts([good])
 
 
-def test_a_batch_that_the_memory_does_not_hold_is_halved(
+def test_a_batch_that_does_not_fit_in_memory_is_halved(
     run: Callable[..., Done], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_lines("in.jsonl", *many(20))
     run("in.jsonl", "-o", "good.jsonl", "--seed", "4", "--max-new-tokens", "8")
-    step, sizes = seats.Batch.step, []
+    refused = []
 
-    def cramped(batch: seats.Batch[Any]) -> torch.Tensor:
-        sizes.append(len(batch.seats))
-        if sizes[-1] > 5:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
-        return step(batch)
+    def refuse(rows: int) -> None:
+        if rows > 5:
+            refused.append(rows)
+            raise out_of_memory()
 
-    monkeypatch.setattr(seats.Batch, "step", cramped)
+    rows = count_rows(monkeypatch, refuse)
     assert run("in.jsonl", "-o", "out.jsonl", "--seed", "4", "--max-new-tokens", "8").code == 0
     assert texts(read()) == texts(read("good.jsonl"))
-    assert 1 < max(size for size in sizes if size <= 5) <= 5 < max(sizes)
+    assert refused
+    assert 1 < max(rows) <= 5
 
 
 # Outputs that are there already, and what goes on.

@@ -21,9 +21,8 @@ from unittest import mock
 import pytest
 from support.driving import FakeTerminal, call, wait_until
 from support.gpt2 import edit_json
-from torch import Tensor
+from support.networks import count_rows
 
-from genlm.decoding.seats import Batch
 from genlm.decoding.strategy import Strategy
 from genlm.errors import (
     ClusterError,
@@ -311,17 +310,14 @@ class TestPartsAtOnce:
         self, together: Plan, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first, second, *_ = chunks(together, 0, SIZE)
-        worker, begun, sizes = Worker(together, Quiet()), threading.Event(), []
+        worker, begun = Worker(together, Quiet()), threading.Event()
 
-        def step(batch: Batch[object]) -> Tensor:
+        def wait_in_first_step(rows: int) -> None:
             if not sizes:
                 begun.set()
                 wait_until(lambda: worker._loop._waiting.jobs, "the other part")
-            sizes.append(len(batch.seats))
-            return plainly(batch)
 
-        plainly = Batch.step
-        monkeypatch.setattr(Batch, "step", step)
+        sizes = count_rows(monkeypatch, wait_in_first_step)
         with ThreadPoolExecutor(2) as pool:
             one = pool.submit(worker.make, first)
             assert begun.wait(60.0)

@@ -1,4 +1,4 @@
-"""One prefill of a prompt for several strategies: each gives what it gives by itself."""
+"""Which loop runs a request, and one prefill for several strategies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.counting import Counting
 from support.models import load, save_other
 
 from genlm.decoding.completion import Completion
-from genlm.decoding.prefilled import sharing_prefill, watching_first
+from genlm.decoding.dispatch import prefill_order, share_prefill
 from genlm.decoding.strategy import Strategy
 from genlm.model.load import Model
 from genlm.tasks.generate import Generating, Limits
@@ -20,9 +20,9 @@ SPECS = ("greedy", "beam:num_beams=3", "top-k", "top-p", "mirostat", "contrastiv
 PROMPTS = ("Once upon a time", "The king")
 
 
-@pytest.fixture(scope="module", params=["lean", "stock"])
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
 def model(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    if request.param == "lean":
+    if request.param == "gpt2":
         return load(tiny)
     return load(save_other(tmp_path_factory.mktemp("models") / "llama", "llama"))
 
@@ -38,33 +38,36 @@ def completions(model: Model, prompt: str, spec: str) -> list[Completion]:
 
 
 def sharing(model: Model) -> tuple[Model, Counting]:
+    """Return a model that shares prefills, and a network that counts them."""
     counting = Counting(model.network)
-    return replace(model, network=sharing_prefill(counting, 12)), counting  # type: ignore[arg-type]
+    return replace(model, network=share_prefill(counting, 12)), counting  # type: ignore[arg-type]
 
 
-def same(found: list[Completion], alone: list[Completion]) -> bool:
-    """Equal but for the rounding of a forward pass that kept hidden states."""
-    assert [each.logprob for each in found] == pytest.approx([each.logprob for each in alone], rel=1e-4)
-    return [replace(each, logprob=0.0) for each in found] == [replace(each, logprob=0.0) for each in alone]
+def assert_same(found: list[Completion], expected: list[Completion]) -> None:
+    """Compare completions up to the rounding of a prefill that returns hidden states."""
+    assert [each.logprob for each in found] == pytest.approx([each.logprob for each in expected], rel=1e-4)
+    assert [replace(each, logprob=0.0) for each in found] == [replace(each, logprob=0.0) for each in expected]
 
 
-@pytest.mark.parametrize("turn", [list, lambda specs: list(reversed(specs))], ids=["in order", "backwards"])
-def test_every_kind_gives_what_it_gives_alone_whatever_ran_before(model: Model, turn: Callable[..., list[str]]) -> None:
+@pytest.mark.parametrize("order", [list, lambda specs: list(reversed(specs))], ids=["in order", "reversed"])
+def test_every_kind_gives_what_it_gives_alone_whatever_ran_before(
+    model: Model, order: Callable[..., list[str]]
+) -> None:
     shared, _ = sharing(model)
     for prompt in PROMPTS:
-        for spec in turn(SPECS):
-            assert same(completions(shared, prompt, spec), completions(model, prompt, spec)), (prompt, spec)
+        for spec in order(SPECS):
+            assert_same(completions(shared, prompt, spec), completions(model, prompt, spec))
 
 
-def test_a_prompt_is_encoded_once_for_all_strategies(model: Model) -> None:
+def test_a_prompt_is_prefilled_once_for_all_strategies(model: Model) -> None:
     shared, counting = sharing(model)
     for prompt in PROMPTS:
-        for spec in sorted(SPECS, key=lambda spec: watching_first(Strategy.parse(spec))):
+        for spec in sorted(SPECS, key=lambda spec: prefill_order(Strategy.parse(spec))):
             completions(shared, prompt, spec)
     assert len(counting.prefills) == len(PROMPTS)
 
 
-def test_a_prefill_serves_what_needs_no_more_of_it(model: Model) -> None:
+def test_a_prefill_serves_whatever_needs_no_more(model: Model) -> None:
     shared, counting = sharing(model)
     for room in (0, 12, 7):
         shared.network.prefill([[1, 2, 3]], room)
@@ -78,7 +81,7 @@ def test_a_prefill_serves_what_needs_no_more_of_it(model: Model) -> None:
     assert len(counting.prefills) == 3
 
 
-def test_several_prompts_at_once_are_the_networks_own_matter(model: Model) -> None:
+def test_several_prompts_at_once_are_not_shared(model: Model) -> None:
     shared, counting = sharing(model)
     for _ in range(2):
         logits, _ = shared.network.prefill([[1, 2], [3, 4]], 1)
@@ -86,7 +89,7 @@ def test_several_prompts_at_once_are_the_networks_own_matter(model: Model) -> No
     assert len(counting.prefills) == 4
 
 
-def test_all_else_is_the_networks_own(model: Model) -> None:
+def test_everything_else_is_the_networks_own(model: Model) -> None:
     shared, _ = sharing(model)
     assert shared.network.vocab_size == model.network.vocab_size
     assert shared.network.logits([1, 2]).equal(model.network.logits([1, 2]))
