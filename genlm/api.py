@@ -24,7 +24,7 @@ from genlm.tasks.batch.jobs import Settings, given_jobs
 from genlm.tasks.batch.work import run_jobs
 from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, Contender
 from genlm.tasks.compare import Settings as ComparisonSettings
-from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Generating, Limits, Overflow
+from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Limits, Overflow, continue_prompt, result_of
 from genlm.tasks.next import DEFAULT_TOP, next_token
 from genlm.tasks.score import score_text
 
@@ -67,10 +67,7 @@ class LanguageModel:
             ModelError: logits that are not numbers.
         """
         limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
-        generating = self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic)
-        for _ in generating:
-            pass
-        return generating.result
+        return result_of(self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic))
 
     def stream(
         self,
@@ -87,7 +84,8 @@ class LanguageModel:
     ) -> Iterator[Piece | Completion]:
         """As `generate`, yielding each `Piece` of text as it is made and each `Completion` as it ends."""
         limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
-        return iter(self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic))
+        events = self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic)
+        return (event for event in events if not isinstance(event, Generation))
 
     def batch(
         self,
@@ -192,9 +190,9 @@ class LanguageModel:
         *,
         trace: bool,
         deterministic: bool,
-    ) -> Generating:
+    ) -> Iterator[Piece | Completion | Generation]:
         chosen = Strategy.parse(strategy) if isinstance(strategy, str) else strategy
-        return Generating(self._model, prompt, chosen, limits, seed, trace=trace, deterministic=deterministic)
+        return continue_prompt(self._model, prompt, chosen, limits, seed, trace=trace, deterministic=deterministic)
 
 
 def _limits(max_new_tokens: int, num_return_sequences: int, stop: str | Sequence[str], overflow: Overflow) -> Limits:

@@ -17,13 +17,18 @@ from typing import Any
 
 
 class GenlmError(Exception):
-    """One line that says what is wrong; `hint`, where there is one, says what to do."""
+    """An error described in one line.
+
+    `hint` says what to do, in words that hold for Python as well as for the command line. `code` names a problem that a
+    command-line option solves.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        self.code = code
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Errors travel between machines, whatever their constructors take."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TextIO
 
 import typer
@@ -12,11 +13,12 @@ from genlm.cli.length import LengthOptions
 from genlm.cli.loading import ModelOptions
 from genlm.cli.pages import open_page
 from genlm.cli.strategies import StrategyOptions
-from genlm.decoding.completion import Completion
+from genlm.decoding.completion import Completion, Piece
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import read_prompt
 from genlm.model.source import locate_model
-from genlm.tasks.generate import Generating, check_count, check_engine
+from genlm.records.generation import Generation
+from genlm.tasks.generate import check_count, check_engine, continue_prompt
 from genlm.views.generation import JsonView, TextView, summary
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices
@@ -79,16 +81,17 @@ def generate(
     ):
         loaded = model.load(notify, spinner, engine)
         traced = trace or page_file is not None
-        generating = Generating(loaded, text, chosen, limits, seed, trace=traced, deterministic=deterministic)
-        view = _view(format, stream, text, limits.num_return_sequences, echo=echo, traced=traced)
-        _follow(generating, view, spinner, is_live=is_standard_output(output))
+        events = continue_prompt(loaded, text, chosen, limits, seed, trace=traced, deterministic=deterministic)
+        count = limits.num_return_sequences
+        view = _view(format, stream, text, count, echo=echo, traced=traced)
+        result = _show(events, count, view, spinner, is_live=is_standard_output(output))
         spinner.stop()
-        view.finish(generating.result)
+        view.finish(result)
         if page_file is not None:
             from genlm.views.pages.trace import trace_page
 
-            page_file.write(trace_page(generating.result))
-    notify(summary(generating.result))
+            page_file.write(trace_page(result))
+    notify(summary(result))
 
 
 def _view(format: str, stream: TextIO, prompt: str, count: int, *, echo: bool, traced: bool) -> TextView | JsonView:
@@ -99,16 +102,28 @@ def _view(format: str, stream: TextIO, prompt: str, count: int, *, echo: bool, t
     return TextView(stream, prompt, count, echo=echo)
 
 
-def _follow(generating: Generating, view: TextView | JsonView, spinner: Spinner, *, is_live: bool) -> None:
-    """Show what is generated. The spinner gives way to text that is live; without it, it counts."""
+def _show(
+    events: Iterator[Piece | Completion | Generation],
+    count: int,
+    view: TextView | JsonView,
+    spinner: Spinner,
+    *,
+    is_live: bool,
+) -> Generation:
+    """Show the text while it is generated and return the result. The spinner stops at live text, else it counts."""
     spinner.say("generating")
+    done = 0
     try:
-        for event in generating:
+        for event in events:
+            if isinstance(event, Generation):
+                return event
+            done += isinstance(event, Completion)
             if is_live and isinstance(event, view.shows):
                 spinner.stop()
             elif isinstance(event, Completion):
-                spinner.say(f"generating: {len(generating.completions)} of {generating.limits.num_return_sequences}")
+                spinner.say(f"generating: {done} of {count}")
             view.show(event)
     except KeyboardInterrupt:
         view.interrupt()
         raise
+    raise ValueError("the events end without a result")

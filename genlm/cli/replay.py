@@ -34,13 +34,11 @@ def replay_result(
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
         model = ModelOptions(saved.model, saved.revision, saved.device, saved.dtype, allow_pickle)
         loaded = model.load(notify, spinner, saved.engine)
-        generating = saved.start(loaded)
         spinner.say("generating")
-        for _ in generating:
-            pass
-        done = saved.compare(generating.result, loaded)
+        result = saved.run(loaded)
+        done = saved.compare(result, loaded)
         spinner.stop()
         stream.write(replay_json(done) if format == "json" else replay_text(done))
-    notify(summary(generating.result))
+    notify(summary(result))
     if done.difference is not None:
         raise typer.Exit(1)

@@ -14,7 +14,7 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, ModelError
 from genlm.model.memory import is_out_of_memory
 from genlm.records.compare import Cell, Sample, StrategyComparison, StrategyRow
-from genlm.tasks.generate import Generating, Limits, Overflow
+from genlm.tasks.generate import Limits, Overflow, continue_prompt, result_of
 from genlm.tasks.metrics import Metrics, distances, measure_all
 from genlm.tasks.others import HumanTexts, Judge
 
@@ -157,14 +157,12 @@ class Comparing:
     def _run(self, model: Model, at: int, place: int) -> Cell:
         strategy, limits, seed = self.contenders[at].strategy, self._limits[at], self.settings.seed
         try:
-            generating = Generating(model, self.prompts[place], strategy, limits, seed, trace=True)
-            for _ in generating:
-                pass
+            result = result_of(continue_prompt(model, self.prompts[place], strategy, limits, seed, trace=True))
         except (InputError, ModelError) as error:
             self._errors.append(error)
             return Cell(place, error=str(error))
-        samples = tuple(_sample(place, completion) for completion in generating.result.completions)
-        return Cell(place, samples, generating.result.timing.decode_s)
+        samples = tuple(_sample(place, completion) for completion in result.completions)
+        return Cell(place, samples, result.timing.decode_s)
 
     def _read(self, reader: HumanTexts, index: int, text: str) -> Cell:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_STRATEGY = Strategy.parse("top-p:top_p=0.9")
 DEFAULT_NEW_TOKENS = 50
-# In float32 the rounding of one row and of many differs too little to change a sample; in 16 bits it does not.
-HALVES = ("bfloat16", "float16")
+# In 16 bits, unlike float32, a single row rounds differently enough from several to change a sample.
+HALF_DTYPES = ("bfloat16", "float16")
 LEAST_ROWS_OF_HALVES = 4
 
 
@@ -50,100 +50,96 @@ class Limits:
 
 
 def check_count(strategy: Strategy, limits: Limits) -> None:
-    """Raise UsageError where the strategy cannot give as many different completions as are asked for."""
+    """Raise UsageError if the strategy cannot generate as many different completions as requested."""
     count = limits.num_return_sequences
     beams = strategy.fields.get("num_beams")
     if beams is None and not strategy.samples and count > 1:
         raise UsageError(
             f"{strategy.kind} has one completion, not {count}",
-            hint="a kind that samples, such as top-p, gives different ones",
+            hint="a kind that samples, such as top-p, generates different ones",
         )
     if beams is not None and count > int(beams):
         raise UsageError(
             f"num_return_sequences={count} is more than num_beams={beams}",
-            hint=f"{strategy.kind} with num_beams={count} keeps as many",
+            hint=f"{strategy.kind} with num_beams={count} keeps that many",
         )
 
 
 def check_engine(engine: Engine, strategy: Strategy, *, deterministic: bool) -> None:
-    """Raise UsageError where an engine cannot do what is asked for."""
+    """Raise UsageError if the engine does not support the strategy or deterministic decoding."""
     if engine == "genlm":
         return
     stock_settings(strategy)
     if deterministic:
-        raise UsageError(f"--deterministic is genlm's own: {engine} draws all completions from one stream of numbers")
+        raise UsageError(
+            f"the engine {engine} has no deterministic decoding: it draws all completions from one random stream"
+        )
 
 
-class Generating:
-    """A generation under way. Iterate over its events to the end; `result` is then there.
+def continue_prompt(
+    model: Model,
+    prompt: str,
+    strategy: Strategy,
+    limits: Limits,
+    seed: int | None,
+    *,
+    trace: bool = False,
+    deterministic: bool = False,
+    prompt_ids: tuple[int, ...] | None = None,
+) -> Iterator[Piece | Completion | Generation]:
+    """Yield each piece of text when it is generated, each completion when it ends, and at last the whole result.
 
-    `trace` keeps what the model made of every token. `deterministic` decodes each sequence by itself, so that not even
-    float rounding tells what runs beside it. `prompt_ids` are run in the place of the prompt's own where given.
+    `trace` records the model's distribution for every token. `deterministic` decodes each sequence by itself, so that
+    not even rounding depends on what runs beside it. `prompt_ids`, if given, replace the tokens of the prompt.
+
+    Raises:
+        UsageError: a strategy, count or engine that do not go together.
+        InputError: a prompt that the model cannot take.
+        ModelError: while iterating; logits that are not numbers, or not enough memory.
     """
+    check_count(strategy, limits)
+    seed = draw_seed() if seed is None else seed
+    ids = encode_prompt(model, prompt, limits) if prompt_ids is None else prompt_ids
+    pieces = Pieces(model.tokenizer) if trace else None
+    request = make_request(model, ids, strategy, limits, seed, deterministic=deterministic, pieces=pieces)
+    return _run(model, prompt, request, limits)
 
-    def __init__(
-        self,
-        model: Model,
-        prompt: str,
-        strategy: Strategy,
-        limits: Limits,
-        seed: int | None,
-        *,
-        trace: bool = False,
-        deterministic: bool = False,
-        prompt_ids: tuple[int, ...] | None = None,
-    ) -> None:
-        check_count(strategy, limits)
-        self.model = model
-        self.prompt = prompt
-        self.strategy = strategy
-        self.limits = limits
-        self.seed = draw_seed() if seed is None else seed
-        self.pieces = Pieces(model.tokenizer) if trace else None
-        self.deterministic = deterministic
-        self.prompt_ids = encode_prompt(model, prompt, limits) if prompt_ids is None else prompt_ids
-        self.request = make_request(
-            model, self.prompt_ids, strategy, limits, self.seed, deterministic=deterministic, pieces=self.pieces
-        )
-        self.completions: list[Completion] = []
-        self._result: Generation | None = None
 
-    def __iter__(self) -> Iterator[Piece | Completion]:
-        self.completions.clear()
-        started = prefilled = time.perf_counter()
-        for event in decode(self.model.network, self.request):
-            if isinstance(event, Prefilled):
-                prefilled = time.perf_counter()
-                continue
-            if isinstance(event, Completion):
-                self.completions.append(event)
-            yield event
-        self._result = self._finish(started, prefilled, time.perf_counter())
+def result_of(events: Iterable[Piece | Completion | Generation]) -> Generation:
+    """Run `continue_prompt` to its end and return the result."""
+    for event in events:
+        if isinstance(event, Generation):
+            return event
+    raise ValueError("the events end without a result")
 
-    @property
-    def result(self) -> Generation:
-        """The generation. Raises RuntimeError before its last event was taken."""
-        if self._result is None:
-            raise RuntimeError("the generation is still under way")
-        return self._result
 
-    def _finish(self, started: float, prefilled: float, ended: float) -> Generation:
-        tokens = sum(len(completion.token_ids) for completion in self.completions)
-        return Generation(
-            self.model.info,
-            self.strategy,
-            self.seed,
-            self.limits.max_new_tokens,
-            self.prompt,
-            self.prompt_ids,
-            tuple(sorted(self.completions, key=lambda completion: completion.index)),
-            Timing(self.model.load_s, prefilled - started, ended - prefilled, tokens / (ended - started)),
-            self.limits.num_return_sequences,
-            self.limits.stop,
-            self.limits.overflow,
-            self.deterministic,
-            self.model.engine,
-        )
+def _run(model: Model, prompt: str, request: Request, limits: Limits) -> Iterator[Piece | Completion | Generation]:
+    completions: list[Completion] = []
+    started = prefilled = time.perf_counter()
+    for event in decode(model.network, request):
+        if isinstance(event, Prefilled):
+            prefilled = time.perf_counter()
+            continue
+        if isinstance(event, Completion):
+            completions.append(event)
+        yield event
+    ended = time.perf_counter()
+    num_tokens = sum(len(completion.token_ids) for completion in completions)
+    yield Generation(
+        model=model.info,
+        strategy=request.strategy,
+        seed=request.seed,
+        max_new_tokens=limits.max_new_tokens,
+        prompt=prompt,
+        prompt_token_ids=request.prompt_ids,
+        completions=tuple(sorted(completions, key=lambda completion: completion.index)),
+        timing=Timing(model.load_s, prefilled - started, ended - prefilled, num_tokens / (ended - started)),
+        num_return_sequences=limits.num_return_sequences,
+        stop=limits.stop,
+        overflow=limits.overflow,
+        deterministic=request.alone,
+        engine=model.engine,
+    )
 
 
 def make_request(
@@ -156,10 +152,10 @@ def make_request(
     deterministic: bool = False,
     pieces: Pieces | None = None,
 ) -> Request:
-    """What a decoding loop is asked for.
+    """Return the request for the decoding loops.
 
     Raises:
-        UsageError: a strategy that names tokens which the model lacks, or that its engine does not have.
+        UsageError: a strategy that names tokens which the model lacks, or that the model's engine does not support.
     """
     check_engine(model.engine, strategy, deterministic=deterministic)
     check_biases(model, strategy)
@@ -172,7 +168,7 @@ def make_request(
         model.eos_ids,
         limits.stop,
         model.tokenizer.decode,
-        least_rows=LEAST_ROWS_OF_HALVES if model.info.dtype in HALVES else 1,
+        least_rows=LEAST_ROWS_OF_HALVES if model.info.dtype in HALF_DTYPES else 1,
         alone=deterministic,
         pieces=pieces,
         bad_words_ids=bad_words_ids(model, strategy),
@@ -181,45 +177,47 @@ def make_request(
 
 
 def encode_prompt(model: Model, prompt: str, limits: Limits) -> tuple[int, ...]:
-    """The token ids that a prompt starts from, where there must be room for the new tokens. Raises as `prompt_ids`."""
+    """Return the token ids of a prompt that leaves room for the new tokens. Raise as `prompt_ids` does."""
     return prompt_ids(model, prompt, limits.max_new_tokens, limits.overflow)
 
 
 def prompt_ids(model: Model, prompt: str, new: int, overflow: Overflow) -> tuple[int, ...]:
-    """The token ids that a prompt starts from, where `new` more must fit the context.
+    """Return the token ids of a prompt that leaves room for `new` more tokens in the context.
 
     Raises:
-        InputError: an empty prompt to a model without a start token, one that the tokenizer cannot express,
-            or one that is too long for the context with the new tokens.
+        InputError: an empty prompt if the model has no start token, a prompt that the tokenizer cannot express, or one
+            that is too long.
     """
     ids = model.tokenizer.encode(prompt) if prompt else []
     if prompt and not ids:
-        raise InputError("the model's tokenizer knows nothing of this prompt: it gives no tokens")
+        raise InputError("the model's tokenizer has no tokens for this prompt")
     if not ids:
         if model.start_id is None:
-            raise InputError("the prompt is empty, and the model has no token that a text starts from")
+            raise InputError("the prompt is empty, and the model has no start token")
         ids = [model.start_id]
     beyond = next((token for token in ids if token >= model.network.vocab_size), None)
     if beyond is not None:
         raise InputError(
-            f"the tokenizer gives token {beyond}, beyond the model's vocabulary of {model.network.vocab_size}",
-            hint="the tokenizer and the weights are not of the same model",
+            f"the tokenizer returns token {beyond}, but the model's vocabulary has only {model.network.vocab_size}",
+            hint="the tokenizer and the weights do not belong to the same model",
         )
     return tuple(_fit(ids, model.network.context, new, overflow))
 
 
 def _fit(ids: Sequence[int], context: int | None, new: int, overflow: Overflow) -> Sequence[int]:
+    """Return the ids, or their end if they are too long and `overflow` allows it."""
     if context is None or len(ids) + new <= context:
         return ids
     if new >= context:
         raise InputError(
             f"{new} new tokens leave no room for a prompt in the model's context of {context}",
-            hint=f"{context - 1} at most",
+            hint=f"generate at most {context - 1}",
         )
     if overflow == "truncate-left":
         return ids[len(ids) - (context - new) :]
-    more = f", and with {new} new one{'s' if new > 1 else ''} is" if new else ","
+    more = f"with {new} new one{'s' if new > 1 else ''} " if new else ""
     raise InputError(
-        f"the prompt has {len(ids)} tokens{more} beyond the model's context of {context}",
-        hint=f"--overflow truncate-left keeps the last {context - new} tokens of the prompt",
+        f"the prompt has {len(ids)} tokens, {more}beyond the model's context of {context}",
+        hint=f"only the last {context - new} tokens of the prompt fit",
+        code="prompt-too-long",
     )

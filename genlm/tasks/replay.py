@@ -16,7 +16,7 @@ from genlm.model.engine import ENGINES, Engine
 from genlm.model.pieces import Pieces
 from genlm.records.generation import Generation
 from genlm.records.replay import Difference, Replay
-from genlm.tasks.generate import Generating, Limits, check_count
+from genlm.tasks.generate import Limits, check_count, continue_prompt, result_of
 
 if TYPE_CHECKING:
     from genlm.model.load import DeviceChoice, DtypeChoice, Model
@@ -56,8 +56,8 @@ class SavedResult:
     sequences: tuple[SavedSequence, ...]
     engine: Engine
 
-    def start(self, model: Model) -> Generating:
-        """The same generation, to be run by a model. Raises InputError where the model cannot take its prompt."""
+    def run(self, model: Model) -> Generation:
+        """Run the same generation with a model. Raise InputError if the prompt does not fit the model."""
         network = model.network
         length = len(self.prompt_ids) + self.limits.max_new_tokens
         if max(self.prompt_ids) >= network.vocab_size or (network.context is not None and length > network.context):
@@ -65,7 +65,7 @@ class SavedResult:
                 f"the prompt of the result does not fit {self.model}",
                 hint="the result was made with another model of that name",
             )
-        return Generating(
+        events = continue_prompt(
             model,
             self.prompt,
             self.strategy,
@@ -74,6 +74,7 @@ class SavedResult:
             deterministic=self.deterministic,
             prompt_ids=self.prompt_ids,
         )
+        return result_of(events)
 
     def compare(self, generation: Generation, model: Model) -> Replay:
         """Whether the new generation is the same, and if not where it first differs."""

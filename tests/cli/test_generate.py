@@ -77,10 +77,8 @@ class TestPrompt:
         count = len(Tokenizer.from_file(str(tiny / "tokenizer.json")).encode(prompt).ids)
         done = run(tiny, prompt, "--max-new-tokens", "10")
         assert done.code == 1
-        assert done.error() == (
-            f"the prompt has {count} tokens, and with 10 new ones is beyond the model's context of 64"
-        )
-        assert done.hint() == "--overflow truncate-left keeps the last 54 tokens of the prompt"
+        assert done.error() == (f"the prompt has {count} tokens, with 10 new ones beyond the model's context of 64")
+        assert done.hint().startswith("only the last 54 tokens of the prompt fit")
         record = as_record(tiny, prompt, "--max-new-tokens", "10", "--overflow", "truncate-left")
         assert len(record["prompt_token_ids"]) == 54
         assert record["prompt"] == prompt

@@ -14,7 +14,7 @@ from genlm.decoding.completion import Completion
 from genlm.decoding.dispatch import prefill_order, share_prefill
 from genlm.decoding.strategy import Strategy
 from genlm.model.load import Model
-from genlm.tasks.generate import Generating, Limits
+from genlm.tasks.generate import Limits, continue_prompt, result_of
 
 SPECS = ("greedy", "beam:num_beams=3", "top-k", "top-p", "mirostat", "contrastive", "dola", "beam-sample:num_beams=2")
 PROMPTS = ("Once upon a time", "The king")
@@ -31,10 +31,7 @@ def completions(model: Model, prompt: str, spec: str) -> list[Completion]:
     strategy = Strategy.parse(spec)
     beams = strategy.fields.get("num_beams")
     count = int(beams) if beams else 3 if strategy.samples else 1
-    generating = Generating(model, prompt, strategy, Limits(12, count), 5)
-    for _ in generating:
-        pass
-    return list(generating.result.completions)
+    return list(result_of(continue_prompt(model, prompt, strategy, Limits(12, count), 5)).completions)
 
 
 def sharing(model: Model) -> tuple[Model, Counting]:

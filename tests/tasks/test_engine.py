@@ -1,4 +1,4 @@
-"""`--engine transformers`: stock `generate` with every field pinned, as the reference and the way out."""
+"""`--engine transformers`: stock `generate` with every field pinned, as the reference and the fallback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from genlm.errors import ModelError, UsageError
 from genlm.records.generation import Generation
 
 PROMPT = "The king had"
-# All that a model's own settings could leak into a call.
+# Everything that a model's own settings could leak into a call.
 ODD = {
     "do_sample": True,
     "num_beams": 3,
@@ -71,7 +71,7 @@ def tokens(result: Generation) -> list[tuple[int, ...]]:
         ("beam:num_beams=3,bad_words=the|e|o,logit_bias=50:2.5", 2),
     ],
 )
-def test_what_does_not_draw_is_the_same_by_both(both: dict[str, genlm.LanguageModel], spec: str, count: int) -> None:
+def test_without_sampling_both_engines_agree(both: dict[str, genlm.LanguageModel], spec: str, count: int) -> None:
     made = {
         name: lm.generate(PROMPT, strategy=spec, max_new_tokens=12, num_return_sequences=count)
         for name, lm in both.items()
@@ -84,7 +84,7 @@ def test_what_does_not_draw_is_the_same_by_both(both: dict[str, genlm.LanguageMo
 
 
 @pytest.mark.parametrize("spec", ["greedy", "beam:num_beams=3", "greedy:no_repeat_ngram_size=3"])
-def test_a_stop_text_ends_both_alike(both: dict[str, genlm.LanguageModel], spec: str) -> None:
+def test_a_stop_text_ends_both_in_the_same_way(both: dict[str, genlm.LanguageModel], spec: str) -> None:
     whole = both["genlm"].generate(PROMPT, strategy=spec, max_new_tokens=16).completions[0].text
     stop = ("not there", whole[6:8])
     ours, theirs = (
@@ -115,7 +115,7 @@ def test_nothing_leaks_in_from_an_old_config(copied: Path, both: dict[str, genlm
     assert tokens(odd.generate(PROMPT, **same)) == tokens(both["transformers"].generate(PROMPT, **same))
 
 
-def test_draws_have_the_distribution_of_the_strategy(both: dict[str, genlm.LanguageModel]) -> None:
+def test_samples_have_the_distribution_of_the_strategy(both: dict[str, genlm.LanguageModel]) -> None:
     count = 2000
     theirs = both["transformers"].generate(
         PROMPT, strategy="top-k:top_k=5,temperature=1.5", max_new_tokens=1, num_return_sequences=count, seed=1
@@ -128,7 +128,7 @@ def test_draws_have_the_distribution_of_the_strategy(both: dict[str, genlm.Langu
         assert seen[candidate.id] / count == pytest.approx(candidate.filtered, abs=0.04)
 
 
-def test_a_seed_gives_the_same_again_and_leaves_torch_as_it_was(both: dict[str, genlm.LanguageModel]) -> None:
+def test_the_seed_decides_and_leaves_torch_as_it_was(both: dict[str, genlm.LanguageModel]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -141,7 +141,7 @@ def test_a_seed_gives_the_same_again_and_leaves_torch_as_it_was(both: dict[str, 
 
 
 def test_rows_that_end_early_lose_their_padding(both: dict[str, genlm.LanguageModel]) -> None:
-    # A bias that makes the end likely, but not certain.
+    # This bias makes the end likely but not certain.
     result = both["transformers"].generate(
         PROMPT, strategy="sample:logit_bias=0:4", max_new_tokens=20, num_return_sequences=12, seed=3
     )
@@ -152,13 +152,13 @@ def test_rows_that_end_early_lose_their_padding(both: dict[str, genlm.LanguageMo
         assert 0 not in completion.token_ids[:-1]
 
 
-def test_events_come_at_the_end(both: dict[str, genlm.LanguageModel]) -> None:
+def test_all_events_come_at_the_end(both: dict[str, genlm.LanguageModel]) -> None:
     events = list(both["transformers"].stream(PROMPT, max_new_tokens=4, num_return_sequences=2, seed=1))
     assert [type(event) is Piece for event in events] == [True, False, True, False]
     assert [event.index for event in events] == [0, 0, 1, 1]
 
 
-def test_a_trace_is_that_of_the_same_tokens(both: dict[str, genlm.LanguageModel]) -> None:
+def test_both_engines_give_the_same_trace(both: dict[str, genlm.LanguageModel]) -> None:
     ours, theirs = (
         lm.generate(PROMPT, strategy="greedy", max_new_tokens=5, trace=True).completions[0].trace
         for lm in both.values()
@@ -177,7 +177,7 @@ def test_no_token_left_is_an_error(tmp_path: Path) -> None:
 
 
 class TestCommand:
-    def test_the_result_says_who_made_it_and_runs_again(self, tiny: Path, tmp_path: Path) -> None:
+    def test_the_result_records_the_engine_and_can_be_replayed(self, tiny: Path, tmp_path: Path) -> None:
         path = tmp_path / "result.json"
         shared = ["-m", tiny, "--engine", "transformers", "--seed", "3", "--max-new-tokens", "6", PROMPT]
         done = call("generate", *shared, "--format", "json", "-o", path)
@@ -189,7 +189,7 @@ class TestCommand:
         edit_json(path, engine="genlm")
         assert call("generate", "--replay", path).code == 1
 
-    def test_a_result_from_before_there_was_a_choice_is_genlms(self, tiny: Path, tmp_path: Path) -> None:
+    def test_a_result_without_an_engine_is_genlms(self, tiny: Path, tmp_path: Path) -> None:
         path = tmp_path / "result.json"
         call("generate", "-m", tiny, "--seed", "3", "--max-new-tokens", "6", PROMPT, "--format", "json", "-o", path)
         edit_json(path, engine=None)
@@ -197,7 +197,7 @@ class TestCommand:
         edit_json(path, engine="other")
         assert "'engine' is 'other', not one of genlm, transformers" in call("generate", "--replay", path).error()
 
-    def test_text_is_text(self, tiny: Path) -> None:
+    def test_the_text_is_the_same(self, tiny: Path) -> None:
         shared = ["-m", tiny, "-s", "greedy", "--max-new-tokens", "6", PROMPT, "-q"]
         assert call("generate", "--engine", "transformers", *shared).out == call("generate", *shared).out
 
@@ -212,27 +212,28 @@ class TestCommand:
             (["--dtype", "int8"], "the engine transformers has no int8"),
             (
                 ["--deterministic"],
-                "--deterministic is genlm's own: transformers draws all completions from one stream of numbers",
+                "the engine transformers has no deterministic decoding:"
+                " it draws all completions from one random stream",
             ),
         ],
     )
-    def test_what_transformers_does_not_have_is_refused(self, tiny: Path, options: list[str], error: str) -> None:
+    def test_what_transformers_does_not_support_is_refused(self, tiny: Path, options: list[str], error: str) -> None:
         done = call("generate", "-m", tiny, "--engine", "transformers", *options, PROMPT)
         assert (done.code, done.out, done.error()) == (2, "", error)
         if "-s" in options and ":" not in options[1]:
             assert done.hint().endswith(", ".join(STOCK_KINDS))
 
-    def test_every_kind_is_run_or_refused_before_the_model_is_looked_for(self, tmp_path: Path) -> None:
+    def test_unsupported_kinds_are_refused_before_the_model_is_looked_up(self, tmp_path: Path) -> None:
         for kind in KINDS.keys() - set(STOCK_KINDS):
             done = call("generate", "-m", tmp_path / "nowhere", "--engine", "transformers", "-s", kind, PROMPT)
             assert done.error().startswith("transformers has no strategy")
 
 
-def test_an_engine_that_there_is_not(tiny: Path) -> None:
+def test_an_unknown_engine(tiny: Path) -> None:
     with pytest.raises(UsageError, match="no engine 'other'"):
         genlm.load(str(tiny), engine="other")  # type: ignore[arg-type]
 
 
-def test_python_refuses_as_the_command_does(both: dict[str, genlm.LanguageModel]) -> None:
+def test_python_refuses_what_the_command_refuses(both: dict[str, genlm.LanguageModel]) -> None:
     with pytest.raises(UsageError, match="no strategy of the kind dola"):
         both["transformers"].generate(PROMPT, strategy=Strategy.parse("dola"))

@@ -1,10 +1,10 @@
-"""Continuing a prompt: what is run, where it ends, and that nothing but the request decides."""
+"""Continuing a prompt: what runs, where it ends, and that only the request decides."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from genlm.api import LanguageModel
 from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, ModelError, UsageError
-from genlm.tasks.generate import Limits, check_count
+from genlm.tasks.generate import Limits, check_count, continue_prompt, result_of
 
 PROMPT = "Once upon a time"
 SPECS = ["greedy", "beam", "sample", "top-k", "top-p"]
@@ -56,7 +56,7 @@ def test_greedy_has_one_completion() -> None:
         check_count(Strategy.parse("greedy"), Limits(num_return_sequences=2))
 
 
-def test_beams_have_no_more_completions_than_beams() -> None:
+def test_there_are_no_more_completions_than_beams() -> None:
     check_count(Strategy.parse("beam:num_beams=3"), Limits(num_return_sequences=3))
     with pytest.raises(UsageError, match=r"^num_return_sequences=4 is more than num_beams=3$"):
         check_count(Strategy.parse("beam:num_beams=3"), Limits(num_return_sequences=4))
@@ -65,7 +65,7 @@ def test_beams_have_no_more_completions_than_beams() -> None:
 # The prompt.
 
 
-def test_a_prompt_that_just_fits_is_taken_whole(lm: LanguageModel) -> None:
+def test_a_prompt_that_just_fits_is_used_whole(lm: LanguageModel) -> None:
     whole = lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids
     made = lm.generate(PROMPT, max_new_tokens=64 - len(whole), strategy="greedy")
     assert made.prompt_token_ids == whole
@@ -74,10 +74,11 @@ def test_a_prompt_that_just_fits_is_taken_whole(lm: LanguageModel) -> None:
 
 def test_a_prompt_too_long_is_refused_with_both_counts(lm: LanguageModel) -> None:
     count = len(lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids)
-    message = f"the prompt has {count} tokens, and with 60 new ones is beyond the model's context of 64"
+    message = f"the prompt has {count} tokens, with 60 new ones beyond the model's context of 64"
     with pytest.raises(InputError, match=message) as caught:
         lm.generate(PROMPT, max_new_tokens=60)
-    assert caught.value.hint == "--overflow truncate-left keeps the last 4 tokens of the prompt"
+    assert caught.value.hint == "only the last 4 tokens of the prompt fit"
+    assert caught.value.code == "prompt-too-long"
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -90,7 +91,7 @@ def test_truncation_keeps_the_end_of_the_prompt(lm: LanguageModel, spec: str) ->
     assert len(made.completions[0].token_ids) <= 54
 
 
-def test_more_new_tokens_than_the_context_holds_are_refused(lm: LanguageModel) -> None:
+def test_more_new_tokens_than_fit_in_the_context_are_refused(lm: LanguageModel) -> None:
     for overflow in ("error", "truncate-left"):
         with pytest.raises(InputError, match="64 new tokens leave no room for a prompt in the model's context of 64"):
             lm.generate(PROMPT, max_new_tokens=64, overflow=overflow)  # type: ignore[arg-type]
@@ -104,32 +105,32 @@ def test_an_empty_prompt_starts_from_the_start_token(lm: LanguageModel) -> None:
 
 def test_an_empty_prompt_without_a_start_token_is_refused(tmp_path: Path) -> None:
     lm = load(save_three_words(tmp_path / "three"))
-    with pytest.raises(InputError, match="the prompt is empty, and the model has no token that a text starts from"):
+    with pytest.raises(InputError, match="the prompt is empty, and the model has no start token"):
         lm.generate("")
 
 
-def test_a_prompt_that_gives_no_tokens_is_refused(tmp_path: Path) -> None:
+def test_a_prompt_without_tokens_is_refused(tmp_path: Path) -> None:
     lm = load(save_three_words(tmp_path / "three"))
-    with pytest.raises(InputError, match="knows nothing of this prompt"):
+    with pytest.raises(InputError, match="has no tokens for this prompt"):
         lm.generate("   ")
 
 
 def test_a_token_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
     lm = load(save_gpt2(tmp_path / "small", vocab_size=20, eos_token_id=0, bos_token_id=0))
-    with pytest.raises(InputError, match=r"the tokenizer gives token \d+, beyond the model's vocabulary of 20"):
+    with pytest.raises(InputError, match=r"the tokenizer returns token \d+, but the model's vocabulary has only 20"):
         lm.generate(PROMPT)
 
 
-# Where it ends.
+# The end.
 
 
-def test_the_length_is_the_end_where_nothing_else_is(lm: LanguageModel) -> None:
+def test_a_text_ends_at_its_length_if_at_nothing_else(lm: LanguageModel) -> None:
     (completion,) = lm.generate(PROMPT, strategy="greedy", max_new_tokens=9).completions
     assert (completion.finish_reason, len(completion.token_ids)) == ("length", 9)
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_an_end_token_ends_the_text_and_has_none(tmp_path: Path, spec: str) -> None:
+def test_an_end_token_ends_the_text_and_has_no_text(tmp_path: Path, spec: str) -> None:
     lm = load(save_gpt2(tmp_path / "ends", eos_token_id=[0, *range(256, 300)]))
     made = lm.generate(PROMPT, strategy=spec, max_new_tokens=40, seed=2)
     (completion,) = made.completions
@@ -141,9 +142,9 @@ def test_an_end_token_ends_the_text_and_has_none(tmp_path: Path, spec: str) -> N
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_stop_text_ends_the_text_before_it(lm: LanguageModel, spec: str) -> None:
+def test_a_stop_text_ends_the_text_and_is_cut_off(lm: LanguageModel, spec: str) -> None:
     text = lm.generate(PROMPT, strategy=spec, max_new_tokens=30, seed=4).completions[0].text
-    # Taken where it comes first, so that the text before it is known; "\ufffd" may be half a character.
+    # Its first occurrence, so that the text before it is known; "\ufffd" may be part of a character.
     start = next(
         at for at in range(4, len(text)) if "\ufffd" not in text[at : at + 3] and text.find(text[at : at + 3]) == at
     )
@@ -160,7 +161,7 @@ def test_a_stop_text_ends_the_text_before_it(lm: LanguageModel, spec: str) -> No
     assert stop not in lm._model.tokenizer.decode(completion.token_ids[:-1])
 
 
-def test_a_stop_text_that_never_comes_changes_nothing(lm: LanguageModel) -> None:
+def test_a_stop_text_that_does_not_occur_changes_nothing(lm: LanguageModel) -> None:
     options: dict[str, Any] = {"strategy": "sample", "max_new_tokens": 20, "seed": 1}
     assert lm.generate(PROMPT, stop="never said", **options).completions == lm.generate(PROMPT, **options).completions
 
@@ -194,13 +195,13 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_no_setting_of_the_models_own_leaks_in(tmp_path: Path, family: str) -> None:
+def test_no_setting_of_the_model_leaks_in(tmp_path: Path, family: str) -> None:
     folder = tmp_path / family
     save_gpt2(folder) if family == "gpt2" else save_other(folder, family)
     path = folder / "generation_config.json"
     plain = [load(folder).generate(PROMPT, strategy=spec, max_new_tokens=12, seed=3) for spec in SPECS]
     path.write_text(json.dumps(json.loads(path.read_text()) | LEAKS))
-    # The older place for them.
+    # Where they used to be.
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"task_specific_params": {"text-generation": LEAKS}}))
     for before in plain:
@@ -209,7 +210,7 @@ def test_no_setting_of_the_models_own_leaks_in(tmp_path: Path, family: str) -> N
         assert after.strategy == before.strategy
 
 
-# Numbers that are none.
+# NaN.
 
 
 def poisoned(folder: Path) -> Path:
@@ -229,7 +230,7 @@ def test_the_error_says_at_which_new_token(copied: Path) -> None:
     lm = load(copied)
     count = len(lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids)
     weights = load_file(copied / "model.safetensors")
-    # The position of the third new token, whose successor is the fourth.
+    # The position of the third new token, which the fourth is predicted from.
     weights["transformer.wpe.weight"][count + 2] = float("inf")
     save_file(weights, copied / "model.safetensors", {"format": "pt"})
     for spec in ("greedy", "beam"):
@@ -237,7 +238,7 @@ def test_the_error_says_at_which_new_token(copied: Path) -> None:
             load(copied).generate(PROMPT, strategy=spec, max_new_tokens=9)
 
 
-# What comes out.
+# Results.
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -254,14 +255,13 @@ def test_the_pieces_of_each_completion_are_its_text(lm: LanguageModel, spec: str
         assert "" not in texts
 
 
-def test_samples_of_one_step_come_together(lm: LanguageModel) -> None:
-    """Several samples stream side by side, not one after the other."""
+def test_several_samples_stream_side_by_side(lm: LanguageModel) -> None:
     events = lm.stream(PROMPT, strategy="sample", num_return_sequences=3, max_new_tokens=20, seed=2)
     first = [next(events).index for _ in range(6)]
     assert set(first) == {0, 1, 2}
 
 
-def test_a_result_says_what_made_it(lm: LanguageModel, tiny: Path) -> None:
+def test_the_result_records_what_made_it(lm: LanguageModel, tiny: Path) -> None:
     made = lm.generate(PROMPT, strategy="beam", num_return_sequences=2, max_new_tokens=7, seed=21)
     assert (made.model.name, made.model.source, made.model.dtype) == (str(tiny), "local", "float32")
     assert (made.prompt, made.seed, made.max_new_tokens) == (PROMPT, 21, 7)
@@ -272,16 +272,25 @@ def test_a_result_says_what_made_it(lm: LanguageModel, tiny: Path) -> None:
     assert timing.tokens_per_s == pytest.approx(tokens / (timing.prefill_s + timing.decode_s))
 
 
-def test_a_generation_can_be_run_again(lm: LanguageModel) -> None:
-    generating = lm._start(PROMPT, "sample", Limits(5, 2), 1, trace=False, deterministic=False)
-    with pytest.raises(RuntimeError, match="still under way"):
-        generating.result  # noqa: B018
-    assert list(generating) == list(generating)
-    assert len(generating.result.completions) == 2
+def test_the_last_event_is_the_result(lm: LanguageModel) -> None:
+    def events() -> Iterator[Any]:
+        return continue_prompt(lm._model, PROMPT, Strategy.parse("sample"), Limits(5, 2), 1)
+
+    *before, result = events()
+    completions = [event for event in before if isinstance(event, Completion)]
+    assert tuple(sorted(completions, key=lambda each: each.index)) == result.completions
+    assert result_of(events()).completions == result.completions
+
+
+def test_a_request_that_makes_no_sense_is_refused_before_it_runs(lm: LanguageModel) -> None:
+    with pytest.raises(UsageError, match="greedy has one completion"):
+        continue_prompt(lm._model, PROMPT, Strategy.parse("greedy"), Limits(5, 2), 1)
+    with pytest.raises(InputError, match="beyond the model's context"):
+        lm.stream(PROMPT * 40)
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_other_models_of_transformers_generate_too(tmp_path: Path, spec: str) -> None:
+def test_other_transformers_models_generate_too(tmp_path: Path, spec: str) -> None:
     lm = load(save_other(tmp_path / "llama", "llama"))
     made = lm.generate(PROMPT, strategy=spec, max_new_tokens=10, seed=1)
     assert made.completions[0].text == lm._model.tokenizer.decode(made.completions[0].token_ids)

@@ -22,7 +22,7 @@ from genlm.records.generation import Generation
 from genlm.records.score import ScoredText
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.compare import Comparing, Contender, Settings
-from genlm.tasks.generate import Generating, Limits
+from genlm.tasks.generate import Limits, continue_prompt, result_of
 from genlm.tasks.score import Scoring
 from genlm.views.pages import make_page
 from genlm.views.pages.attention import attention_page
@@ -60,9 +60,7 @@ def scored(model: Model) -> tuple[list[ScoredText], str]:
 
 @pytest.fixture(scope="module")
 def generation(model: Model) -> Generation:
-    generating = Generating(model, HOSTILE[:20], Strategy.parse("top-p"), Limits(30, 2), seed=2, trace=True)
-    assert list(generating)
-    return generating.result
+    return result_of(continue_prompt(model, HOSTILE[:20], Strategy.parse("top-p"), Limits(30, 2), seed=2, trace=True))
 
 
 @pytest.fixture(scope="module")

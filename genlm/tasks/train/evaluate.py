@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genlm.model.info import ModelInfo
-from genlm.tasks.generate import DEFAULT_STRATEGY, Generating, Limits
+from genlm.tasks.generate import DEFAULT_STRATEGY, Limits, continue_prompt, result_of
 from genlm.tasks.windows import Sliding, Window, score_windows
 
 if TYPE_CHECKING:
@@ -67,10 +67,8 @@ def sample_text(model: Any, tokenizer: Tokenizer, end: int, seed: int) -> str:
     whole = Model(info, StockModel(model), Exact(tokenizer), frozenset([end]), end, 0.0)
     with _evaluating(model):
         room = (whole.network.context or SAMPLE_TOKENS + 1) - 1
-        generating = Generating(whole, "", DEFAULT_STRATEGY, Limits(max(1, min(SAMPLE_TOKENS, room))), seed)
-        for _ in generating:
-            pass
-    return generating.completions[0].text
+        result = result_of(continue_prompt(whole, "", DEFAULT_STRATEGY, Limits(max(1, min(SAMPLE_TOKENS, room))), seed))
+    return result.completions[0].text
 
 
 @contextmanager
