@@ -204,8 +204,8 @@ def _filter(
         eos_ids=model.eos_ids,
         bad_words_ids=bad_words_ids(model, strategy),
     )
-    # Beams are filtered as log-probabilities, in which a repetition penalty acts otherwise.
-    filtered = logits.log_softmax(-1) if strategy.kind == "beam" else logits
+    # Beams are filtered as log-probabilities, on which a repetition penalty acts differently.
+    filtered = logits.log_softmax(-1) if "num_beams" in strategy.fields else logits
     for apply in filters:
         filtered = apply(filtered, history)
     return filtered

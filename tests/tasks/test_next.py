@@ -12,6 +12,8 @@ from support.gpt2 import VARIANTS
 from support.models import load, save_other, save_three_words
 from support.reference import stock
 
+import genlm
+from genlm.decoding.kinds import KINDS
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, ModelError, UsageError
 from genlm.model.load import Model
@@ -99,14 +101,30 @@ def test_a_penalty_looks_at_the_prompt(model: Model) -> None:
     assert cut == set(model.tokenizer.encode(prompt))
 
 
-def test_a_beams_penalty_acts_on_log_probabilities_as_in_the_search(model: Model) -> None:
-    """All of them are negative, so that a penalty can only lower what was there."""
-    found = next_token(model, PROMPT, top=10**6, strategy=Strategy.parse("beam:repetition_penalty=2.0"))
+BEAM_KINDS = [kind for kind, declared in KINDS.items() if "num_beams" in declared.fields]
+
+
+@pytest.mark.parametrize("kind", BEAM_KINDS)
+def test_a_repetition_penalty_of_beams_acts_on_log_probabilities(model: Model, kind: str) -> None:
+    """Log-probabilities are negative, so a penalty can only lower them."""
+    found = next_token(model, PROMPT, top=10**6, strategy=Strategy.parse(f"{kind}:repetition_penalty=2.0"))
     seen = set(found.prompt_token_ids)
     logprobs = {c.id: c.logprob * (2 if c.id in seen else 1) for c in found.candidates}
     total = math.log(sum(math.exp(logprob) for logprob in logprobs.values()))
     for candidate in found.candidates:
         assert candidate.filtered == pytest.approx(math.exp(logprobs[candidate.id] - total), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", BEAM_KINDS)
+def test_beams_choose_the_most_likely_next_tokens_that_are_shown(tiny: Path, kind: str) -> None:
+    lm = genlm.load(str(tiny), device="cpu")
+    spec = f"{kind}:num_beams=8,repetition_penalty=0.5"
+    # One group does not avoid the tokens of another, and draws at almost no temperature take the best.
+    spec += {"diverse-beam": ",num_beam_groups=1", "beam-sample": ",temperature=0.001"}.get(kind, "")
+    made = lm.generate(PROMPT, strategy=spec, max_new_tokens=1, num_return_sequences=8, seed=1)
+    shown = lm.next(PROMPT, strategy=spec.partition(",temperature")[0], top=10**6).candidates
+    expected = sorted(shown, key=lambda candidate: -(candidate.filtered or 0))[:8]
+    assert [each.token_ids for each in made.completions] == [(candidate.id,) for candidate in expected]
 
 
 def test_continuations_have_the_product_of_their_tokens_probabilities(tiny: Path, model: Model) -> None:
