@@ -1,20 +1,22 @@
-"""Writes the tables at the end of docs/strategies.md from the table of kinds: `make docs`."""
+"""Write the tables at the end of docs/strategies.md from the declarations of the kinds: `make docs`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from genlm.decoding.explained import FORMULAS, MEANINGS
-from genlm.decoding.kinds import KINDS, SHARED_FIELDS, Field, Kind
-from genlm.views.strategies import groups_of, own_fields, spelled
+from genlm.decoding.declaration import Field, Kind
+from genlm.decoding.kinds import KINDS
+from genlm.decoding.kinds.shared import SHARED
+from genlm.views.strategies import fields_of, own_fields, shared_groups
 
 TARGET = Path(__file__).parent / "strategies.md"
 MARK = "<!-- The rest of this page is written by `make docs`. -->\n"
 
 
 def page() -> str:
-    """The whole page: what is written by hand, then the tables."""
+    """Return the whole page: what is written by hand, then the tables."""
     head = TARGET.read_text("utf-8").partition(MARK)[0]
     return "\n".join([head + MARK, *_kinds(), *_shared()]) + "\n"
 
@@ -27,22 +29,22 @@ def _kinds() -> Iterator[str]:
 
 def _kind(kind: Kind) -> Iterator[str]:
     yield from ["", f"### {kind.name}", "", f"{kind.summary[0].upper()}{kind.summary[1:]}.", ""]
-    yield from ["```text", *FORMULAS[kind.name].splitlines(), "```", ""]
+    yield from ["```text", *kind.formula.splitlines(), "```", ""]
     own = own_fields(kind)
     yield from [*_table(own), ""] if own else []
-    yield f"Takes also: {', '.join(groups_of(kind))}." + (f" Paper: {kind.paper}." if kind.paper else "")
+    yield f"Also takes: {', '.join(shared_groups(kind))}." + (f" Paper: {kind.paper}." if kind.paper else "")
 
 
 def _shared() -> Iterator[str]:
     yield from ["", "## Shared fields"]
-    for name, group in SHARED_FIELDS.items():
-        yield from ["", f"### Group: {name}", "", *_table(group)]
+    for name, group in SHARED.items():
+        yield from ["", f"### Group: {name}", "", *_table(fields_of(group))]
 
 
-def _table(fields: Mapping[str, Field]) -> Iterator[str]:
+def _table(fields: Iterable[Field[Any]]) -> Iterator[str]:
     yield from ["| field | default | range | meaning |", "|---|---|---|---|"]
-    for name, field in fields.items():
-        cells = [f"`{name}`", spelled(field.default), field.range, MEANINGS[name]]
+    for field in fields:
+        cells = [f"`{field.name}`", field.format(field.default), field.values.range, field.description]
         yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 

@@ -26,7 +26,7 @@ def choose_contenders(
     axes = [read_axis(text) for text in grid]
     check_axes(axes)
     if presets is not None and not any(spec.startswith("@") for spec in specs):
-        raise UsageError("--presets is given, but no preset of it is asked for", hint="-s @NAME takes one")
+        raise UsageError("--presets is given, but no preset is used", hint="-s @NAME uses one")
     if not specs and axes:
         found = _swept(None, None, axes, notify)
     else:

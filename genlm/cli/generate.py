@@ -65,12 +65,13 @@ def generate(
     check_engine(engine, chosen, deterministic=deterministic)
     text = read_prompt(prompt)
     if print_python:
-        from genlm.views.python import Run, python_script
+        from genlm.views.python import ScriptOptions, python_script
 
         place, commit = locate_model(model.name, model.revision)
         most, count = limits.max_new_tokens, limits.num_return_sequences
-        run = Run(place, commit, model.device, model.dtype, text, chosen, most, count, seed, limits.stop)
-        script = python_script(run)
+        script = python_script(
+            ScriptOptions(place, commit, model.device, model.dtype, text, chosen, most, count, seed, limits.stop)
+        )
         with open_output(output) as stream:
             stream.write(script)
         return

@@ -30,7 +30,7 @@ COMMANDS = {
     ),
     "next": Row(
         "genlm.cli.next:next_command",
-        "Show what may come next: the likeliest tokens with their probabilities.",
+        "Show what may come next: the most likely tokens with their probabilities.",
     ),
     "score": Row(
         "genlm.cli.score:score",

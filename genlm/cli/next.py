@@ -30,26 +30,27 @@ def next_command(
     prompt: options.PromptToRead = None,
     file: options.PromptFile = None,
     top: Annotated[
-        int | None, look_option(metavar="N", help="How many of the likeliest tokens.", show_default=str(DEFAULT_TOP))
+        int | None,
+        look_option(metavar="N", help="How many of the most likely tokens to show.", show_default=str(DEFAULT_TOP)),
     ] = None,
     candidates: Annotated[
         list[str] | None,
         look_option(
             metavar="TEXTS",
-            help='Compare these continuations, as " cat, dog": a comma parts them, \\, is one; may be repeated.',
+            help='Compare these continuations, such as " cat, dog"; \\, is a comma within one; may be repeated.',
         ),
     ] = None,
     steps: Annotated[
-        int | None, look_option(metavar="K", help="Look K tokens ahead along the K likeliest branches, as a tree.")
+        int | None, look_option(metavar="K", help="Show the K most likely continuations, K tokens long, as a tree.")
     ] = None,
-    branches: Annotated[int | None, look_option(metavar="B", help="With --steps: B branches, not K.")] = None,
+    branches: Annotated[int | None, look_option(metavar="B", help="With --steps: B branches instead of K.")] = None,
     strategy: Annotated[
         str | None,
         look_option(
             "--strategy",
             "-s",
             metavar="SPEC",
-            help="Also show what this strategy's filters leave, as top-p:top_p=0.9, or @NAME for a preset.",
+            help="Also show the probabilities under this strategy, such as top-p:top_p=0.9, or @NAME for a preset.",
         ),
     ] = None,
     presets: Annotated[Path | None, look_option(metavar="FILE", help="TOML file of named strategies.")] = None,
@@ -59,7 +60,7 @@ def next_command(
     output: options.Output = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show what may come next: the likeliest tokens with their probabilities.
+    """Show what may come next: the most likely tokens with their probabilities.
 
     genlm next "Once upon a"
     genlm next "Once upon a" -s top-p:top_p=0.9
@@ -95,19 +96,21 @@ def _check(top: int | None, candidates: list[str], steps: int | None, branches: 
             check_at_least_one(name, value)
     asked = [name for name, given in (("--top", top), ("--candidates", candidates), ("--steps", steps)) if given]
     if len(asked) > 1:
-        raise UsageError(f"{asked[0]} and {asked[1]} at once: which is it?")
+        raise UsageError(f"{asked[0]} and {asked[1]} cannot be combined")
     if branches is not None and steps is None:
-        raise UsageError("--branches goes with --steps")
+        raise UsageError("--branches needs --steps")
 
 
 def _read_candidates(given: list[str] | None) -> list[str]:
-    """The continuations that the options name."""
-    found = [part for text in given or () for part in _parted(check_utf8(text, "a candidate"))]
+    """Return the continuations that the options name."""
+    found = [part for text in given or () for part in _split_at_commas(check_utf8(text, "a candidate"))]
     if not all(found):
-        raise UsageError("a candidate must not be empty", hint='a comma parts two, as in " cat, dog"; \\, is a comma')
+        raise UsageError(
+            "a candidate must not be empty", hint='commas separate candidates, as in " cat, dog"; \\, is a comma'
+        )
     return found
 
 
-def _parted(text: str) -> list[str]:
-    """The text cut at its commas, but not at those after a backslash."""
+def _split_at_commas(text: str) -> list[str]:
+    """Split a text at its commas, except those after a backslash."""
     return [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]

@@ -77,64 +77,15 @@ StrategySpec: TypeAlias = Annotated[
         "-s",
         metavar="SPEC",
         help="KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset; genlm strategies lists the kinds. "
-        "Without it the flags below tell the kind; without those it is top-p:top_p=0.9.",
+        "Without it, the flags below select the kind; the default is top-p:top_p=0.9.",
     ),
 ]
 Presets: TypeAlias = Annotated[
     Path | None,
     strategy_option(
         metavar="FILE",
-        help="TOML file of named strategies; your own are in strategies.toml in your configuration folder.",
+        help="TOML file of named strategies, searched before strategies.toml in your configuration folder.",
     ),
-]
-NumBeams: TypeAlias = Annotated[int | None, strategy_option(metavar="N", help="Beam search with N beams, 2 or more.")]
-TopK: TypeAlias = Annotated[
-    int | None, strategy_option(metavar="K", help="Draw from the K likeliest tokens, 1 or more.")
-]
-TopP: TypeAlias = Annotated[
-    float | None,
-    strategy_option(
-        metavar="P", help="Draw from the fewest tokens that hold a probability of P together, above 0, at most 1."
-    ),
-]
-MinP: TypeAlias = Annotated[
-    float | None,
-    strategy_option(
-        metavar="P", help="Draw from the tokens at least P times as likely as the likeliest, above 0, at most 1."
-    ),
-]
-TypicalP: TypeAlias = Annotated[
-    float | None,
-    strategy_option(
-        metavar="P", help="Draw from the tokens of the most typical surprise, P in all, above 0, at most 1."
-    ),
-]
-EpsilonCutoff: TypeAlias = Annotated[
-    float | None, strategy_option(metavar="P", help="Draw from the tokens of probability P or more, between 0 and 1.")
-]
-EtaCutoff: TypeAlias = Annotated[
-    float | None,
-    strategy_option(
-        metavar="P", help="As --epsilon-cutoff, but the less is cut the flatter the distribution, between 0 and 1."
-    ),
-]
-Temperature: TypeAlias = Annotated[
-    float | None, strategy_option(metavar="T", help="Below 1 the likely gets likelier, above 1 less so; 0 is greedy.")
-]
-RepetitionPenalty: TypeAlias = Annotated[
-    float | None, strategy_option(metavar="X", help="Above 1 a token that was there already gets less likely.")
-]
-NoRepeatNgramSize: TypeAlias = Annotated[
-    int | None, strategy_option(metavar="N", help="No N tokens in a row come twice; 0 is off.")
-]
-BadWord: TypeAlias = Annotated[
-    list[str] | None, strategy_option(metavar="TEXT", help="Never these words, nor after a space; may be repeated.")
-]
-LogitBias: TypeAlias = Annotated[
-    list[str] | None, strategy_option(metavar="ID:BIAS", help="Add BIAS to the logit of the token ID; may be repeated.")
-]
-LengthPenalty: TypeAlias = Annotated[
-    float | None, strategy_option(metavar="X", help="Beam search: above 0 favours longer texts; -50 to 50.")
 ]
 Seed: TypeAlias = Annotated[
     int | None, strategy_option(metavar="N", help="Makes a draw repeatable; drawn and reported when absent.")

@@ -1,111 +1,126 @@
-"""From the options to a strategy."""
+"""From the command line to a strategy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, Signature
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from genlm.cli import options
-from genlm.decoding.kinds import KINDS, LISTS, Given
+from genlm.decoding.declaration import Field, Given
+from genlm.decoding.kinds import ALL_FIELDS, KINDS
 from genlm.decoding.presets import Preset, read_presets
-from genlm.decoding.strategy import Strategy, kind_from_fields, read_fields
+from genlm.decoding.strategy import DEFAULT_KIND, Strategy, kind_from_fields, read_fields
 from genlm.errors import UsageError
 
 
-@dataclass(frozen=True)
-class StrategyOptions:
-    """A strategy by a spec or a preset, and flags that add to it or stand for it."""
+def _flagged_fields() -> dict[str, Field[Any]]:
+    """Return the fields that have a plain flag by its parameter's name; those that select a kind come first."""
+    fields = {kind.main: kind.fields[kind.main] for kind in KINDS.values() if kind.selected_by}
+    for field in [*KINDS[DEFAULT_KIND].fields.values(), *ALL_FIELDS.values()]:
+        fields.setdefault(field.name, field)
+    return {_flag_of(field)[2:].replace("-", "_"): field for field in fields.values() if field.flag}
 
-    strategy: options.StrategySpec = None
-    presets: options.Presets = None
-    num_beams: options.NumBeams = None
-    top_k: options.TopK = None
-    top_p: options.TopP = None
-    min_p: options.MinP = None
-    typical_p: options.TypicalP = None
-    epsilon_cutoff: options.EpsilonCutoff = None
-    eta_cutoff: options.EtaCutoff = None
-    temperature: options.Temperature = None
-    repetition_penalty: options.RepetitionPenalty = None
-    no_repeat_ngram_size: options.NoRepeatNgramSize = None
-    bad_word: options.BadWord = None
-    logit_bias: options.LogitBias = None
-    length_penalty: options.LengthPenalty = None
+
+def _flag_of(field: Field[Any]) -> str:
+    return field.flag.split()[0]
+
+
+def _parameter(name: str, field: Field[Any]) -> Parameter:
+    """Return the parameter of a field's flag, as Typer reads it."""
+    flag, metavar = field.flag.split()
+    help = f"{field.meaning} ({'may be repeated' if field.is_list else field.values.range})."
+    given: Any = list[str] if field.is_list else type(field.default)
+    option = options.strategy_option(flag, metavar=metavar, help=help)
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[given | None, option])
+
+
+FLAGS = _flagged_fields()
+
+
+@dataclass(init=False)
+class StrategyOptions:
+    """A strategy by spec or preset, and the plain flags that add to it or stand for it.
+
+    Its options are two of its own, and one for each field of a strategy that declares a flag.
+    """
+
+    strategy: str | None
+    presets: Path | None
+    flags: Mapping[str, Given]
+
+    __signature__: ClassVar[Signature] = Signature(
+        [
+            Parameter("strategy", Parameter.KEYWORD_ONLY, default=None, annotation=options.StrategySpec),
+            Parameter("presets", Parameter.KEYWORD_ONLY, default=None, annotation=options.Presets),
+            *(_parameter(name, field) for name, field in FLAGS.items()),
+        ]
+    )
+
+    def __init__(self, strategy: str | None, presets: Path | None, **given: Any) -> None:
+        self.strategy = strategy
+        self.presets = presets
+        self.flags = {field.name: given[name] for name, field in FLAGS.items() if given[name] not in (None, [])}
 
     def choose(self, notify: Callable[[str], None]) -> Strategy:
-        """The strategy: see `choose_strategy`."""
-        flags = {
-            "num_beams": self.num_beams,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "typical_p": self.typical_p,
-            "epsilon_cutoff": self.epsilon_cutoff,
-            "eta_cutoff": self.eta_cutoff,
-            "temperature": self.temperature,
-            "repetition_penalty": self.repetition_penalty,
-            "no_repeat_ngram_size": self.no_repeat_ngram_size,
-            "bad_words": self.bad_word or None,
-            "logit_bias": self.logit_bias or None,
-            "length_penalty": self.length_penalty,
-        }
-        return choose_strategy(self.strategy, self.presets, flags, notify)
+        """Return the strategy; see `choose_strategy`."""
+        return choose_strategy(self.strategy, self.presets, self.flags, notify)
 
 
 def choose_strategy(
-    spec: str | None, presets: Path | None, flags: Mapping[str, Given | None], notify: Callable[[str], None]
+    spec: str | None, presets: Path | None, flags: Mapping[str, Given], notify: Callable[[str], None]
 ) -> Strategy:
-    """The strategy that the options ask for; plain flags add fields to a spec or preset, items to its lists.
+    """Return the strategy that the options ask for; flags add fields to a spec or preset, and items to its lists.
 
-    `notify` is told where a temperature of 0 makes it another kind.
+    `notify` is told if a temperature of 0 turns it into another kind.
 
     Raises:
         UsageError: a spec, preset or field that is wrong, or a field that is given twice.
         InputError: a file of presets that cannot be read.
     """
-    given = {flag: value for flag, value in flags.items() if value is not None}
     name = ""
     if spec is not None and spec.startswith("@"):
         preset = _preset(spec[1:], presets)
-        name = "" if given else preset.name
-        kind, fields = preset.kind, _with_flags(preset.fields, given)
+        name = "" if flags else preset.name
+        kind, fields = preset.kind, _with_flags(preset.fields, flags)
     elif presets is not None:
-        raise UsageError("--presets is given, but no preset of it is asked for", hint="-s @NAME takes one")
+        raise UsageError("--presets is given, but no preset is used", hint="-s @NAME uses one")
     elif spec is not None:
-        kind, fields = _read_spec(spec, given)
+        kind, fields = _read_spec(spec, flags)
     else:
-        kind, fields = kind_from_fields(given), given
+        kind, fields = kind_from_fields(flags), dict(flags)
     strategy = Strategy.of(kind, fields, name=name)
     if strategy.kind != kind:
-        notify(f"temperature=0 means {strategy.kind}: {KINDS[strategy.kind].summary}")
+        notify(f"temperature=0 means {strategy.kind}: {strategy.declaration.summary}")
     return strategy
 
 
-def _read_spec(spec: str, given: Mapping[str, Given]) -> tuple[str, dict[str, Given]]:
+def _read_spec(spec: str, flags: Mapping[str, Given]) -> tuple[str, dict[str, Given]]:
     kind, fields = read_fields(spec)
-    twice = sorted((fields.keys() & given.keys()) - LISTS.keys())
+    twice = [name for name in fields if name in flags and not ALL_FIELDS[name].is_list]
     if twice:
         raise UsageError(f"{twice[0]} is given twice: in the spec {spec!r} and as a flag")
-    return kind, _with_flags(fields, given)
+    return kind, _with_flags(fields, flags)
 
 
-def _with_flags(fields: Mapping[str, Given], given: Mapping[str, Given]) -> dict[str, Given]:
-    both = {name: field for name, field in LISTS.items() if name in fields and name in given}
-    return {**fields, **given, **{name: field.join(fields[name], given[name]) for name, field in both.items()}}
+def _with_flags(fields: Mapping[str, Given], flags: Mapping[str, Given]) -> dict[str, Given]:
+    both = [name for name in fields if name in flags and ALL_FIELDS[name].is_list]
+    return {**fields, **flags, **{name: ALL_FIELDS[name].join(fields[name], flags[name]) for name in both}}
 
 
 def _preset(name: str, path: Path | None) -> Preset:
-    """The preset of the given file, or else of the user's own."""
+    """Return a preset of the given file, or else of the user's own file."""
     places = [path] if path is not None else []
     if own_presets().exists():
         places.append(own_presets())
     if not places:
         raise UsageError(
             f"-s @{name} needs a file of presets",
-            hint=f"--presets FILE, as prompts/strategies.toml, or your own {own_presets()}",
+            hint=f"use --presets FILE, such as prompts/strategies.toml, or create {own_presets()}",
         )
     known: list[str] = []
     for place in places:
@@ -118,5 +133,5 @@ def _preset(name: str, path: Path | None) -> Preset:
 
 
 def own_presets() -> Path:
-    """Where a user keeps presets."""
+    """Return where a user keeps presets."""
     return Path(typer.get_app_dir("genlm")) / "strategies.toml"

@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
 from genlm.decoding.distribution import log_total
-from genlm.decoding.filters import request_filters
+from genlm.decoding.kinds.standard import DIVERSITY_PENALTY, EARLY_STOPPING, LENGTH_PENALTY, NUM_BEAM_GROUPS, NUM_BEAMS
+from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request
 from genlm.decoding.sampling import check_memory, check_numbers, draw
 from genlm.decoding.text import TextStream
@@ -61,14 +61,14 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
     Raises:
         ModelError: more beams than fit in memory, or fewer sequences found than requested.
     """
-    fields = cast(dict[str, Any], request.strategy.fields)
-    check_memory(network, request, "num_beams", fields["num_beams"])
+    strategy = request.strategy
+    check_memory(network, request, "num_beams", strategy[NUM_BEAMS])
     groups = _groups(request)
     logits, cache = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
     running = groups
     while True:
-        _extend(running, logits, fields.get("diversity_penalty", 0.0))
+        _extend(running, logits, strategy.get(DIVERSITY_PENALTY) or 0.0)
         running = [group for group in running if not group.is_done()]
         if not running:
             break
@@ -80,10 +80,9 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
 
 
 def _groups(request: Request) -> list[_Group]:
-    fields = cast(dict[str, Any], request.strategy.fields)
-    count = fields.get("num_beam_groups", 1)
+    count = request.strategy.get(NUM_BEAM_GROUPS) or 1
     random = request.random_stream(0) if request.strategy.samples else None
-    return [_Group(request, fields["num_beams"] // count, random) for _ in range(count)]
+    return [_Group(request, request.strategy[NUM_BEAMS] // count, random) for _ in range(count)]
 
 
 def _extend(groups: Sequence[_Group], logits: Tensor, diversity_penalty: float) -> None:
@@ -124,15 +123,14 @@ class _Group:
     """
 
     def __init__(self, request: Request, num_beams: int, random: Random | None) -> None:
-        fields = cast(dict[str, Any], request.strategy.fields)
         self.num_beams = num_beams
         self.random = random
         self.first_row = 0
         self.chosen: list[int] = []
-        self.length_penalty: float = fields["length_penalty"]
-        self.early_stopping: bool | str = fields["early_stopping"]
+        self.length_penalty = request.strategy[LENGTH_PENALTY]
+        self.early_stopping = request.strategy[EARLY_STOPPING]
         self.request = request
-        self.filters = request_filters(request)
+        self.processors = request_processors(request)
         text = TextStream(request.decode, request.prompt_ids, request.stop)
         self.beams = [Beam((), text, score=0.0, logprob=0.0, parent=0, reason=None)]
         self.hypotheses: list[Hypothesis] = []
@@ -176,8 +174,8 @@ class _Group:
     def _candidates(self, logits: Tensor, cost: Tensor) -> Iterator[Beam]:
         """Yield `width` continuations of all beams: the likeliest, likeliest first, or in the order they are drawn."""
         check_numbers(log_total(logits), len(self.beams[0].ids))
-        logprobs = logits.log_softmax(-1)
-        scores = self._filtered(logprobs - cost)
+        logprobs = self.processors.start(logits)
+        scores = self.processors.apply(logprobs - cost, self._history())
         scores = scores + torch.tensor([beam.score for beam in self.beams], device=logits.device)[:, None]
         indices = self._pick(scores.flatten())
         picked, own = scores.flatten()[indices], logprobs.flatten()[indices]
@@ -192,12 +190,8 @@ class _Group:
             return scores.topk(min(self.width, len(scores))).indices
         return draw_different(scores, [self.random.random() for _ in range(self.width)])
 
-    def _filtered(self, scores: Tensor) -> Tensor:
-        if self.filters:
-            history = [[*self.request.prompt_ids, *beam.ids] for beam in self.beams]
-            for apply in self.filters:
-                scores = apply(scores, history)
-        return scores
+    def _history(self) -> list[list[int]]:
+        return [[*self.request.prompt_ids, *beam.ids] for beam in self.beams] if self.processors.processors else []
 
     def _continued(self, parent: int, token: int, score: float, logprob: float) -> Beam:
         beam = self.beams[parent]

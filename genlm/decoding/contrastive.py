@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from genlm.decoding.completion import Event, Prefilled
-from genlm.decoding.filters import request_filters
 from genlm.decoding.kinds import KINDS
+from genlm.decoding.kinds.shared import TOP_K
+from genlm.decoding.kinds.standard import PENALTY_ALPHA
+from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request, generate_one
 from genlm.decoding.sampling import check_choice, check_memory, check_numbers
 from genlm.decoding.strategy import Strategy
@@ -42,12 +43,11 @@ class _Search:
     """The state after the last token: its logits, the cache (one row), and the directions of all hidden states."""
 
     def __init__(self, network: Network, request: Request) -> None:
-        fields = cast(dict[str, Any], request.strategy.fields)
         self.request = request
-        self.alpha: float = fields["penalty_alpha"]
-        self.width = min(fields["top_k"], network.vocab_size)
+        self.alpha = request.strategy[PENALTY_ALPHA]
+        self.width = min(request.strategy[TOP_K], network.vocab_size)
         check_memory(network, request, "top_k", self.width)
-        self.filters = request_filters(replace(request, strategy=_penalties(request.strategy)))
+        self.processors = request_processors(replace(request, strategy=_penalties(request.strategy)))
         self.layers = [network.layers]
         self.cache: WatchedCache
         self.logits, self.cache, states = network.watch(request.prompt_ids, request.max_new_tokens, self.layers)
@@ -71,17 +71,15 @@ class _Search:
         """Return the probabilities of the likeliest tokens, and the tokens. Shapes: (n,)."""
         step = len(history) - len(self.request.prompt_ids)
         check_numbers(self.logits.logsumexp(-1), step)
-        filtered = self.logits
-        for apply in self.filters:
-            filtered = apply(filtered, [history])
-        check_choice(filtered, self.request.strategy, step)
-        likeliest = filtered.softmax(-1)[0].topk(self.width)
-        allowed = filtered[0, likeliest.indices] > -torch.inf
+        scores = self.processors(self.logits, [history])
+        check_choice(scores, self.request.strategy, step)
+        likeliest = scores.softmax(-1)[0].topk(self.width)
+        allowed = scores[0, likeliest.indices] > -torch.inf
         return likeliest.values[allowed], likeliest.indices[allowed]
 
 
 def _penalties(strategy: Strategy) -> Strategy:
-    """Return the strategy without `top_k`, which is the number of candidates here and no filter."""
+    """Return the strategy without `top_k`, which only counts candidates here."""
     return Strategy.of("greedy", {name: strategy.fields[name] for name in KINDS["greedy"].fields})
 
 

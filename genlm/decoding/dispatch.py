@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from genlm.decoding.completion import Event, Failed
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from genlm.model.stock import StockModel
 
 K = TypeVar("K")
-# These kinds choose among sequences or look at hidden states, so each request needs a cache of its own.
-BEAMS = ("beam", "diverse-beam", "beam-sample")
-NEED_STATES = ("contrastive", "dola")
-SEARCHES = (*BEAMS, *NEED_STATES)
 
 
 def decode(network: Network, request: Request) -> Iterator[Event]:
@@ -44,7 +41,8 @@ def make_scheduler(network: Network, max_sequences: int | None = None) -> Schedu
     from genlm.decoding.scheduler import Scheduler
 
     def run_separately(request: Request) -> Iterator[Event] | None:
-        is_separate = request.alone or request.engine != "genlm" or request.strategy.kind in SEARCHES
+        # A search needs a cache of its own.
+        is_separate = request.alone or request.engine != "genlm" or request.strategy.declaration.loop
         return decode(network, request) if is_separate else None
 
     return Scheduler(network, run_separately, max_sequences=max_sequences)
@@ -104,24 +102,12 @@ def _sample(network: Network, request: Request) -> Iterator[Event]:
 
 def _search(network: Network, request: Request) -> Iterator[Event] | None:
     """Return the events of a search or of the transformers engine; None for any other request."""
-    kind = request.strategy.kind
     if request.engine == "transformers":
         from genlm.decoding.stock import stock_generate
 
         return stock_generate(cast("StockModel", network), request)
-    if kind in BEAMS:
-        from genlm.decoding.beam import beam_search
-
-        return beam_search(network, request)
-    if kind == "contrastive":
-        from genlm.decoding.contrastive import contrastive_search
-
-        return contrastive_search(network, request)
-    if kind == "dola":
-        from genlm.decoding.dola import dola
-
-        return dola(network, request)
-    return None
+    loop = request.strategy.declaration.loop
+    return cast("Iterator[Event]", resolve_name(loop)(network, request)) if loop else None
 
 
 def share_prefill(network: Network, room: int) -> Network:
@@ -136,7 +122,7 @@ def share_prefill(network: Network, room: int) -> Network:
 
 def prefill_order(strategy: Strategy) -> int:
     """Sort key that puts strategies that need hidden states first."""
-    return 0 if strategy.kind in NEED_STATES else 1
+    return 0 if strategy.declaration.reads_hidden_states else 1
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a next token's distribution says: entropy, the log-probability and rank of a token. In nats."""
+"""Numbers of a next token's distribution: its entropy, and the log-probability and rank of a token; all in nats."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from genlm.errors import ModelError
 
-# Rows of logits are taken in groups of this many numbers, which keeps the copies small.
+# Rows of logits are scored in groups of this many numbers, which keeps copies small.
 GROUP = 1 << 22
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One number a row, all of shape (n,): log-probability of the row's token, its rank from 1, the row's entropy."""
+    """The log-probability and rank (from 1) of each row's token, and the row's entropy; each of shape (n,)."""
 
     logprobs: Tensor
     ranks: Tensor
@@ -24,7 +24,7 @@ class Scores:
 
 
 def score_tokens(logits: Tensor, tokens: Tensor) -> Scores:
-    """How likely each row's token was. `logits`: (n, vocab), `tokens`: (n,).
+    """Return how likely each row's token is. `logits`: (n, vocab), `tokens`: (n,).
 
     Raises:
         ModelError: logits that are not numbers.
@@ -34,21 +34,21 @@ def score_tokens(logits: Tensor, tokens: Tensor) -> Scores:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """The entropy of each row's distribution, (n, vocab) to (n,); -inf is a token that is out."""
+    """Return the entropy of each row, (n, vocab) to (n,); a token at -inf is ruled out."""
     surprise: Tensor = torch.special.entr(logits.softmax(-1))
     return surprise.sum(-1)
 
 
 def log_total(logits: Tensor) -> Tensor:
-    """The log of each row's summed exponentials, (n, vocab) to (n,), off the probability of the likeliest.
+    """Return the log of each row's sum of exponentials, (n, vocab) to (n,), from its largest probability.
 
-    `logsumexp` says the same, and takes twice as long.
+    `logsumexp` gives the same and takes twice as long.
     """
     return logits.amax(-1) - logits.softmax(-1).amax(-1).log()
 
 
 def check_logits(logits: Tensor) -> Tensor:
-    """The log of each row's sum of exponentials, (n, vocab) to (n,). Raises ModelError where it is not a number."""
+    """Return the log of each row's sum of exponentials, (n, vocab) to (n,). Raises ModelError if it is not a number."""
     total = log_total(logits)
     if not bool(total.isfinite().all()):
         raise ModelError(
@@ -66,5 +66,5 @@ def _grouped(logits: Tensor, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _score(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     total = check_logits(logits)
     wanted = logits.gather(-1, tokens[:, None])
-    # Of tokens that tie, each has the rank of the first.
+    # Tokens that tie share the rank of the first.
     return wanted[:, 0] - total, (logits > wanted).sum(-1) + 1, entropy(logits)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from genlm.decoding.completion import Event, Prefilled
-from genlm.decoding.filters import request_filters
+from genlm.decoding.kinds.standard import DOLA_LAYERS
+from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request, generate_one
 from genlm.decoding.sampling import check_choice, check_numbers
 from genlm.model.network import Network, WatchedCache
@@ -46,8 +47,8 @@ class _Contrast:
 
     def __init__(self, network: Network, request: Request) -> None:
         self.network, self.request = network, request
-        self.layers = candidate_layers(str(request.strategy.fields["dola_layers"]), network.layers, tied=network.tied)
-        self.filters = request_filters(request)
+        self.layers = candidate_layers(request.strategy[DOLA_LAYERS], network.layers, tied=network.tied)
+        self.processors = request_processors(request)
         self.cache: WatchedCache
         self.final, self.cache, states = network.watch(request.prompt_ids, request.max_new_tokens, self.layers)
         self.early = network.read_out(states[-1])
@@ -60,9 +61,7 @@ class _Contrast:
         step = len(history) - len(self.request.prompt_ids)
         check_numbers(self.final.logsumexp(-1), step)
         check_numbers(self.early.logsumexp(-1), step)
-        scores = contrasted(self.final, self.early)
-        for apply in self.filters:
-            scores = apply(scores, [history])
+        scores = self.processors.apply(contrasted(self.final, self.early), [history])
         check_choice(scores, self.request.strategy, step)
         token = int(scores.argmax())
         return token, float(self.final.log_softmax(-1)[0, token])

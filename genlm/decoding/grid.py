@@ -6,49 +6,51 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import product
+from typing import Any
 
-from genlm.decoding.kinds import ALL_FIELDS, KINDS, Value
-from genlm.decoding.spec import Word
+from genlm.decoding.declaration import Field, Plain
+from genlm.decoding.kinds import ALL_FIELDS, KINDS
+from genlm.decoding.strategy import Word
 from genlm.errors import SpecError, UsageError
 
-# Beyond these a sweep is a mistake.
+# A larger sweep is a mistake.
 MOST_VALUES = 1000
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A field and the values that it is to take in turn."""
+    """A field and the values that it takes in turn, as JSON holds them."""
 
     field: str
-    values: tuple[Value, ...]
+    values: tuple[Plain, ...]
 
 
 def read_axis(text: str) -> Axis:
-    """The axis that `FIELD=V1,V2,...` describes.
+    """Return the axis that `FIELD=V1,V2,...` describes.
 
     Raises:
-        SpecError: with the offending place, for no such field, a value of another type, or a range without end.
+        SpecError: an unknown field, a value of another type, or a range without end; it points at the place.
     """
     name, equals, tail = text.partition("=")
     if not equals or not name.strip() or not tail.strip():
         raise _wrong(text, Word(text, 0, len(text)), "expected FIELD=VALUE,VALUE,...")
-    place = _word(name, 0)
+    place = Word.trimmed(name, 0)
     if place.text not in ALL_FIELDS:
         raise _wrong(text, place, f"no field {place.text!r} in any strategy")
     at = len(name) + 1
-    values: list[Value] = []
+    values: list[Plain] = []
     for part in tail.split(","):
-        values += _read_part(text, place.text, _word(part, at))
+        values += _read_part(text, ALL_FIELDS[place.text], Word.trimmed(part, at))
         at += len(part) + 1
     return Axis(place.text, tuple(dict.fromkeys(values)))
 
 
 def check_axes(axes: Sequence[Axis]) -> None:
-    """Raise UsageError for a field that is swept twice, or more strategies than can be meant."""
+    """Raise UsageError if a field is swept twice, or if there are too many combinations."""
     fields = [axis.field for axis in axes]
     twice = next((field for field in fields if fields.count(field) > 1), None)
     if twice is not None:
-        raise UsageError(f"{twice} is swept twice", hint=f"--grid {twice}=V1,V2 takes all its values")
+        raise UsageError(f"{twice} is swept twice", hint=f"{twice}=V1,V2 gives all its values at once")
     count = 1
     for axis in axes:
         count *= len(axis.values)
@@ -56,34 +58,32 @@ def check_axes(axes: Sequence[Axis]) -> None:
         raise UsageError(f"the grid has {count:,} combinations; {MOST_VALUES:,} at most")
 
 
-def crossed(axes: Sequence[Axis]) -> Iterator[dict[str, Value]]:
-    """Every combination of the axes' values, the last axis fastest; one that is empty without axes."""
+def crossed(axes: Sequence[Axis]) -> Iterator[dict[str, Plain]]:
+    """Yield every combination of the axes' values, the last axis fastest; without axes, one empty combination."""
     for values in product(*(axis.values for axis in axes)):
         yield dict(zip((axis.field for axis in axes), values, strict=True))
 
 
 def axes_of(axes: Sequence[Axis], kind: str) -> list[Axis]:
-    """Those of the axes whose field applies to a kind."""
+    """Return the axes whose field applies to a kind."""
     return [axis for axis in axes if axis.field in KINDS[kind].fields]
 
 
-def _read_part(text: str, name: str, part: Word) -> list[Value]:
-    """The values of a part between commas; whether they are in the field's range is for each kind to say."""
+def _read_part(text: str, field: Field[Any], part: Word) -> list[Plain]:
+    """Return the values of a part between commas. Each kind checks them against its own range."""
     if not part.text:
         raise _wrong(text, part, "expected a value")
-    spelled = _range(text, part) if part.text.count("..") == 2 else [part.text]
-    field = next(kind.fields[name] for kind in KINDS.values() if name in kind.fields)
-    values: list[Value] = []
-    for each in spelled:
-        value = field.read(each)
-        if value is None:
-            raise _wrong(text, part, f"{name} must be {field.range}, not {each!r}")
-        values.append(value)
+    values: list[Plain] = []
+    for each in _range(text, part) if part.text.count("..") == 2 else [part.text]:
+        try:
+            values.append(field.values.to_json(field.values.parse(each)))
+        except ValueError:
+            raise _wrong(text, part, f"{field.name} must be {field.values.range}, not {each!r}") from None
     return values
 
 
 def _range(text: str, part: Word) -> list[str]:
-    """The numbers of `first..last..step` as they are spelled, the last included where a step meets it."""
+    """Return the numbers of `first..last..step` as texts, including the last if a step meets it."""
     try:
         first, last, step = (Decimal(number) for number in part.text.split(".."))
     except InvalidOperation:
@@ -98,10 +98,6 @@ def _range(text: str, part: Word) -> list[str]:
     return [f"{(first + at * step).normalize():f}" for at in range(count)]
 
 
-def _word(text: str, at: int) -> Word:
-    start = at + len(text) - len(text.lstrip())
-    return Word(text.strip(), start, start + len(text.strip()))
-
-
 def _wrong(text: str, place: Word, message: str) -> SpecError:
-    return SpecError(message, spec=text, start=place.start, end=place.end, hint="as top_p=0.8,0.9 or top_k=10..50..20")
+    hint = "for example top_p=0.8,0.9 or top_k=10..50..20"
+    return SpecError(message, spec=text, start=place.start, end=place.end, hint=hint)

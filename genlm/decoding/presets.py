@@ -1,4 +1,4 @@
-"""Named strategies in a TOML file: a table a strategy, its kind under `kind`, the rest its fields."""
+"""Named strategies in a TOML file: a table for each, with its kind under `kind` and its fields beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genlm.decoding.kinds import Given
+from genlm.decoding.declaration import Given
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 
@@ -20,7 +20,7 @@ else:
 
 @dataclass(frozen=True)
 class Preset:
-    """A strategy as a file names it: its kind and the fields that are given."""
+    """A strategy as a file gives it: its kind, and some of its fields."""
 
     name: str
     kind: str
@@ -28,15 +28,15 @@ class Preset:
 
     @property
     def strategy(self) -> Strategy:
-        """The strategy. Raises UsageError where a field is wrong."""
+        """The strategy. Raises UsageError if a field is wrong."""
         return Strategy.of(self.kind, self.fields, name=self.name)
 
 
 def read_presets(path: Path) -> dict[str, Preset]:
-    """The presets of a file by name, each of them right.
+    """Return the presets of a file by name, all of them valid.
 
     Raises:
-        InputError: a file that cannot be read, is not TOML, or holds a wrong field; it names the preset.
+        InputError: a file that cannot be read or is not TOML, or a preset that is not a valid strategy.
     """
     try:
         tables = tomllib.loads(path.read_bytes().decode("utf-8"))

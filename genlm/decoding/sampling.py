@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlm.decoding.distribution import log_total
-from genlm.decoding.filters import request_filters
+from genlm.decoding.processors import make_stateful_processors, request_processors
 from genlm.decoding.request import Request, Sequence
-from genlm.decoding.rowfilters import make_row_filters
 from genlm.decoding.strategy import Strategy
 from genlm.decoding.trace import trace_tokens
 from genlm.errors import ModelError
@@ -23,12 +22,12 @@ BLOCK = 256
 
 
 class Sampler:
-    """Chooses tokens with a request's strategy, for sequences of all requests with the same `kind_of_filters`."""
+    """Chooses tokens with a request's strategy, for sequences of all requests with the same `processors_key`."""
 
     def __init__(self, request: Request) -> None:
         self.strategy = request.strategy
-        self._filters = request_filters(request)
-        self._row_filters = make_row_filters(request.strategy)
+        self._processors = request_processors(request)
+        self._stateful = make_stateful_processors(request.strategy)
 
     def choose(self, logits: Tensor, sequences: list[Sequence]) -> list[int]:
         """Return the next token of each sequence and add its log-probability to the sequence.
@@ -40,31 +39,29 @@ class Sampler:
         """
         total = log_total(logits)
         check_numbers(total, sequences[0].num_new)
-        filtered = logits
-        for apply in self._filters:
-            filtered = apply(filtered, [sequence.ids for sequence in sequences])
-        if self._filters:
-            check_choice(filtered, self.strategy, sequences[0].num_new)
-        chosen, filtered = self._pick(filtered, sequences)
+        scores = self._processors(logits, [sequence.ids for sequence in sequences])
+        if self._processors.processors:
+            check_choice(scores, self.strategy, sequences[0].num_new)
+        chosen, scores = self._pick(scores, sequences)
         logprobs = logits.gather(-1, chosen[:, None])[:, 0] - total
         for sequence, logprob in zip(sequences, logprobs.tolist(), strict=True):
             sequence.logprob += logprob
-        _add_trace(logits, filtered, chosen, sequences)
+        _add_trace(logits, scores, chosen, sequences)
         ids: list[int] = chosen.tolist()
         return ids
 
     def _pick(self, shared: Tensor, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
-        """Return a token for each sequence, and the logits that it was chosen from."""
-        filtered = shared
-        for each in self._row_filters:
-            filtered = each.narrow(filtered, sequences)
+        """Return a token for each sequence, and the scores that it was chosen from."""
+        scores = shared
+        for each in self._stateful:
+            scores = each.process(scores, sequences)
         if self.strategy.samples:
-            chosen = draw(filtered, [sequence.random.random() for sequence in sequences])
+            chosen = draw(scores, [sequence.random.random() for sequence in sequences])
         else:
-            chosen = filtered.argmax(-1)
-        for each in self._row_filters:
-            each.note(shared, chosen, sequences)
-        return chosen, filtered
+            chosen = scores.argmax(-1)
+        for each in self._stateful:
+            each.observe(shared, chosen, sequences)
+        return chosen, scores
 
 
 def choose_tokens(
@@ -100,10 +97,10 @@ def _choose(
     return [token for own, each in one_by_one for token in _choose(sampler, own, [each], isolate=True)]
 
 
-def _add_trace(logits: Tensor, filtered: Tensor, chosen: Tensor, sequences: list[Sequence]) -> None:
+def _add_trace(logits: Tensor, scores: Tensor, chosen: Tensor, sequences: list[Sequence]) -> None:
     pieces = sequences[0].request.pieces
     if pieces is not None:
-        for sequence, traced in zip(sequences, trace_tokens(logits, filtered, chosen, pieces), strict=True):
+        for sequence, traced in zip(sequences, trace_tokens(logits, scores, chosen, pieces), strict=True):
             sequence.trace.append(traced)
 
 
@@ -149,9 +146,9 @@ def check_numbers(total: Tensor, step: int) -> None:
         )
 
 
-def check_choice(filtered: Tensor, strategy: Strategy, step: int) -> None:
-    """Raise ModelError if the strategy has ruled out every token of a row of logits, (rows, vocab)."""
-    if not bool(filtered.amax(-1).isfinite().all()):
+def check_choice(scores: Tensor, strategy: Strategy, step: int) -> None:
+    """Raise ModelError if the strategy has ruled out every token of a row of scores, (rows, vocab)."""
+    if not bool(scores.amax(-1).isfinite().all()):
         raise ModelError(
             f"{strategy.spec} leaves no token to choose at new token {step + 1}",
             hint="a larger no_repeat_ngram_size or a repetition_penalty closer to 1 rules out fewer tokens",

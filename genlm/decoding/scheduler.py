@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from genlm.decoding.completion import Event, Failed, Piece, Prefilled
-from genlm.decoding.filters import kind_of_filters
+from genlm.decoding.processors import processors_key
 from genlm.decoding.request import PrefilledPrompt, Request, Sequence, Status
 from genlm.decoding.sampling import Sampler, choose_tokens
 from genlm.decoding.slots import Slots
@@ -393,9 +393,9 @@ class Scheduler:
         self._events.append((group.id, event))
 
     def _sampler(self, request: Request) -> Sampler:
-        """Return the sampler that all requests with the same filters and trace share."""
-        kind = (kind_of_filters(request), request.pieces)
-        sampler = self._samplers.get(kind)
+        """Return the sampler that all requests with the same logits processors and trace share."""
+        key = (processors_key(request), request.pieces)
+        sampler = self._samplers.get(key)
         if sampler is None:
-            sampler = self._samplers[kind] = Sampler(request)
+            sampler = self._samplers[key] = Sampler(request)
         return sampler

@@ -13,9 +13,10 @@ import torch
 
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
 from genlm.decoding.distribution import score_tokens
-from genlm.decoding.equivalent import stock_settings
+from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.request import Request
 from genlm.decoding.sampling import check_memory
+from genlm.decoding.strategy import transformers_settings
 from genlm.decoding.text import INCOMPLETE, TextStream, first_stop
 from genlm.model.stock import StockModel
 
@@ -28,13 +29,13 @@ def stock_generate(network: StockModel, request: Request) -> Iterator[Event]:
         ModelError: logits that are not numbers, or more sequences than fit in memory.
     """
     settings: dict[str, object] = {
-        **stock_settings(request.strategy),
+        **transformers_settings(request.strategy),
         "max_new_tokens": request.max_new_tokens,
         "num_return_sequences": request.count,
         "eos_token_id": sorted(request.eos_ids) or None,
         "bad_words_ids": [list(word) for word in request.bad_words_ids] or None,
     }
-    beams = int(request.strategy.fields.get("num_beams", 1))
+    beams = request.strategy.get(NUM_BEAMS) or 1
     check_memory(network, request, "num_beams" if beams > 1 else "num_return_sequences", max(beams, request.count))
     yield Prefilled()
     has_ended = partial(_has_stop, request) if request.stop else None

@@ -1,4 +1,4 @@
-"""A strategy as data: frozen, hashable, torch-free, with every field resolved.
+"""A strategy as data: frozen, hashable, free of torch, with every field resolved.
 
 Flags, spec strings and presets all go through `Strategy.of`, and `Strategy.parse(str(strategy)) == strategy`.
 """
@@ -8,24 +8,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from genlm.decoding.kinds import ALL_FIELDS, KINDS, Field, Given, Kind, Value
-from genlm.decoding.spec import Assignment, Word, read_spec
+from genlm.decoding.declaration import Field, Given, Kind, Value
+from genlm.decoding.kinds import ALL_FIELDS, KINDS
+from genlm.decoding.kinds.shared import DIVIDE_BY_TEMPERATURE, PENALTIES, TRUNCATION
 from genlm.errors import SpecError, UsageError
 
+T = TypeVar("T")
+
+# What plain flags mean if none of them selects a kind.
 DEFAULT_KIND = "top-p"
-# Where several are given the first is the kind, and the others are filters added to it.
-KINDS_OF_FLAGS = {
-    "min-p": "min_p",
-    "typical": "typical_p",
-    "epsilon": "epsilon_cutoff",
-    "eta": "eta_cutoff",
-    "top-p": "top_p",
-    "top-k": "top_k",
-}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Strategy:
     """A decoding strategy: its kind and the value of every field that applies to it."""
 
@@ -35,137 +32,181 @@ class Strategy:
 
     @classmethod
     def of(cls, kind: str, fields: Mapping[str, Given] | None = None, *, name: str = "") -> Strategy:
-        """The strategy of `kind` with `fields` given and the others at their defaults.
+        """Return the strategy of `kind` with these fields, and the defaults of all others.
 
-        A temperature of 0 in a kind that samples means greedy, and gives the greedy strategy; with beams, it gives
-        plain beam search.
+        At a temperature of 0, a kind that samples becomes greedy, or plain beam search if it has beams.
 
         Raises:
-            UsageError: no such kind, a field that does not apply to it, a value out of the field's range, or values
-                that do not go together.
+            UsageError: an unknown kind, a field that does not apply to it, a value out of range, or values that do not
+                fit together.
         """
-        row = find_kind(kind)
-        fields = dict(fields or {})
-        for field_name, value in fields.items():
-            _check(row, field_name, value)
-        if _is_temperature_zero(row, fields):
-            row = KINDS[row.cold]
-            fields = {key: value for key, value in fields.items() if key in row.fields}
-        values = {key: spec.normal(fields.get(key, spec.default)) for key, spec in row.fields.items()}
-        _check_together(row, values)
-        made = cls(row.name, tuple(values.items()), name)
+        declared = find_kind(kind)
+        checked = {key: _find_field(declared, key).check(value) for key, value in (fields or {}).items()}
+        if declared.samples and checked.get("temperature") == 0:
+            declared = KINDS[declared.zero_temperature_kind]
+        values = {key: checked.get(key, field.default) for key, field in declared.fields.items()}
+        for rule in declared.rules:
+            complaint = rule(values)
+            if complaint:
+                raise UsageError(complaint)
+        made = cls(declared.name, tuple(values.items()), name)
         return made if name else dataclasses.replace(made, name=made.spec)
 
     @classmethod
     def parse(cls, spec: str, *, name: str = "") -> Strategy:
-        """The strategy that `KIND[:FIELD=VALUE[,FIELD=VALUE...]]` describes.
+        """Return the strategy that `KIND[:FIELD=VALUE[,FIELD=VALUE...]]` describes.
 
         Raises:
-            SpecError: with the offending place, where the spec cannot be read or a field is wrong.
+            SpecError: a spec that cannot be read or has a wrong field; it points at the place.
         """
         kind, fields = read_fields(spec)
-        with _blaming(spec, Word(spec, 0, len(spec))):
+        with _pointing_at(spec, Word(spec, 0, len(spec))):
             return cls.of(kind, fields, name=name)
+
+    def __getitem__(self, field: Field[T]) -> T:
+        """Return the value of a field that the kind has."""
+        return field.of(self.fields)
+
+    def get(self, field: Field[T]) -> T | None:
+        """Return the value of a field, or None if the kind does not have it."""
+        return self[field] if field.name in self.fields else None
 
     @property
     def fields(self) -> dict[str, Value]:
-        """Every field with its value, in the order of the table of kinds."""
+        """Every field with its value, in the order in which a spec writes them."""
         return dict(self.values)
+
+    @property
+    def declaration(self) -> Kind:
+        """The declaration of the kind."""
+        return KINDS[self.kind]
 
     @property
     def samples(self) -> bool:
         """Whether tokens are drawn, so that a seed matters."""
-        return KINDS[self.kind].samples
+        return self.declaration.samples
 
     @property
     def spec(self) -> str:
-        """The spec that gives this strategy: the kind's main field, and every field that is not at its default."""
-        row = KINDS[self.kind]
+        """The spec of this strategy: the kind's main field, and every field that is not at its default."""
+        declared = self.declaration
         shown = [
-            f"{key}={_format(value)}"
+            f"{key}={declared.fields[key].format(value)}"
             for key, value in self.values
-            if key == row.main or value != row.fields[key].normal(row.fields[key].default)
+            if key == declared.main or value != declared.fields[key].default
         ]
-        return ":".join([self.kind, ",".join(shown)]) if shown else self.kind
+        return f"{self.kind}:{','.join(shown)}" if shown else self.kind
 
     def __str__(self) -> str:
         return self.spec
 
-
-def read_fields(spec: str) -> tuple[str, dict[str, Value]]:
-    """The kind of a spec and the fields that it gives. Raises SpecError as `Strategy.parse` does."""
-    kind, assignments = read_spec(spec)
-    with _blaming(spec, kind):
-        row = find_kind(kind.text)
-    return row.name, {each.field.text: _read(spec, row, each) for each in assignments}
-
-
-def kind_from_fields(fields: Mapping[str, Given]) -> str:
-    """The kind that plain flags ask for: beams before filters, and the default where only modifiers are given."""
-    if {"num_beams", "length_penalty", "early_stopping"} & fields.keys():
-        return "beam"
-    return next((kind for kind, main in KINDS_OF_FLAGS.items() if main in fields), DEFAULT_KIND)
+    def to_json(self) -> dict[str, Any]:
+        """Return the strategy with every resolved field, as results in JSON have it."""
+        fields = {key: self.declaration.fields[key].values.to_json(value) for key, value in self.values}
+        return {"name": self.name, "kind": self.kind, "spec": self.spec, "fields": fields}
 
 
 def find_kind(name: str) -> Kind:
-    """The row of a kind. Raises UsageError where there is none of that name."""
+    """Return the declaration of a kind. Raises UsageError if there is none of that name."""
     if name not in KINDS:
         raise UsageError(f"no strategy kind {name!r}", hint="the kinds are " + ", ".join(KINDS))
     return KINDS[name]
 
 
-def _check(kind: Kind, field_name: str, value: object) -> None:
-    spec = _field(kind, field_name)
-    if not spec.admits(value) and not _is_temperature_zero(kind, {field_name: value}):
-        raise _out_of_range(field_name, spec, value)
+def kind_from_fields(fields: Mapping[str, Given]) -> str:
+    """Return the kind that plain flags select: beams before truncations, the default if they only modify."""
+    selected = [kind for kind in KINDS.values() if fields.keys() & set(kind.selected_by)]
+    return min(selected, key=lambda kind: kind.selection_rank, default=KINDS[DEFAULT_KIND]).name
 
 
-def _check_together(kind: Kind, values: Mapping[str, Value]) -> None:
-    for rule in kind.rules:
-        complaint = rule(values)
-        if complaint:
-            raise UsageError(complaint)
+def transformers_settings(strategy: Strategy) -> dict[str, object]:
+    """Return the keyword arguments with which transformers' `generate` runs a strategy, leaving none to a default.
+
+    Only `bad_words_ids` is missing, because it needs a tokenizer.
+
+    Raises:
+        UsageError: a kind, or a field with an effect, that transformers does not have.
+    """
+    declared, values = strategy.declaration, strategy.fields
+    if not declared.in_transformers:
+        known = [kind.name for kind in KINDS.values() if kind.in_transformers]
+        raise UsageError(
+            f"transformers has no strategy of the kind {strategy.kind}",
+            hint="without code from the Hub it has " + ", ".join(known),
+        )
+    for processor in declared.processors:
+        for field in () if processor.is_off(values) else processor.fields:
+            if not field.in_transformers and values[field.name] != field.neutral:
+                raise UsageError(f"transformers has no {field.name}")
+    pinned = [*(part for part in declared.parameters if isinstance(part, Field))]
+    for processor in (DIVIDE_BY_TEMPERATURE, *TRUNCATION, *PENALTIES) if strategy.samples else PENALTIES:
+        pinned += processor.fields
+    settings: dict[str, object] = {"do_sample": strategy.samples, "num_beams": 1}
+    for field in pinned:
+        settings |= field.transformers_arguments(values.get(field.name, field.neutral))
+    return settings
 
 
-def _field(kind: Kind, field_name: str) -> Field:
-    if field_name in kind.fields:
-        return kind.fields[field_name]
+# The grammar of a spec.
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a spec, at `spec[start:end]`."""
+
+    text: str
+    start: int
+    end: int
+
+    @classmethod
+    def trimmed(cls, text: str, at: int) -> Word:
+        """Return a piece of a spec that begins at `at`, without the white space around it."""
+        start = at + len(text) - len(text.lstrip())
+        return cls(text.strip(), start, start + len(text.strip()))
+
+
+def read_fields(spec: str) -> tuple[str, dict[str, Value]]:
+    """Return the kind of a spec and the fields that it gives. Raises SpecError as `Strategy.parse` does."""
+    head, colon, tail = spec.partition(":")
+    name = Word.trimmed(head, 0)
+    if not name.text:
+        raise SpecError("a strategy starts with its kind", spec=spec, start=0, end=len(head))
+    with _pointing_at(spec, name):
+        kind = find_kind(name.text)
+    fields: dict[str, Value] = {}
+    at = len(head) + 1
+    for part in tail.split(",") if colon else ():
+        field, value = _read_assignment(spec, part, at)
+        if field.text in fields:
+            raise SpecError(f"field {field.text!r} is given twice", spec=spec, start=field.start, end=field.end)
+        with _pointing_at(spec, field):
+            declared = _find_field(kind, field.text)
+        with _pointing_at(spec, value):
+            fields[field.text] = declared.parse(value.text)
+        at += len(part) + 1
+    return kind.name, fields
+
+
+def _read_assignment(spec: str, part: str, at: int) -> tuple[Word, Word]:
+    name, equals, rest = part.partition("=")
+    field, value = Word.trimmed(name, at), Word.trimmed(rest, at + len(name) + 1)
+    if not (field.text and equals and value.text):
+        whole = Word.trimmed(part, at)
+        raise SpecError("expected FIELD=VALUE", spec=spec, start=whole.start, end=whole.end)
+    return field, value
+
+
+def _find_field(kind: Kind, name: str) -> Field[Any]:
+    if name in kind.fields:
+        return kind.fields[name]
     hint = f"{kind.name} takes " + ", ".join(kind.fields)
-    if field_name not in ALL_FIELDS:
-        raise UsageError(f"no field {field_name!r} in any strategy", hint=hint)
-    raise UsageError(f"field {field_name!r} does not apply to kind {kind.name!r}", hint=hint)
-
-
-def _out_of_range(field_name: str, spec: Field, value: object) -> UsageError:
-    return UsageError(f"{field_name} must be {spec.range}, not {value!r}")
-
-
-def _read(spec: str, kind: Kind, assignment: Assignment) -> Value:
-    """The value of `field=value`, checked; an error points at the field or at the value."""
-    name, text = assignment.field.text, assignment.value.text
-    with _blaming(spec, assignment.field):
-        field = _field(kind, name)
-    with _blaming(spec, assignment.value):
-        value = field.read(text)
-        if value is None:
-            raise _out_of_range(name, field, text)
-        _check(kind, name, value)
-    return value
-
-
-def _is_temperature_zero(kind: Kind, fields: Mapping[str, object]) -> bool:
-    value = fields.get("temperature")
-    return kind.samples and isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
-
-
-def _format(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
+    if name not in ALL_FIELDS:
+        raise UsageError(f"no field {name!r} in any strategy", hint=hint)
+    raise UsageError(f"field {name!r} does not apply to kind {kind.name!r}", hint=hint)
 
 
 @contextmanager
-def _blaming(spec: str, place: Word) -> Iterator[None]:
+def _pointing_at(spec: str, place: Word) -> Iterator[None]:
     """Turn a usage error raised inside into one that points at `place`."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a model made of every token that was generated: how likely it was, and what else there was."""
+"""How likely the model found each generated token, and what else it found likely."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from torch import Tensor
 
 from genlm.decoding.completion import Alternative, Completion, Event, TracedToken
 from genlm.decoding.distribution import score_tokens
-from genlm.decoding.filters import request_filters
+from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request
 from genlm.model.network import Network
 from genlm.model.pieces import Pieces
 
 ALTERNATIVES = 5
-# Rows of logits are filtered in groups of this many numbers, which keeps the copies small.
+# Rows of logits are traced in groups of this many numbers, which keeps copies small.
 GROUP = 1 << 22
 
 
-def trace_tokens(logits: Tensor, filtered: Tensor, tokens: Tensor, pieces: Pieces) -> list[TracedToken]:
-    """What was made of each row's token. `logits`, the model's own, and `filtered`: (n, vocab); `tokens`: (n,)."""
-    scores = score_tokens(logits, tokens)
+def trace_tokens(logits: Tensor, scores: Tensor, tokens: Tensor, pieces: Pieces) -> list[TracedToken]:
+    """Return the trace of each row's token.
+
+    `logits` are the model's own and `scores` what the logits processors left of them, both (n, vocab); `tokens`: (n,).
+    """
+    found = score_tokens(logits, tokens)
     probabilities = logits.softmax(-1)
-    is_left = ~filtered.isneginf()
+    is_left = ~scores.isneginf()
     mass = probabilities.where(is_left, 0).sum(-1).clamp(max=1)
     best = probabilities.topk(min(ALTERNATIVES, logits.shape[-1]))
     columns = (
         tokens,
-        scores.logprobs,
+        found.logprobs,
         probabilities.gather(-1, tokens[:, None])[:, 0],
-        scores.ranks,
-        scores.entropies,
+        found.ranks,
+        found.entropies,
         is_left.sum(-1),
         mass,
         best.indices,
@@ -42,7 +45,7 @@ def trace_tokens(logits: Tensor, filtered: Tensor, tokens: Tensor, pieces: Piece
 
 
 def add_traces(network: Network, request: Request, pieces: Pieces, events: Iterator[Event]) -> Iterator[Event]:
-    """The events of a loop that keeps no trace of its own, each completion with one, from one more forward pass."""
+    """Yield a loop's events, with a trace added to each completion that lacks one by one more forward pass."""
     for event in events:
         if isinstance(event, Completion) and event.trace is None:
             event = replace(event, trace=tuple(_trace(network, request, pieces, event.token_ids)))
@@ -50,7 +53,7 @@ def add_traces(network: Network, request: Request, pieces: Pieces, events: Itera
 
 
 def trace_text(network: Network, before: Sequence[int], text: Sequence[int], pieces: Pieces) -> list[TracedToken]:
-    """What the model makes of a text that it did not write, after at least one token before it; nothing is filtered."""
+    """Return the trace of a text that the model did not write, after at least one other token, without processors."""
     groups = _logits_of(network, before, text)
     return [traced for _, own, tokens in groups for traced in trace_tokens(own, own, tokens, pieces)]
 
@@ -58,18 +61,14 @@ def trace_text(network: Network, before: Sequence[int], text: Sequence[int], pie
 def _trace(network: Network, request: Request, pieces: Pieces, new: tuple[int, ...]) -> Iterator[TracedToken]:
     ids = [*request.prompt_ids, *new]
     before = len(request.prompt_ids)
-    filters = request_filters(request)
+    processors = request_processors(request)
     for start, own, tokens in _logits_of(network, request.prompt_ids, new):
-        # Beams are filtered as log-probabilities, in which a repetition penalty acts otherwise.
-        filtered = own.log_softmax(-1) if "num_beams" in request.strategy.fields else own
         history = [ids[: before + at] for at in range(start, start + len(own))]
-        for apply in filters:
-            filtered = apply(filtered, history)
-        yield from trace_tokens(own, filtered, tokens, pieces)
+        yield from trace_tokens(own, processors(own, history), tokens, pieces)
 
 
 def _logits_of(network: Network, before: Sequence[int], text: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The logits that each token of a text was drawn from, and the tokens, in groups with the place of the first."""
+    """Yield groups of a text's tokens: the index of the first, the logits each was drawn from, and the tokens."""
     logits = network.logits_of([[*before, *text][:-1]], [len(before) - 1])
     size = max(1, GROUP // logits.shape[-1])
     for start in range(0, len(text), size):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from genlm.decoding.completion import FinishReason, TracedToken
-from genlm.decoding.kinds import Value
+from genlm.decoding.declaration import Plain
 from genlm.records.model import ModelInfo
 
 # The metrics of a comparison of strategies, in the order in which they are shown.
@@ -93,7 +93,7 @@ class StrategyRow:
 
     name: str
     spec: str | None
-    swept: dict[str, Value]
+    swept: dict[str, Plain]
     cells: tuple[Cell, ...]
     metrics: dict[str, Estimate | None]
     distances: dict[str, float | None] | None = None

@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion
+from genlm.decoding.declaration import Plain
 from genlm.decoding.dispatch import prefill_order, share_prefill
-from genlm.decoding.kinds import Value
+from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, ModelError
 from genlm.model.memory import is_out_of_memory
@@ -33,7 +34,7 @@ class Contender:
     """A strategy of a comparison; `swept` are the fields that a grid gave it."""
 
     strategy: Strategy
-    swept: Mapping[str, Value]
+    swept: Mapping[str, Plain]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Settings:
 
     def limits(self, strategy: Strategy) -> Limits:
         """Those of a strategy: beams have no more completions than there are of them, other searches have one."""
-        beams = strategy.fields.get("num_beams")
-        has = int(beams) if beams is not None else self.samples if strategy.samples else 1
+        beams = strategy.get(NUM_BEAMS)
+        has = beams if beams is not None else self.samples if strategy.samples else 1
         return Limits(self.max_new_tokens, min(self.samples, has), (), self.overflow)
 
 

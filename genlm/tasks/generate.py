@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece, Prefilled
 from genlm.decoding.dispatch import decode
-from genlm.decoding.equivalent import stock_settings
+from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.request import Request, draw_seed
-from genlm.decoding.strategy import Strategy
+from genlm.decoding.strategy import Strategy, transformers_settings
 from genlm.errors import InputError, UsageError
 from genlm.model.engine import Engine
 from genlm.model.pieces import Pieces
@@ -52,13 +52,13 @@ class Limits:
 def check_count(strategy: Strategy, limits: Limits) -> None:
     """Raise UsageError if the strategy cannot generate as many different completions as requested."""
     count = limits.num_return_sequences
-    beams = strategy.fields.get("num_beams")
+    beams = strategy.get(NUM_BEAMS)
     if beams is None and not strategy.samples and count > 1:
         raise UsageError(
             f"{strategy.kind} has one completion, not {count}",
             hint="a kind that samples, such as top-p, generates different ones",
         )
-    if beams is not None and count > int(beams):
+    if beams is not None and count > beams:
         raise UsageError(
             f"num_return_sequences={count} is more than num_beams={beams}",
             hint=f"{strategy.kind} with num_beams={count} keeps that many",
@@ -69,7 +69,7 @@ def check_engine(engine: Engine, strategy: Strategy, *, deterministic: bool) -> 
     """Raise UsageError if the engine does not support the strategy or deterministic decoding."""
     if engine == "genlm":
         return
-    stock_settings(strategy)
+    transformers_settings(strategy)
     if deterministic:
         raise UsageError(
             f"the engine {engine} has no deterministic decoding: it draws all completions from one random stream"

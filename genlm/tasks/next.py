@@ -1,4 +1,4 @@
-"""What a model expects next: the distribution, given continuations side by side, the likeliest ways on."""
+"""What a model expects next: the distribution, a comparison of continuations, or a tree of likely ones."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from genlm.model.load import Model
 
 DEFAULT_TOP = 10
-# A tree deeper than this could not be shown, nor written as JSON.
+# A deeper tree could be neither shown nor written as JSON.
 MOST_STEPS = 100
-# How many of the tokens that a strategy cuts are named.
+# How many of the tokens that a strategy rules out are named.
 CUT_SHOWN = 5
 
 
@@ -34,17 +34,17 @@ def next_token(
     strategy: Strategy | None = None,
     overflow: Overflow = "error",
 ) -> NextToken:
-    """The distribution of the token after `prompt`, and what a strategy's filters make of it.
+    """Return the distribution of the token after `prompt`, and the one that a strategy chooses from.
 
     Raises:
-        UsageError: fewer than one candidate asked for.
+        UsageError: `top` is less than 1.
         InputError: a prompt that the model cannot take.
         ModelError: logits that are not numbers.
     """
     check_at_least_one("top", top)
     ids = prompt_ids(model, prompt, 0, overflow)
     logits = _last_logits(model, ids)
-    filtered = _filter(model, logits, [ids], strategy, len(ids)) if strategy is not None else None
+    scores = _distribution(model, logits, [ids], strategy, len(ids)) if strategy is not None else None
     from genlm.decoding.distribution import entropy
 
     return NextToken(
@@ -53,8 +53,8 @@ def next_token(
         ids,
         model.network.vocab_size,
         entropy(logits).item(),
-        _likeliest(model, logits[0], None if filtered is None else filtered[0], top),
-        _describe(model, strategy, logits[0], filtered[0]) if strategy is not None and filtered is not None else None,
+        _likeliest(model, logits[0], None if scores is None else scores[0], top),
+        _describe(model, strategy, logits[0], scores[0]) if strategy is not None and scores is not None else None,
     )
 
 
@@ -66,10 +66,10 @@ def compare_continuations(
     strategy: Strategy | None = None,
     overflow: Overflow = "error",
 ) -> Comparison:
-    """How likely each of the texts is to follow `prompt`, by the product of its tokens' probabilities.
+    """Return how likely each of the texts is to follow `prompt`: the product of its tokens' probabilities.
 
     Raises:
-        UsageError: an empty continuation, or none.
+        UsageError: no continuation, or an empty one.
         InputError: a prompt or continuation that the model cannot take.
         ModelError: logits that are not numbers.
     """
@@ -106,12 +106,12 @@ def grow_tree(
     strategy: Strategy | None = None,
     overflow: Overflow = "error",
 ) -> Tree:
-    """The `branches` likeliest ways on after each of `steps` tokens, as a tree of what they have in common.
+    """Return the `branches` most likely continuations after each of `steps` tokens, as a tree.
 
-    With a strategy the probabilities are those that its filters leave.
+    With a strategy, the probabilities are those that it chooses by.
 
     Raises:
-        UsageError: fewer than one step or branch, or more steps than can be shown.
+        UsageError: less than one step or branch, or more steps than can be shown.
         InputError: a prompt that the model cannot take.
         ModelError: logits that are not numbers.
     """
@@ -130,8 +130,10 @@ def grow_tree(
     nodes = [root]
     for left in range(steps, 0, -1):
         check_logits(logits)
-        filtered = _filter(model, logits, [node.ids for node in nodes], strategy, len(ids))
-        logprobs = filtered.log_softmax(-1)
+        scores = logits
+        if strategy is not None:
+            scores = _distribution(model, logits, [node.ids for node in nodes], strategy, len(ids))
+        logprobs = scores.log_softmax(-1)
         grown = _grow(nodes, logprobs, branches, model.eos_ids)
         nodes = [node for _, node in grown if not node.ends]
         if left == 1 or not nodes:
@@ -144,7 +146,7 @@ def grow_tree(
 
 
 def continuation_ids(model: Model, prompt: str, text: str) -> tuple[int, ...]:
-    """The ids of a continuation: as they follow in the whole text if the prompt's stay the same there, else alone.
+    """Return the ids of a continuation: those in the whole text if the prompt's ids stay the same there, else its own.
 
     Raises:
         InputError: a text that the tokenizer cannot express.
@@ -163,13 +165,13 @@ def continuation_ids(model: Model, prompt: str, text: str) -> tuple[int, ...]:
 
 
 def check_at_least_one(name: str, value: int) -> None:
-    """Raise UsageError for a count below one."""
+    """Raise UsageError if a count is less than 1."""
     if value < 1:
         raise UsageError(f"{name} must be at least 1, not {value}")
 
 
 def _last_logits(model: Model, ids: Sequence[int]) -> Tensor:
-    """The next token's logits, (1, vocab)."""
+    """Return the next token's logits, (1, vocab)."""
     from genlm.decoding.distribution import check_logits
 
     logits, _ = model.network.prefill([ids], 0)
@@ -177,44 +179,33 @@ def _last_logits(model: Model, ids: Sequence[int]) -> Tensor:
     return logits
 
 
-def _filter(
-    model: Model,
-    logits: Tensor,
-    history: Sequence[Sequence[int]],
-    strategy: Strategy | None,
-    prompt_length: int,
+def _distribution(
+    model: Model, logits: Tensor, history: Sequence[Sequence[int]], strategy: Strategy, prompt_length: int
 ) -> Tensor:
-    """The logits as the strategy's filters leave them, -inf for what is cut. Shape: (rows, vocab).
+    """Return the scores that a strategy chooses by, (rows, vocab); -inf is ruled out.
 
     Raises:
-        UsageError: a strategy whose cut follows from more than the tokens so far, or with a bias for a token that the
-            model does not have.
+        UsageError: a strategy whose choice depends on chance or on earlier draws, or that has a bias for a token that
+            the model does not have.
     """
-    if strategy is None:
-        return logits
-    from genlm.decoding.filters import make_filters
-    from genlm.decoding.rowfilters import make_row_filters
+    from genlm.decoding.processors import make_processors, make_stateful_processors
 
-    if make_row_filters(strategy):
-        raise UsageError(f"{strategy.spec} has no one distribution: its cut depends on chance or on what was drawn")
+    if make_stateful_processors(strategy):
+        raise UsageError(f"{strategy.spec} has no single distribution: it depends on chance or on earlier draws")
     check_biases(model, strategy)
-    filters = make_filters(
+    processors = make_processors(
         strategy,
         prompt_length=prompt_length,
         eos_ids=model.eos_ids,
         bad_words_ids=bad_words_ids(model, strategy),
     )
-    # Beams are filtered as log-probabilities, on which a repetition penalty acts differently.
-    filtered = logits.log_softmax(-1) if "num_beams" in strategy.fields else logits
-    for apply in filters:
-        filtered = apply(filtered, history)
-    return filtered
+    return processors(logits, history)
 
 
-def _likeliest(model: Model, logits: Tensor, filtered: Tensor | None, top: int) -> tuple[Candidate, ...]:
+def _likeliest(model: Model, logits: Tensor, scores: Tensor | None, top: int) -> tuple[Candidate, ...]:
     logprobs = logits.log_softmax(-1)
     best = logprobs.topk(min(top, len(logprobs)))
-    after = None if filtered is None else filtered.softmax(-1)[best.indices].tolist()
+    after = None if scores is None else scores.softmax(-1)[best.indices].tolist()
     pieces = Pieces(model.tokenizer)
     return tuple(
         _candidate(pieces, rank, id, logprob, None if after is None else after[rank - 1])
@@ -227,18 +218,18 @@ def _candidate(pieces: Pieces, rank: int, id: int, logprob: float, after: float 
     return Candidate(rank, id, pieces.text_of(id), math.exp(logprob), logprob, after, split)
 
 
-def _describe(model: Model, strategy: Strategy, logits: Tensor, filtered: Tensor) -> Filtered:
+def _describe(model: Model, strategy: Strategy, logits: Tensor, scores: Tensor) -> Filtered:
     from genlm.decoding.distribution import entropy
 
     logprobs = logits.log_softmax(-1)
-    is_cut = filtered.isneginf()
+    is_cut = scores.isneginf()
     cut = int(is_cut.sum())
     best = logprobs.masked_fill(~is_cut, -math.inf).topk(min(CUT_SHOWN, cut))
     ranks = [int((logprobs > value).sum()) + 1 for value in best.values]
     pieces = Pieces(model.tokenizer)
     return Filtered(
         strategy,
-        entropy(filtered[None]).item(),
+        entropy(scores[None]).item(),
         len(logits) - cut,
         cut,
         logprobs[is_cut].exp().sum().item(),
@@ -263,8 +254,8 @@ def _score_continuation(
     own = logits.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
     after: Sequence[float | None] = [None] * len(ids)
     if strategy is not None:
-        filtered = _filter(model, logits, history, strategy, len(before))
-        after = filtered.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
+        scores = _distribution(model, logits, history, strategy, len(before))
+        after = scores.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
     pieces = Pieces(model.tokenizer)
     rows = zip(ids, own, after, strict=True)
     return tuple(ContinuationToken(id, pieces.text_of(id), logprob, filtered) for id, logprob, filtered in rows)
@@ -272,7 +263,7 @@ def _score_continuation(
 
 @dataclass
 class _Node:
-    """A token of the tree that is being grown, and the ids up to it."""
+    """A token of the tree as it grows, and the ids up to it."""
 
     id: int
     logprob: float
@@ -283,7 +274,7 @@ class _Node:
 
 
 def _grow(nodes: Sequence[_Node], logprobs: Tensor, count: int, eos_ids: frozenset[int]) -> list[tuple[int, _Node]]:
-    """Give the nodes the `count` likeliest children of them all. Returns each with the place of its parent."""
+    """Add the `count` most likely children of all nodes. Return each with the index of its parent."""
     paths = logprobs + logprobs.new_tensor([node.path_logprob for node in nodes])[:, None]
     best = paths.flatten().topk(min(count, paths.numel()))
     grown: list[tuple[int, _Node]] = []

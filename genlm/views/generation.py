@@ -96,16 +96,10 @@ class JsonView:
 
 def as_json(generation: Generation) -> str:
     """A generation as one JSON object, with a line break at its end."""
-    strategy = generation.strategy
     record = {
         "model": asdict(generation.model),
         "engine": generation.engine,
-        "strategy": {
-            "name": strategy.name,
-            "kind": strategy.kind,
-            "spec": strategy.spec,
-            "fields": strategy.fields,
-        },
+        "strategy": generation.strategy.to_json(),
         "seed": generation.seed,
         "max_new_tokens": generation.max_new_tokens,
         "num_return_sequences": generation.num_return_sequences,

@@ -1,4 +1,4 @@
-"""What may come next: a table, given continuations side by side, a tree; and each as JSON."""
+"""What may come next: a table of tokens, a comparison of continuations or a tree; each also as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
-from genlm.decoding.strategy import Strategy
 from genlm.records.next import Branch, Candidate, Comparison, Filtered, NextToken, Tree
 from genlm.views.as_json import finite, split_bytes
 from genlm.views.bars import Bar, percent
@@ -22,7 +21,7 @@ PROMPT_WIDTH = 40
 
 
 def show_next(stream: TextIO, found: NextToken | Comparison | Tree) -> None:
-    """For people: a table with bars, or a tree."""
+    """Write a table with bars, or a tree, for people."""
     if isinstance(found, Comparison):
         _show_comparison(stream, found)
     elif isinstance(found, Tree):
@@ -32,14 +31,14 @@ def show_next(stream: TextIO, found: NextToken | Comparison | Tree) -> None:
 
 
 def next_record(found: NextToken | Comparison | Tree) -> dict[str, Any]:
-    """What `genlm next --format json` says."""
+    """Return the JSON object of `genlm next --format json`."""
     if isinstance(found, Comparison):
         return _comparison_record(found)
     return _tree_record(found) if isinstance(found, Tree) else _distribution_record(found)
 
 
 def _show_distribution(stream: TextIO, found: NextToken) -> None:
-    """The distribution as a table with bars, and what it amounts to."""
+    """Write the distribution as a table with bars, and a summary of it."""
     from rich.text import Text
 
     console = make_console(stream)
@@ -75,35 +74,38 @@ def _token(candidate: Candidate) -> str:
 def _findings(found: NextToken) -> list[str]:
     shown = sum(candidate.probability for candidate in found.candidates)
     lines = [
-        f"entropy {_entropy(found.entropy)} (of {found.vocab_size:,})",
+        f"{_entropy(found.entropy)} (of {found.vocab_size:,} tokens)",
         f"the {len(found.candidates):,} shown hold {percent(shown)} of the probability",
     ]
     if found.filtered is not None:
-        lines += _filter_findings(found.filtered)
+        lines += _strategy_findings(found.filtered)
     return lines
 
 
-def _filter_findings(filtered: Filtered) -> list[str]:
+def _strategy_findings(filtered: Filtered) -> list[str]:
+    strategy = filtered.strategy
     lines = [
         "",
-        f"{filtered.strategy} keeps {counted(filtered.kept, 'token')} "
+        f"{strategy} keeps {counted(filtered.kept, 'token')} "
         f"with {percent(1 - filtered.cut_probability)} of the probability",
-        f"entropy {_entropy(filtered.entropy)}",
+        _entropy(filtered.entropy),
     ]
     if filtered.cut:
         names = ", ".join(f"{_token(candidate)} (rank {candidate.rank:,})" for candidate in filtered.likeliest_cut)
-        lines.append(f"it cuts {filtered.cut:,} with {percent(filtered.cut_probability)}, the likeliest: {names}")
-    if not filtered.strategy.samples:
-        lines.append(f"{filtered.strategy.kind} draws nothing: it takes the likeliest")
+        lines.append(
+            f"it rules out {filtered.cut:,} with {percent(filtered.cut_probability)}, most likely first: {names}"
+        )
+    if not strategy.samples:
+        lines.append(f"{strategy.kind} draws nothing: it takes the most likely token")
     return lines
 
 
 def _entropy(nats: float) -> str:
-    return f"{nats:.3f} nats: as uncertain as {math.exp(nats):,.1f} equally likely tokens"
+    return f"entropy {nats:.3f} nats, perplexity {math.exp(nats):,.1f}"
 
 
 def _show_comparison(stream: TextIO, found: Comparison) -> None:
-    """Given continuations, the likeliest first."""
+    """Write the continuations, the most likely first."""
     from rich.text import Text
 
     console = make_console(stream)
@@ -126,8 +128,8 @@ def _show_comparison(stream: TextIO, found: Comparison) -> None:
         if len(continuation.tokens) > 1:
             parts = "  ".join(f"{label(token.text)} {_nats(token.logprob)}" for token in continuation.tokens)
             console.print(Text(f"{continuation.rank}  {parts}", style="dim"), soft_wrap=False)
-    if has_strategy:
-        console.print(f"after: with the filters of {found.strategy}, under which -inf cannot be drawn")
+    if found.strategy is not None:
+        console.print(f"after: under {found.strategy}, which never chooses a continuation at -inf")
 
 
 def _nats(logprob: float) -> str:
@@ -135,7 +137,7 @@ def _nats(logprob: float) -> str:
 
 
 def _show_tree(stream: TextIO, found: Tree) -> None:
-    """The likeliest ways on."""
+    """Write the tree of likely continuations."""
     from rich.text import Text
     from rich.tree import Tree as RichTree
 
@@ -144,10 +146,10 @@ def _show_tree(stream: TextIO, found: Tree) -> None:
     _hang(root, found.branches)
     console.print(root)
     console.print()
-    under = f", as the filters of {found.strategy} leave it" if found.strategy else ""
+    under = f" under {found.strategy}" if found.strategy else ""
     console.print(
-        f"{_count(found.branches):,} tokens: the likeliest ways on, {found.steps} tokens far. Probability after what "
-        f"stands before, and of the whole way{under}.",
+        f"{_count(found.branches):,} tokens: the most likely continuations, {counted(found.steps, 'token')} long. "
+        f"Beside each token: its probability{under}, and that of the whole path.",
         soft_wrap=False,
     )
 
@@ -198,7 +200,7 @@ def _distribution_record(found: NextToken) -> dict[str, Any]:
     }
     if found.filtered is not None:
         filtered = found.filtered
-        record["strategy"] = _strategy_record(filtered.strategy)
+        record["strategy"] = filtered.strategy.to_json()
         record["filtered"] = {
             "entropy": filtered.entropy,
             "effective_choices": math.exp(filtered.entropy),
@@ -246,7 +248,7 @@ def _comparison_record(found: Comparison) -> dict[str, Any]:
         ],
     }
     if found.strategy is not None:
-        record["strategy"] = _strategy_record(found.strategy)
+        record["strategy"] = found.strategy.to_json()
     return record
 
 
@@ -257,13 +259,8 @@ def _tree_record(found: Tree) -> dict[str, Any]:
         "candidates": _branch_records(found.branches),
     }
     if found.strategy is not None:
-        record["strategy"] = _strategy_record(found.strategy)
+        record["strategy"] = found.strategy.to_json()
     return record
-
-
-def _strategy_record(strategy: Strategy) -> dict[str, Any]:
-    """A strategy with every resolved field."""
-    return {"name": strategy.name, "kind": strategy.kind, "spec": strategy.spec, "fields": strategy.fields}
 
 
 def _candidate_record(candidate: Candidate) -> dict[str, Any]:
@@ -280,7 +277,7 @@ def _candidate_record(candidate: Candidate) -> dict[str, Any]:
 
 
 def _filtered_logprob(logprob: float | None) -> dict[str, float | None]:
-    """None as value stands for minus infinity: a token that the strategy cuts."""
+    """Return the value as JSON has it: None for minus infinity, a token that the strategy rules out."""
     return {} if logprob is None else {"filtered_logprob": finite(logprob)}
 
 

@@ -1,19 +1,18 @@
-"""The script that does with transformers alone what a run of genlm does."""
+"""A Python script that does the same as `genlm generate` with transformers alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from genlm.decoding.equivalent import stock_settings
-from genlm.decoding.strategy import Strategy
-from genlm.decoding.words import read_words
+from genlm.decoding.kinds.shared import BAD_WORDS
+from genlm.decoding.strategy import Strategy, transformers_settings
 from genlm.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a script has to say. `model` is a folder or a Hub id; device and dtype may be "auto"."""
+class ScriptOptions:
+    """What the script does. `model` is a folder or a Hub id; device and dtype may be "auto"."""
 
     model: str
     revision: str | None
@@ -27,88 +26,93 @@ class Run:
     stop: Sequence[str]
 
 
-def python_script(run: Run) -> str:
-    """The script of a run.
+def python_script(options: ScriptOptions) -> str:
+    """Return the script.
 
     Raises:
-        UsageError: a strategy, or a dtype, that transformers does not have.
+        UsageError: a strategy or dtype that transformers does not have.
     """
-    if run.dtype == "int8":
-        raise UsageError("transformers has no --dtype int8 of this kind")
-    settings = stock_settings(run.strategy)
-    lines = [*_head(run), *_model(run), *_prompt(run), *_bad_words(run), *_call(run, settings), *_show(run)]
+    if options.dtype == "int8":
+        raise UsageError("transformers has no int8 like that of genlm")
+    settings = transformers_settings(options.strategy)
+    lines = [
+        *_head(options),
+        *_model(options),
+        *_prompt(options),
+        *_bad_words(options),
+        *_call(options, settings),
+        *_show(options),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _head(run: Run) -> Iterator[str]:
-    is_seeded = run.strategy.samples and run.seed is not None
+def _head(options: ScriptOptions) -> Iterator[str]:
+    is_seeded = options.strategy.samples and options.seed is not None
     names = ["AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig", *(["set_seed"] if is_seeded else [])]
-    yield f"# genlm: {run.strategy}"
+    yield f"# genlm: {options.strategy}"
     yield from ["import torch", f"from transformers import {', '.join(names)}", ""]
     if is_seeded:
-        yield "# The distribution is genlm's; the numbers that draw from it are not."
-        yield f"set_seed({run.seed})"
+        yield "# The distribution is the same as in genlm, the random numbers are not."
+        yield f"set_seed({options.seed})"
 
 
-def _model(run: Run) -> Iterator[str]:
-    revision = "" if run.revision is None else f", revision={run.revision!r}"
-    if run.device == "auto":
+def _model(options: ScriptOptions) -> Iterator[str]:
+    revision = "" if options.revision is None else f", revision={options.revision!r}"
+    if options.device == "auto":
         yield 'device = "cuda" if torch.cuda.is_available() else "cpu"'
     else:
-        yield f"device = {run.device!r}"
+        yield f"device = {options.device!r}"
     yield (
-        f"dtype = torch.{run.dtype}" if run.dtype != "auto" else 'dtype = torch.float32 if device == "cpu" else "auto"'
+        f"dtype = torch.{options.dtype}"
+        if options.dtype != "auto"
+        else 'dtype = torch.float32 if device == "cpu" else "auto"'
     )
-    yield f"tokenizer = AutoTokenizer.from_pretrained({run.model!r}{revision})"
-    yield f"model = AutoModelForCausalLM.from_pretrained({run.model!r}{revision}, dtype=dtype).to(device).eval()"
+    yield f"tokenizer = AutoTokenizer.from_pretrained({options.model!r}{revision})"
+    yield f"model = AutoModelForCausalLM.from_pretrained({options.model!r}{revision}, dtype=dtype).to(device).eval()"
     yield "ends = model.generation_config.eos_token_id"
-    yield "# Nothing else of the model's own settings."
+    yield "# Drop all other settings of the model."
     yield "model.generation_config = GenerationConfig()"
     yield ""
 
 
-def _prompt(run: Run) -> Iterator[str]:
-    if run.prompt:
-        yield f'prompt = tokenizer({run.prompt!r}, return_tensors="pt").input_ids.to(device)'
+def _prompt(options: ScriptOptions) -> Iterator[str]:
+    if options.prompt:
+        yield f'prompt = tokenizer({options.prompt!r}, return_tensors="pt").input_ids.to(device)'
     else:
         yield "prompt = torch.tensor([[tokenizer.bos_token_id]], device=device)"
 
 
-def _bad_words(run: Run) -> Iterator[str]:
-    words = _words(run)
+def _bad_words(options: ScriptOptions) -> Iterator[str]:
+    words = options.strategy[BAD_WORDS]
     if words:
-        yield "# Each as it is, and after a space."
-        yield f"texts = [text for word in {words!r} for text in (word, ' ' + word)]"
+        yield "# Each word with and without a leading space."
+        yield f"texts = [text for word in {list(words)!r} for text in (word, ' ' + word)]"
         yield "bad_words_ids = tokenizer(texts, add_special_tokens=False).input_ids"
 
 
-def _words(run: Run) -> list[str]:
-    return list(read_words(str(run.strategy.fields["bad_words"])))
-
-
-def _call(run: Run, settings: dict[str, object]) -> Iterator[str]:
+def _call(options: ScriptOptions, settings: dict[str, object]) -> Iterator[str]:
     arguments = settings | {
-        "max_new_tokens": run.max_new_tokens,
-        "num_return_sequences": run.num_return_sequences,
+        "max_new_tokens": options.max_new_tokens,
+        "num_return_sequences": options.num_return_sequences,
     }
     yield "output = model.generate("
     yield "    prompt,"
     yield "    attention_mask=torch.ones_like(prompt),"
     yield from (f"    {name}={value!r}," for name, value in arguments.items())
-    if _words(run):
+    if options.strategy[BAD_WORDS]:
         yield "    bad_words_ids=bad_words_ids,"
-    if run.stop:
-        yield f"    stop_strings={list(run.stop)!r},"
+    if options.stop:
+        yield f"    stop_strings={list(options.stop)!r},"
         yield "    tokenizer=tokenizer,"
     yield "    eos_token_id=ends,"
     yield "    pad_token_id=ends[0] if isinstance(ends, list) else ends,"
     yield ")"
 
 
-def _show(run: Run) -> Iterator[str]:
+def _show(options: ScriptOptions) -> Iterator[str]:
     yield "for ids in output[:, prompt.shape[1] :]:"
     yield "    text = tokenizer.decode(ids, skip_special_tokens=True)"
-    if run.stop:
-        yield f"    for stop in {list(run.stop)!r}:"
+    if options.stop:
+        yield f"    for stop in {list(options.stop)!r}:"
         yield "        text = text.split(stop)[0]"
     yield "    print(text)"

@@ -1,4 +1,4 @@
-"""The table of strategy kinds: as text for a terminal or a pipe, and as JSON."""
+"""The kinds of strategies: as text for a terminal or a pipe, and as JSON."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import math
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from genlm.decoding.explained import FORMULAS, MEANINGS
-from genlm.decoding.kinds import KINDS, SHARED_FIELDS, Choice, Field, Kind, Text, Value
+from genlm.decoding.declaration import Choice, Field, Kind, Number, Processor
+from genlm.decoding.kinds import KINDS
+from genlm.decoding.kinds.shared import SHARED
 from genlm.decoding.strategy import Strategy
 from genlm.views.terminal import Writer
 
@@ -22,7 +23,7 @@ Line = tuple[str, str | None]
 
 
 def show_kinds(format: str) -> None:
-    """Print every kind, and the fields that they share once."""
+    """Print every kind, and once the fields that they share."""
     if format == "json":
         _print_json({"strategies": [kind_record(kind) for kind in KINDS.values()]})
     else:
@@ -38,46 +39,51 @@ def show_kind(kind: Kind, format: str) -> None:
 
 
 def kind_record(kind: Kind) -> dict[str, Any]:
-    """A kind as JSON has it."""
+    """Return a kind as JSON has it."""
     return {
         "kind": kind.name,
         "summary": kind.summary,
         "paper": kind.paper or None,
-        "formula": FORMULAS[kind.name],
+        "formula": kind.formula,
         "samples": kind.samples,
-        "fields": [_field_record(name, field) for name, field in kind.fields.items()],
+        "fields": [_field_record(field) for field in kind.fields.values()],
     }
 
 
-def spelled(value: Value) -> str:
-    """A value as a spec has it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def own_fields(kind: Kind) -> list[Field[Any]]:
+    """Return the fields of a kind that no other kind shares, or not with the same default and range."""
+    shared = [field for group in SHARED.values() for field in fields_of(group)]
+    return [field for field in kind.fields.values() if field not in shared]
 
 
-def own_fields(kind: Kind) -> dict[str, Field]:
-    """The fields of a kind that are not the same in others."""
-    shared = {name: field for group in SHARED_FIELDS.values() for name, field in group.items()}
-    return {name: field for name, field in kind.fields.items() if shared.get(name) != field}
+def shared_groups(kind: Kind) -> list[str]:
+    """Return the groups of shared processors that a kind takes, in whole or in part."""
+    return [name for name, group in SHARED.items() if any(each in kind.processors for each in group)]
 
 
-def groups_of(kind: Kind) -> list[str]:
-    """The groups of shared fields that a kind takes."""
-    others = kind.fields.keys() - own_fields(kind).keys()
-    return [name for name, group in SHARED_FIELDS.items() if group.keys() & others]
+def fields_of(processors: Iterable[Processor]) -> list[Field[Any]]:
+    """Return the fields of some processors."""
+    return [field for processor in processors for field in processor.fields]
 
 
-def _field_record(name: str, field: Field) -> dict[str, Any]:
-    record = {"name": name, "default": field.default, "range": field.range, "meaning": MEANINGS[name]}
-    if isinstance(field, Choice):
-        return record | {"choices": list(field.choices.values())}
-    if isinstance(field, Text):
+def _field_record(field: Field[Any]) -> dict[str, Any]:
+    values = field.values
+    record = {
+        "name": field.name,
+        "default": values.to_json(field.default),
+        "range": values.range,
+        "meaning": field.description,
+    }
+    if isinstance(values, Choice):
+        return record | {"choices": list(values.choices.values())}
+    if not isinstance(values, Number):
         return record | {"type": "str"}
     return record | {
-        "type": field.type.__name__,
-        "low": None if field.low == -math.inf else field.low,
-        "high": None if field.high == math.inf else field.high,
-        "low_open": field.low_open,
-        "high_open": field.high_open,
+        "type": values.type.__name__,
+        "low": None if values.low == -math.inf else values.low,
+        "high": None if values.high == math.inf else values.high,
+        "low_open": values.low_open,
+        "high_open": values.high_open,
     }
 
 
@@ -86,13 +92,13 @@ def _all_lines() -> Iterator[Line]:
         yield kind.name, HEADING
         yield from _wrapped(kind.summary)
         yield from _field_lines(own_fields(kind))
-        yield from _wrapped(f"takes also: {', '.join(groups_of(kind))}")
+        yield from _wrapped(f"also takes: {', '.join(shared_groups(kind))}")
         if kind.paper:
             yield from _wrapped(kind.paper)
         yield "", None
-    for name, group in SHARED_FIELDS.items():
+    for name, group in SHARED.items():
         yield f"shared: {name}", HEADING
-        yield from _field_lines(group)
+        yield from _field_lines(fields_of(group))
         yield "", None
     yield "genlm strategies show KIND explains one, with its formula.", None
 
@@ -103,19 +109,19 @@ def _kind_lines(kind: Kind) -> Iterator[Line]:
     if kind.paper:
         yield from _wrapped(kind.paper)
     yield from [("", None), ("formula", HEADING)]
-    for line in FORMULAS[kind.name].splitlines():
+    for line in kind.formula.splitlines():
         yield from _wrapped(line)
     yield from [("", None), ("fields", HEADING)]
-    for name, field in kind.fields.items():
-        yield from _field_lines({name: field})
-        yield from _wrapped(MEANINGS[name], 2 * INDENT)
+    for field in kind.fields.values():
+        yield from _field_lines([field])
+        yield from _wrapped(field.description, 2 * INDENT)
     yield from [("", None), ("example", HEADING)]
     yield f'{INDENT}genlm generate "Once upon a time" -s {Strategy.of(kind.name)}', None
 
 
-def _field_lines(fields: Mapping[str, Field]) -> Iterator[Line]:
-    for name, field in fields.items():
-        yield from _wrapped(f"{name}={spelled(field.default)}".ljust(26) + field.range)
+def _field_lines(fields: Iterable[Field[Any]]) -> Iterator[Line]:
+    for field in fields:
+        yield from _wrapped(f"{field.name}={field.format(field.default)}".ljust(26) + field.values.range)
 
 
 def _wrapped(text: str, indent: str = INDENT) -> Iterator[Line]:

@@ -1,4 +1,4 @@
-"""A generation in the colours of its tokens' probabilities."""
+"""A generation whose tokens are coloured by probability."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from genlm.views.score import STYLES, whole_pieces
 if TYPE_CHECKING:
     from rich.text import Text
 
-# A token is in the first of these buckets whose bound its probability reaches.
+# A token belongs to the first bucket whose bound its probability reaches.
 BOUNDS = (0.5, 0.1, 0.01)
 BUCKETS = (*(f"{100 * bound:g} % and more" for bound in BOUNDS), "less")
-# What was generated and is no part of the text: an end token, a stop text and what follows it.
+# Generated but not part of the text: an end token, a stop text and whatever follows it.
 BEYOND = "dim"
 
 
 class TraceView(TextView):
-    """Writes each completion as it ends, in the colours of its tokens' probabilities, and a legend below."""
+    """Writes each completion as it ends, coloured by its tokens' probabilities, and a legend below."""
 
     shows = (Completion,)
 
     def show(self, event: Piece | Completion) -> None:
-        """See TextView; pieces wait, for they do not tell where a token begins."""
+        """See TextView. Pieces of text are not shown, because they do not tell where a token begins."""
         if isinstance(event, Completion):
             self._waiting[event.index] = [(text, _style(token, within)) for text, token, within in parts(event)]
             super().show(event)
@@ -40,7 +40,7 @@ class TraceView(TextView):
 
 
 def parts(completion: Completion | Sample) -> Iterator[tuple[str, TracedToken, bool]]:
-    """What a completion was generated as: each text, its token, and whether it is within the completion's text."""
+    """Yield the parts of a completion: each text, its token, and whether it belongs to the completion's text."""
     left = sys.maxsize if completion.finish_reason == "length" else len(completion.text)
     for text, token in whole_pieces(completion.trace or ()):
         for part, within in ((text[:left], True), (text[left:], False)):
@@ -50,12 +50,12 @@ def parts(completion: Completion | Sample) -> Iterator[tuple[str, TracedToken, b
 
 
 def bucket(probability: float) -> int:
-    """Which of BUCKETS a probability is in."""
+    """Return which of BUCKETS a probability belongs to."""
     return sum(probability < bound for bound in BOUNDS)
 
 
 def legend(names: Sequence[str] = BUCKETS) -> Text:
-    """The styles and what they stand for, on one line."""
+    """Return the styles and their meaning, on one line."""
     from rich.text import Text
 
     shown = Text.assemble(("probability  ", "dim"))

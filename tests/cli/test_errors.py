@@ -59,9 +59,9 @@ class TestUsage:
             (["--top-k", "0"], "top_k must be a whole number at least 1, not 0"),
             (["--top-p", "0"], "top_p must be a number greater than 0 and at most 1, not 0.0"),
             (["--top-p", "1.1"], "top_p must be a number greater than 0 and at most 1, not 1.1"),
-            (["--temperature", "-1"], "temperature must be a number greater than 0, not -1.0"),
-            (["--temperature", "nan"], "temperature must be a number greater than 0, not nan"),
-            (["--temperature", "inf"], "temperature must be a number greater than 0, not inf"),
+            (["--temperature", "-1"], "temperature must be a number at least 0, not -1.0"),
+            (["--temperature", "nan"], "temperature must be a number at least 0, not nan"),
+            (["--temperature", "inf"], "temperature must be a number at least 0, not inf"),
             (["--repetition-penalty", "0"], "repetition_penalty must be a number greater than 0, not 0.0"),
             (["--num-beams", "1"], "num_beams must be a whole number at least 2, not 1"),
             (["--num-beams", "3", "-n", "4"], "num_return_sequences=4 is more than num_beams=3"),
@@ -73,7 +73,7 @@ class TestUsage:
             (["-s", "top-p:top_p=0.5", "--top-p", "0.5"], "top_p is given twice: in the spec 'top-p:top_p=0.5' and"),
             (["-s", "@storyteller"], "-s @storyteller needs a file of presets"),
             (["-s", "@other", "--presets", str(PRESETS)], "no preset 'other' in"),
-            (["--presets", str(PRESETS)], "--presets is given, but no preset of it is asked for"),
+            (["--presets", str(PRESETS)], "--presets is given, but no preset is used"),
         ],
     )
     def test_requests_that_make_no_sense(self, options: list[str], error: str) -> None:

@@ -90,7 +90,7 @@ class TestStrategy:
             "name": "top-p:top_p=0.9",
             "kind": "top-p",
             "spec": "top-p:top_p=0.9",
-            "fields": Strategy.parse("top-p:top_p=0.9").fields,
+            "fields": Strategy.parse("top-p:top_p=0.9").to_json()["fields"],
         }
 
     @pytest.mark.parametrize(

@@ -42,28 +42,28 @@ class TestNext:
         lengths = [row.count("█") for row in rows[:10]]
         assert lengths == sorted(lengths, reverse=True)
         assert lengths[0] > 20
-        assert "equally likely tokens (of 4,096)" in done.out
+        assert re.search(r"entropy \d\.\d{3} nats, perplexity [\d.]+ \(of 4,096 tokens\)", done.out)
         assert all(cell_len(line) <= 80 for line in done.out.splitlines())
 
-    def test_with_a_strategy_what_is_cut_is_said(self, tiny: Path) -> None:
+    def test_a_strategy_is_shown_with_the_tokens_that_it_rules_out(self, tiny: Path) -> None:
         done = call("next", "Once", "-m", tiny, "-s", "top-k:top_k=2")
         rows = done.out.splitlines()
         assert [" cut " in row for row in rows[1:11]] == [False] * 2 + [True] * 8
         assert "top-k:top_k=2 keeps 2 tokens with" in done.out
         assert "top-k:top_k=1 keeps 1 token with" in call("next", "Once", "-m", tiny, "-s", "top-k:top_k=1").out
-        assert "it cuts 298 with" in done.out
+        assert "it rules out 298 with" in done.out
         found = as_json("next", "Once", "-m", tiny, "-s", "top-k:top_k=2")
         assert found["strategy"]["spec"] == "top-k:top_k=2"
         assert (found["filtered"]["kept"], found["filtered"]["cut"]) == (2, 298)
         assert [candidate["filtered_probability"] > 0 for candidate in found["candidates"]][:3] == [True, True, False]
 
-    def test_a_preset_is_a_strategy_too(self, tiny: Path, tmp_path: Path) -> None:
+    def test_a_preset_is_accepted_as_a_strategy(self, tiny: Path, tmp_path: Path) -> None:
         presets = tmp_path / "presets.toml"
         presets.write_text('[narrow]\nkind = "top-k"\ntop_k = 3\n')
         found = as_json("next", "Once", "-m", tiny, "-s", "@narrow", "--presets", presets)
         assert (found["strategy"]["name"], found["filtered"]["kept"]) == ("narrow", 3)
 
-    def test_candidates_are_parted_by_commas_and_compared(self, tiny: Path) -> None:
+    def test_candidates_are_separated_by_commas(self, tiny: Path) -> None:
         found = as_json("next", "The", "-m", tiny, "--candidates", " fox, king", "--candidates", r" a\, b")
         assert {candidate["text"] for candidate in found["candidates"]} == {" fox", " king", " a, b"}
         for candidate in found["candidates"]:
@@ -73,11 +73,11 @@ class TestNext:
         assert "␣fox" in shown
         assert "␣king" in shown
 
-    def test_a_candidate_that_is_cut_is_null_in_json(self, tiny: Path) -> None:
+    def test_a_candidate_that_is_ruled_out_is_null_in_json(self, tiny: Path) -> None:
         found = as_json("next", "The", "-m", tiny, "--candidates", " fox, king had", "-s", "top-k:top_k=1")
         assert [candidate["filtered_logprob"] for candidate in found["candidates"]] == [None, None]
 
-    def test_steps_are_a_tree_as_deep_and_as_wide(self, tiny: Path) -> None:
+    def test_steps_give_a_tree_of_that_depth_and_width(self, tiny: Path) -> None:
         found = as_json("next", "Once", "-m", tiny, "--steps", "3")
         level, widths = found["candidates"], []
         while level:
@@ -85,7 +85,7 @@ class TestNext:
             level = [child for branch in level for child in branch["children"]]
         assert widths == [3, 3, 3]
         shown = call("next", "Once", "-m", tiny, "--steps", "2", "--branches", "5").out
-        assert "10 tokens: the likeliest ways on, 2 tokens far" in shown
+        assert "10 tokens: the most likely continuations, 2 tokens long" in shown
 
     def test_the_prompt_may_come_by_a_pipe_or_from_a_file(self, tiny: Path, tmp_path: Path) -> None:
         path = tmp_path / "prompt.txt"
@@ -100,10 +100,10 @@ class TestNext:
             (["--top", "0"], "--top must be at least 1, not 0"),
             (["--steps", "-1"], "--steps must be at least 1, not -1"),
             (["--steps", "2", "--branches", "0"], "--branches must be at least 1, not 0"),
-            (["--branches", "2"], "--branches goes with --steps"),
-            (["--steps", "2", "--top", "3"], "--top and --steps at once: which is it?"),
+            (["--branches", "2"], "--branches needs --steps"),
+            (["--steps", "2", "--top", "3"], "--top and --steps cannot be combined"),
             (["--candidates", "a,,b"], "a candidate must not be empty"),
-            (["--presets", "x.toml"], "--presets is given, but no preset of it is asked for"),
+            (["--presets", "x.toml"], "--presets is given, but no preset is used"),
             (["-s", "top-k:top_k=0"], "top_k must be a whole number at least 1, not 0"),
         ],
     )

@@ -1,4 +1,4 @@
-"""`-s @NAME`: presets of a file, and of the user's own."""
+"""`-s @NAME`: presets of a file, and those in the user's own file."""
 
 from __future__ import annotations
 
@@ -37,50 +37,50 @@ def chosen(name: str, presets: Path | None = None, **flags: float) -> tuple[Stra
     return choose_strategy(f"@{name}", presets, flags, notices.append), notices
 
 
-def test_a_preset_of_ones_own_needs_no_option(own: Path) -> None:
+def test_the_users_own_presets_need_no_option(own: Path) -> None:
     strategy, notices = chosen("mine")
     assert (strategy.name, strategy.spec, notices) == ("mine", "top-k:top_k=7", [])
 
 
-def test_the_file_that_is_given_goes_before_ones_own(own: Path, given_file: Path) -> None:
+def test_the_given_file_comes_before_the_users_own(own: Path, given_file: Path) -> None:
     assert chosen("both")[0].kind == "greedy"
     assert chosen("both", given_file)[0].kind == "beam"
     assert chosen("mine", given_file)[0].spec == "top-k:top_k=7"
 
 
-def test_a_preset_of_temperature_zero_says_that_it_is_greedy(own: Path) -> None:
+def test_a_preset_with_temperature_zero_becomes_greedy_with_a_notice(own: Path) -> None:
     strategy, notices = chosen("cold")
     assert (strategy.name, strategy.kind) == ("cold", "greedy")
-    assert notices == ["temperature=0 means greedy: the likeliest token at every step"]
+    assert notices == ["temperature=0 means greedy: the most likely token at every step"]
 
 
-def test_a_flag_changes_the_preset_as_it_is_written(own: Path) -> None:
+def test_a_flag_replaces_a_field_of_the_preset(own: Path) -> None:
     strategy, notices = chosen("cold", temperature=0.5)
     assert (strategy.spec, notices) == ("min-p:min_p=0.05,temperature=0.5", [])
 
 
-def test_a_name_that_is_nowhere_is_refused_with_the_names(own: Path, given_file: Path) -> None:
+def test_an_unknown_name_is_refused_and_the_names_are_listed(own: Path, given_file: Path) -> None:
     with pytest.raises(UsageError) as caught:
         chosen("other", given_file)
     assert str(caught.value) == f"no preset 'other' in {given_file} and {own}"
     assert caught.value.hint == "there are both, mine, cold"
 
 
-def test_a_wrong_file_of_ones_own_is_an_error_only_where_it_is_read(own: Path, given_file: Path) -> None:
+def test_an_invalid_file_of_the_user_is_an_error_only_if_it_is_needed(own: Path, given_file: Path) -> None:
     own.write_text("[mine\n")
     assert chosen("both", given_file)[0].kind == "beam"
     with pytest.raises(InputError, match="not a TOML file"):
         chosen("mine")
 
 
-def test_without_any_file_the_error_says_where_one_may_be() -> None:
+def test_without_any_file_the_hint_says_where_to_create_one() -> None:
     with pytest.raises(UsageError, match="-s @mine needs a file of presets") as caught:
         chosen("mine")
     assert str(own_presets()) in str(caught.value.hint)
 
 
-@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="XDG is of other systems")
-def test_ones_own_file_lies_in_the_configuration_folder(
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="these systems do not use XDG")
+def test_the_users_own_file_is_in_the_configuration_folder(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -88,4 +88,4 @@ def test_ones_own_file_lies_in_the_configuration_folder(
     (tmp_path / "genlm" / "strategies.toml").write_text(OWN)
     done = call("generate", "-m", tiny, "-s", "@cold", "--max-new-tokens", "1", "Once")
     assert done.code == 0
-    assert "temperature=0 means greedy: the likeliest token at every step" in done.err
+    assert "temperature=0 means greedy: the most likely token at every step" in done.err

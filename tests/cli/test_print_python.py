@@ -1,4 +1,4 @@
-"""`genlm generate --print-python`: the script that it prints does the same."""
+"""`genlm generate --print-python`: the printed script does the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def printed(*arguments: str | Path) -> Done:
 
 
 def executed(script: str) -> tuple[dict[str, Any], str]:
-    """The names that a script leaves, and what it prints."""
+    """The names that a script defines, and what it prints."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -46,7 +46,7 @@ def executed(script: str) -> tuple[dict[str, Any], str]:
         ["-s", "beam:num_beams=3,early_stopping=never,no_repeat_ngram_size=2", "-n", "3"],
     ],
 )
-def test_the_script_makes_the_same_tokens(tiny: Path, options: list[str]) -> None:
+def test_the_script_generates_the_same_tokens(tiny: Path, options: list[str]) -> None:
     shared = ["-m", str(tiny), "--device", "cpu", "--max-new-tokens", "12", *options, PROMPT]
     done = printed(*shared)
     assert (done.code, done.err) == (0, "")
@@ -72,7 +72,7 @@ def test_the_script_prints_the_same_text_up_to_a_stop_text(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sample", "top-k", "top-p", "min-p", "typical", "epsilon", "eta", "top-h"])
-def test_a_script_that_samples_pins_every_filter(tiny: Path, kind: str) -> None:
+def test_a_script_that_samples_sets_every_truncation(tiny: Path, kind: str) -> None:
     done = printed("-m", tiny, "--device", "cpu", "-s", kind, "--seed", "3", "--max-new-tokens", "4", "Once")
     names, _ = executed(done.out)
     assert names["output"].shape[1] > names["prompt"].shape[1]
@@ -96,25 +96,25 @@ def test_an_empty_prompt_starts_from_the_start_token(tiny: Path) -> None:
         (["-s", "greedy:dry_multiplier=1"], "transformers has no dry_multiplier"),
         (["-s", "top-p:presence_penalty=0.5"], "transformers has no presence_penalty"),
         (["-s", "top-p:top_n_sigma=1"], "transformers has no top_n_sigma"),
-        (["--dtype", "int8"], "transformers has no --dtype int8 of this kind"),
+        (["--dtype", "int8"], "transformers has no int8 like that of genlm"),
     ],
 )
-def test_what_transformers_does_not_have_is_refused(options: list[str], error: str) -> None:
+def test_a_strategy_that_transformers_lacks_is_refused(options: list[str], error: str) -> None:
     done = printed("-m", "gpt2", *options, "Once")
     assert (done.code, done.out, done.error()) == (2, "", error)
 
 
-def test_a_field_that_does_nothing_is_no_reason_to_refuse() -> None:
+def test_a_field_without_effect_is_not_refused() -> None:
     assert printed("-m", "gpt2", "-s", "sample:dry_base=3,xtc_threshold=0.3", "Once").code == 0
 
 
-def test_a_hub_model_is_named_and_not_fetched() -> None:
+def test_a_hub_model_is_named_but_not_downloaded() -> None:
     done = printed("-m", "someone/some-model", "--revision", "v1", "Once")
     assert "from_pretrained('someone/some-model', revision='v1'" in done.out
     assert "from_pretrained('gpt2'" in printed("Once").out
 
 
-def test_the_script_goes_where_the_output_goes(tmp_path: Path) -> None:
+def test_the_script_is_written_to_the_output_file(tmp_path: Path) -> None:
     path = tmp_path / "run.py"
     assert printed("-m", "gpt2", "Once", "-o", path).out == ""
     assert path.read_text() == printed("-m", "gpt2", "Once").out

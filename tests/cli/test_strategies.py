@@ -1,4 +1,4 @@
-"""`genlm strategies`: every kind is listed and explained, from the table alone."""
+"""`genlm strategies`: every kind is listed and explained as it is declared."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ import re
 import pytest
 from support.driving import call
 
-from genlm.decoding.explained import FORMULAS, MEANINGS
-from genlm.decoding.kinds import ALL_FIELDS, KINDS
+from genlm.decoding.kinds import KINDS
 from genlm.decoding.strategy import Strategy
 
 
-def test_every_kind_and_field_is_explained() -> None:
-    assert KINDS.keys() <= FORMULAS.keys()
-    assert MEANINGS.keys() >= ALL_FIELDS
-
-
-def test_the_list_has_every_kind_with_its_line_and_paper() -> None:
+def test_the_list_has_every_kind_with_its_summary_and_paper() -> None:
     done = call("strategies")
     assert (done.code, done.err) == (0, "")
     text = " ".join(done.out.split())
@@ -31,14 +25,15 @@ def test_the_list_has_every_kind_with_its_line_and_paper() -> None:
 def test_the_list_has_every_field_of_every_kind_with_default_and_range() -> None:
     out = call("strategies").out
     for kind in KINDS.values():
-        own, also = re.search(rf"^{kind.name}\n(.*?)takes also: (.*?)\n", out, re.M | re.S).groups()  # type: ignore[union-attr]
+        own, also = re.search(rf"^{kind.name}\n(.*?)also takes: (.*?)\n", out, re.M | re.S).groups()  # type: ignore[union-attr]
         shared = "".join(
             re.search(rf"^shared: {group}\n(.*?)\n\n", out, re.M | re.S)[1] + "\n"  # type: ignore[index]
             for group in also.split(", ")
         )
         for name, field in kind.fields.items():
-            default = str(field.default).lower()
-            assert re.search(rf"^ +{name}={re.escape(default)} +{field.range}$", own + shared, re.M), name
+            default = field.format(field.default)
+            pattern = rf"^ +{name}={re.escape(default)} +{re.escape(field.values.range)}$"
+            assert re.search(pattern, own + shared, re.M), name
 
 
 def test_nothing_is_wider_than_a_terminal() -> None:
@@ -51,25 +46,26 @@ def test_nothing_is_wider_than_a_terminal() -> None:
 def test_show_explains_a_kind(kind: str) -> None:
     done = call("strategies", "show", kind)
     text = " ".join(done.out.split())
-    row = KINDS[kind]
+    declared = KINDS[kind]
     assert (done.code, done.err) == (0, "")
-    assert row.paper in text
-    assert " ".join(FORMULAS[kind].split()) in text
-    for name, field in row.fields.items():
-        assert f" {name}={str(field.default).lower()} {field.range} {MEANINGS[name]}" in text
+    assert declared.paper in text
+    assert " ".join(declared.formula.split()) in text
+    for name, field in declared.fields.items():
+        assert f" {name}={field.format(field.default)} {field.values.range} {field.description}" in text
     example = done.out.rstrip().rsplit(" ", 1)[1]
     assert Strategy.parse(example) == Strategy.of(kind)
 
 
-def test_json_has_the_whole_table() -> None:
+def test_json_has_every_kind() -> None:
     listed = json.loads(call("strategies", "--format", "json").out)["strategies"]
     assert [each["kind"] for each in listed] == list(KINDS)
     for record in listed:
         assert json.loads(call("strategies", "show", record["kind"], "--format", "json").out) == record
         kind = KINDS[record["kind"]]
         assert [field["name"] for field in record["fields"]] == list(kind.fields)
-        assert [field["default"] for field in record["fields"]] == [field.default for field in kind.fields.values()]
-        assert record["formula"] == FORMULAS[kind.name]
+        defaults = [field.values.to_json(field.default) for field in kind.fields.values()]
+        assert [field["default"] for field in record["fields"]] == defaults
+        assert record["formula"] == kind.formula
 
 
 def test_json_gives_the_bounds() -> None:
@@ -80,7 +76,7 @@ def test_json_gives_the_bounds() -> None:
     assert (penalty["low"], penalty["high"], penalty["type"]) == (0, None, "float")
 
 
-def test_the_format_may_stand_before_show() -> None:
+def test_the_format_may_precede_show() -> None:
     assert call("strategies", "--format", "json", "show", "top-k").out.startswith("{")
 
 

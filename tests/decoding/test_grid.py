@@ -1,4 +1,4 @@
-"""Sweeps of a strategy's fields: how they are spelled, and what they are crossed to."""
+"""Sweeps of a strategy's fields: how they are written, and the combinations that they make."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def specs(*given_specs: str, grid: list[str], presets: Path | None = None) -> li
         ("top_k=5,5", (5,)),
         ("early_stopping=true,never", (True, "never")),
         ("top_p=1e-1..3e-1..1e-1", (0.1, 0.2, 0.3)),
+        ("bad_words=king|queen,king", ("king|queen", "king")),
     ],
 )
-def test_an_axis_is_a_field_and_its_values(text: str, values: tuple[object, ...]) -> None:
+def test_an_axis_has_a_field_and_its_values(text: str, values: tuple[object, ...]) -> None:
     axis = read_axis(text)
     assert axis.field == text.partition("=")[0].strip()
     assert axis.values == values
@@ -43,7 +44,7 @@ def test_an_axis_is_a_field_and_its_values(text: str, values: tuple[object, ...]
 
 
 @given(st.integers(-50, 50), st.integers(1, 20), st.integers(1, 9))
-def test_a_range_is_that_of_python_with_its_end(first: int, count: int, step: int) -> None:
+def test_a_range_equals_pythons_with_its_end(first: int, count: int, step: int) -> None:
     last = first + (count - 1) * step
     assert read_axis(f"presence_penalty={first}..{last}..{step}").values == tuple(
         float(number) for number in range(first, last + 1, step)
@@ -67,48 +68,48 @@ def test_a_range_is_that_of_python_with_its_end(first: int, count: int, step: in
         ("top_p=0..1..0.000001", "0..1..0.000001", "1,000,001 values"),
     ],
 )
-def test_a_wrong_axis_is_refused_with_its_place(text: str, place: str, message: str) -> None:
+def test_an_error_points_at_the_mistake(text: str, place: str, message: str) -> None:
     with pytest.raises(SpecError, match=message.replace("(", r"\(")) as caught:
         read_axis(text)
     assert caught.value.spec[caught.value.start : caught.value.end] == place
 
 
-def test_axes_are_crossed_the_last_one_fastest() -> None:
+def test_the_last_axis_varies_fastest() -> None:
     axes = [read_axis("top_p=0.8,0.9"), read_axis("temperature=0.7,1")]
     assert [tuple(fields.values()) for fields in crossed(axes)] == [(0.8, 0.7), (0.8, 1.0), (0.9, 0.7), (0.9, 1.0)]
     assert list(crossed([])) == [{}]
 
 
-def test_only_the_axes_that_apply_to_a_kind_sweep_it() -> None:
+def test_a_kind_is_swept_only_by_axes_of_its_fields() -> None:
     axes = [read_axis("num_beams=2,4"), read_axis("top_p=0.5,0.6")]
     assert axes_of(axes, "beam") == axes[:1]
     assert axes_of(axes, "top-p") == axes[1:]
     assert axes_of(axes, "greedy") == []
 
 
-def test_a_field_that_is_swept_twice_or_too_finely_is_refused() -> None:
+def test_a_field_swept_twice_and_a_grid_too_large_are_refused() -> None:
     with pytest.raises(UsageError, match="top_p is swept twice"):
         check_axes([read_axis("top_p=0.5"), read_axis("top_p=0.6")])
     with pytest.raises(UsageError, match="2,500 combinations"):
         check_axes([read_axis("top_k=1..50..1"), read_axis("top_p=0.01..0.5..0.01")])
 
 
-def test_a_grid_alone_tells_the_kind() -> None:
+def test_a_grid_alone_selects_the_kind() -> None:
     assert specs(grid=["top_p=0.8,0.9"]) == ["top-p:top_p=0.8", "top-p:top_p=0.9"]
     assert specs(grid=["num_beams=2,3"]) == ["beam:num_beams=2", "beam:num_beams=3"]
 
 
-def test_each_strategy_is_swept_by_what_applies_to_it_and_stands_as_it_is_where_nothing_does() -> None:
+def test_each_strategy_is_swept_by_the_axes_that_apply_to_it() -> None:
     found = specs("greedy", "beam", "top-p", grid=["top_p=0.5,0.6", "num_beams=2,3"])
     assert found == ["greedy", "beam:num_beams=2", "beam:num_beams=3", "top-p:top_p=0.5", "top-p:top_p=0.6"]
 
 
-def test_a_field_that_applies_to_no_strategy_is_refused() -> None:
+def test_a_field_of_no_strategy_is_refused() -> None:
     with pytest.raises(UsageError, match="'num_beams' applies to none"):
         specs("greedy", "top-p", grid=["num_beams=2,3"])
 
 
-def test_a_field_in_a_spec_and_in_the_grid_is_given_twice() -> None:
+def test_a_field_in_a_spec_and_in_the_grid_is_refused() -> None:
     with pytest.raises(UsageError, match="top_p is given twice"):
         specs("top-p:top_p=0.9", grid=["top_p=0.5,0.6"])
 
@@ -121,11 +122,11 @@ def test_a_preset_can_be_swept(tmp_path: Path) -> None:
     assert (plain.strategy.name, plain.swept) == ("mine", {})
 
 
-def test_the_same_strategy_twice_is_one() -> None:
+def test_equal_strategies_are_compared_once() -> None:
     assert specs("top-p", "top-p:top_p=0.9", "greedy", grid=[]) == ["top-p:top_p=0.9", "greedy"]
 
 
-def test_without_anything_it_is_the_four_best_known_kinds() -> None:
+def test_the_default_is_the_four_best_known_kinds() -> None:
     assert specs(grid=[]) == ["greedy", "beam:num_beams=4", "top-k:top_k=50", "top-p:top_p=0.9"]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from genlm.decoding.kinds.shared import BAD_WORDS
 from genlm.decoding.presets import read_presets
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError
@@ -17,7 +18,7 @@ def write(folder: Path, contents: str | bytes) -> Path:
     return path
 
 
-def test_a_preset_is_the_strategy_of_its_kind_and_fields(tmp_path: Path) -> None:
+def test_a_preset_has_the_strategy_of_its_kind_and_fields(tmp_path: Path) -> None:
     path = write(tmp_path, '["dry run"]\nkind = "beam"\nnum_beams = 3\nearly_stopping = true\n\n[p]\nkind = "greedy"\n')
     presets = {name: preset.strategy for name, preset in read_presets(path).items()}
     assert presets == {
@@ -27,12 +28,12 @@ def test_a_preset_is_the_strategy_of_its_kind_and_fields(tmp_path: Path) -> None
     assert presets["dry run"].name == "dry run"
 
 
-def test_a_whole_number_does_for_a_number(tmp_path: Path) -> None:
+def test_a_whole_number_is_accepted_as_a_number(tmp_path: Path) -> None:
     presets = read_presets(write(tmp_path, '[warm]\nkind = "sample"\ntemperature = 2\n'))
     assert presets["warm"].strategy == Strategy.parse("sample:temperature=2.0")
 
 
-def test_a_list_does_for_its_spelling(tmp_path: Path) -> None:
+def test_a_list_is_accepted_as_its_text(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         '[a]\nkind = "greedy"\nbad_words = ["king", "50%, or so"]\nlogit_bias = ["7:1", "5:-2"]\n'
@@ -40,7 +41,7 @@ def test_a_list_does_for_its_spelling(tmp_path: Path) -> None:
     )
     presets = read_presets(path)
     assert presets["a"].strategy == presets["b"].strategy
-    assert presets["a"].strategy.fields["bad_words"] == "king|50%25%2C or so"
+    assert presets["a"].strategy[BAD_WORDS] == ("king", "50%, or so")
 
 
 def test_an_empty_file_has_no_presets(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_an_empty_file_has_no_presets(tmp_path: Path) -> None:
         ('[a]\nkind = "top-k"\ntop_k = inf\n', "preset 'a': top_k must be a whole number at least 1, not inf"),
         (
             '[a]\nkind = "top-k"\nbad_words = ["a", ""]\n',
-            "preset 'a': bad_words must be words with | between them, not ['a', '']",
+            "preset 'a': bad_words must be words separated by |, not ['a', '']",
         ),
         ('[a]\nkind = "nucleus"\n', "preset 'a': no strategy kind 'nucleus'"),
         ("[a]\ntop_k = 4\n", "preset 'a' needs a table with a kind"),
@@ -65,7 +66,7 @@ def test_an_empty_file_has_no_presets(tmp_path: Path) -> None:
         (b"[caf\xe9]\n", "not a TOML file"),
     ],
 )
-def test_a_wrong_file_is_refused_naming_file_and_preset(tmp_path: Path, contents: str | bytes, message: str) -> None:
+def test_an_error_names_the_file_and_the_preset(tmp_path: Path, contents: str | bytes, message: str) -> None:
     path = write(tmp_path, contents)
     with pytest.raises(InputError) as caught:
         read_presets(path)

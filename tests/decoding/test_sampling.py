@@ -23,11 +23,10 @@ from genlm.decoding import sampling, slots
 from genlm.decoding.completion import Completion
 from genlm.decoding.dispatch import decode
 from genlm.decoding.distribution import log_total
-from genlm.decoding.equivalent import stock_settings
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.request import Request, random_streams
 from genlm.decoding.sampling import draw
-from genlm.decoding.strategy import Strategy
+from genlm.decoding.strategy import Strategy, transformers_settings
 from genlm.errors import ModelError
 
 PROMPT = "Once upon a time"
@@ -141,7 +140,7 @@ def stock_probabilities(folder: Path, prompt_ids: Sequence[int], strategy: Strat
         max_new_tokens=1,
         output_scores=True,
         return_dict_in_generate=True,
-        **stock_settings(strategy),
+        **transformers_settings(strategy),
     )
     return made.scores[0][0].double().softmax(-1)  # type: ignore[no-any-return]
 
@@ -237,7 +236,7 @@ def test_stock_generate_draws_no_token_that_genlm_does_not(uneven: Path) -> None
     prompt_ids = lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids
     torch.manual_seed(0)
     rows = stock_generate(
-        uneven, prompt_ids, (), max_new_tokens=1, num_return_sequences=400, **stock_settings(strategy)
+        uneven, prompt_ids, (), max_new_tokens=1, num_return_sequences=400, **transformers_settings(strategy)
     )
     assert set(rows[:, -1].tolist()) == ours.keys()
     assert len(ours) == 5

@@ -16,7 +16,7 @@ from support.models import load, save_other
 from support.networks import Cramped, Poisoned, Recording, with_network
 
 from genlm.decoding.completion import Completion, Failed, Piece, Prefilled
-from genlm.decoding.dispatch import SEARCHES, decode, decode_many, make_scheduler
+from genlm.decoding.dispatch import decode, decode_many, make_scheduler
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.request import Request
 from genlm.decoding.scheduler import Scheduler
@@ -256,7 +256,7 @@ class TestScheduling:
 
 def search(model: Model) -> Any:
     """Return what runs requests separately if they search."""
-    return lambda request: decode(model.network, request) if request.strategy.kind in SEARCHES else None
+    return lambda request: decode(model.network, request) if request.strategy.declaration.loop else None
 
 
 class TestSubmit:
@@ -565,7 +565,7 @@ class TestFailures:
     @pytest.mark.parametrize(("rows", "tokens"), [(3, 10**9), (1, 10**9), (64, 60), (5, 45)])
     def test_without_memory_fewer_run_at_once_and_nothing_is_lost(self, model: Model, rows: int, tokens: int) -> None:
         requests = [make_request(model, number, SPECS[number % 9], count=1) for number in range(20)]
-        requests = [each for each in requests if each.strategy.kind not in SEARCHES]
+        requests = [each for each in requests if not each.strategy.declaration.loop]
         network = Cramped(model.network, rows, tokens)
         results = together(with_network(model, network), requests, 8)
         assert results.keys() == set(range(len(requests)))

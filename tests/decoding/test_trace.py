@@ -1,4 +1,4 @@
-"""The trace of a generation: what the model made of every token, by definition and whatever the strategy."""
+"""The trace of a generation: how likely the model found every token, under every strategy."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from support.driving import FakeTerminal, Terminal, call
 import genlm
 from genlm.api import LanguageModel
 from genlm.decoding.completion import Alternative, Completion, TracedToken
-from genlm.decoding.cuts import keep_top_k
 from genlm.decoding.kinds import KINDS
+from genlm.decoding.processors import keep_top_k
 from genlm.decoding.trace import trace_tokens
 from genlm.model.pieces import Pieces
 from genlm.views.generation import as_json
@@ -35,9 +35,9 @@ def pieces(lm: LanguageModel) -> Pieces:
     return Pieces(lm._model.tokenizer)
 
 
-def test_a_hand_worked_distribution(pieces: Pieces) -> None:
+def test_a_trace_by_hand(pieces: Pieces) -> None:
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.0625, 0.03125, 0.03125]]).log()
-    (traced,) = trace_tokens(logits, keep_top_k(logits, 3), torch.tensor([1]), pieces)
+    (traced,) = trace_tokens(logits, keep_top_k(logits, [], 3), torch.tensor([1]), pieces)
     assert traced.id == 1
     assert traced.rank == 2
     assert traced.probability == pytest.approx(0.25)
@@ -49,7 +49,7 @@ def test_a_hand_worked_distribution(pieces: Pieces) -> None:
     assert traced.text == pieces.text_of(1)
 
 
-def test_a_vocabulary_smaller_than_the_alternatives_gives_what_there_is(pieces: Pieces) -> None:
+def test_a_small_vocabulary_has_fewer_alternatives(pieces: Pieces) -> None:
     logits = torch.zeros(1, 3)
     (traced,) = trace_tokens(logits, logits, torch.tensor([2]), pieces)
     assert len(traced.alternatives) == traced.candidates == 3
@@ -57,7 +57,7 @@ def test_a_vocabulary_smaller_than_the_alternatives_gives_what_there_is(pieces: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trace_is_what_one_forward_pass_over_the_text_tells(lm: LanguageModel, kind: str) -> None:
+def test_a_trace_equals_one_forward_pass_over_the_text(lm: LanguageModel, kind: str) -> None:
     made = lm.generate(PROMPT, strategy=kind, max_new_tokens=12, seed=3, trace=True)
     network = lm._model.network
     for completion in made.completions:
@@ -80,7 +80,7 @@ def test_a_trace_is_what_one_forward_pass_over_the_text_tells(lm: LanguageModel,
     ("spec", "candidates"),
     [("sample", 300), ("top-k:top_k=7", 7), ("greedy", 300), ("top-p:top_p=0.9,top_k=4", 4)],
 )
-def test_candidates_are_those_that_the_filters_left(lm: LanguageModel, spec: str, candidates: int) -> None:
+def test_candidates_are_the_tokens_that_the_processors_left(lm: LanguageModel, spec: str, candidates: int) -> None:
     made = lm.generate(PROMPT, strategy=spec, max_new_tokens=8, seed=3, trace=True)
     for token in trace_of(made.completions[0]):
         if spec.startswith("top-p"):
@@ -91,14 +91,14 @@ def test_candidates_are_those_that_the_filters_left(lm: LanguageModel, spec: str
         assert token.mass == pytest.approx(1.0) or token.candidates < 300
 
 
-def test_beams_count_what_a_ban_of_ngrams_leaves(lm: LanguageModel) -> None:
+def test_beams_do_not_count_banned_ngrams_as_candidates(lm: LanguageModel) -> None:
     made = lm.generate(PROMPT, strategy="beam:no_repeat_ngram_size=1", max_new_tokens=6, trace=True)
     seen = len(set(made.prompt_token_ids))
     found = [token.candidates for token in trace_of(made.completions[0])]
     assert found == [300 - seen - step for step in range(len(found))]
 
 
-def test_the_logprobs_of_a_sample_sum_to_its_own_to_the_bit(tiny: Path) -> None:
+def test_the_logprobs_of_the_tokens_sum_to_that_of_the_completion(tiny: Path) -> None:
     for dtype in ("float32", "bfloat16"):
         lm = genlm.load(str(tiny), device="cpu", dtype=dtype)  # type: ignore[arg-type]
         made = lm.generate(PROMPT, strategy="top-p", max_new_tokens=20, seed=1, trace=True, num_return_sequences=3)
@@ -107,7 +107,7 @@ def test_the_logprobs_of_a_sample_sum_to_its_own_to_the_bit(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", ["greedy", "beam", "top-p"])
-def test_a_trace_changes_nothing_else_and_is_not_there_unasked(lm: LanguageModel, spec: str) -> None:
+def test_a_trace_changes_nothing_else(lm: LanguageModel, spec: str) -> None:
     plain = lm.generate(PROMPT, strategy=spec, max_new_tokens=12, seed=2)
     traced = lm.generate(PROMPT, strategy=spec, max_new_tokens=12, seed=2, trace=True)
     assert plain.completions[0].trace is None
@@ -116,12 +116,12 @@ def test_a_trace_changes_nothing_else_and_is_not_there_unasked(lm: LanguageModel
     assert "trace" not in json.loads(as_json(plain))["completions"][0]
 
 
-def test_the_json_of_a_token_has_exactly_these_keys(lm: LanguageModel) -> None:
+def test_the_json_keys_of_a_token(lm: LanguageModel) -> None:
     made = lm.generate(PROMPT, strategy="top-p", max_new_tokens=30, seed=2, trace=True)
     (completion,) = json.loads(as_json(made))["completions"]
     for token in completion["trace"]:
         assert [key for key in token if key != "bytes"] == KEYS
-        # Half a character has bytes that no text tells.
+        # Part of a character cannot be shown as text.
         assert ("bytes" in token) == ("\ufffd" in token["text"])
         for alternative in token["alternatives"]:
             assert [key for key in alternative if key != "bytes"] == ["id", "text", "probability"]
@@ -132,7 +132,7 @@ def trace_of(completion: Completion) -> tuple[TracedToken, ...]:
     return completion.trace
 
 
-# How it is shown.
+# How a trace is shown.
 
 
 def token(text: str, probability: float = 0.3, split: bytes | None = None) -> TracedToken:
@@ -156,24 +156,24 @@ def shown(*completions: Completion) -> str:
 @pytest.mark.parametrize(
     ("probability", "expected"), [(1.0, 0), (0.5, 0), (0.49, 1), (0.1, 1), (0.01, 2), (0.009, 3), (0.0, 3)]
 )
-def test_buckets_hold_their_bounds(probability: float, expected: int) -> None:
+def test_a_bucket_includes_its_bound(probability: float, expected: int) -> None:
     assert bucket(probability) == expected
     assert len(STYLES) == len(BUCKETS)
 
 
-def test_what_is_beyond_the_text_is_told_from_it() -> None:
+def test_tokens_beyond_the_text_are_marked() -> None:
     cut = completion([token(" a"), token("b STOP c")], " ab ", "stop")
     assert [(text, within) for text, _, within in parts(cut)] == [(" a", True), ("b ", True), ("STOP c", False)]
     ended = completion([token(" a"), token("<|endoftext|>")], " a", "eos")
     assert [(text, within) for text, _, within in parts(ended)] == [(" a", True), ("<|endoftext|>", False)]
 
 
-def test_a_split_character_is_put_together() -> None:
+def test_the_parts_of_a_character_are_joined() -> None:
     halves = [token("\ufffd", split=b"\xe7\x8b"), token("\ufffd", split=b"\x90")]
     assert [text for text, _, _ in parts(completion(halves, "狐"))] == ["狐"]
 
 
-def test_a_terminal_gets_colours_that_no_text_can_forge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_colours_that_text_cannot_forge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     text = shown(completion([token(" [red]\x1b[5m", 0.6), token("狐", 0.001)], " [red]\x1b[5m狐"))
@@ -181,14 +181,14 @@ def test_a_terminal_gets_colours_that_no_text_can_forge(monkeypatch: pytest.Monk
     assert "\x1b[7;35m狐\x1b[0m" in text
 
 
-def test_without_colour_what_is_rare_is_still_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rare_tokens_are_marked_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
     text = shown(completion([token(" a", 0.6), token(" b", 0.02), token(" c", 0.001)], " a b c"))
     assert " a\x1b[4m b\x1b[0m\x1b[7m c\x1b[0m" in text
 
 
-def test_in_a_pipe_a_traced_text_is_the_plain_one(tiny: Path, tmp_path: Path) -> None:
+def test_a_pipe_gets_plain_text(tiny: Path, tmp_path: Path) -> None:
     shared = ("generate", PROMPT, "-m", tiny, "--seed", "4", "--max-new-tokens", "9")
     page = tmp_path / "page.html"
     plain, traced = call(*shared), call(*shared, "--trace", "--html", page)
@@ -197,7 +197,7 @@ def test_in_a_pipe_a_traced_text_is_the_plain_one(tiny: Path, tmp_path: Path) ->
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_on_a_terminal_the_text_stands_above_its_legend(tiny: Path) -> None:
+def test_a_terminal_shows_the_legend_below_the_text(tiny: Path) -> None:
     with Terminal("generate", PROMPT, "-m", tiny, "-s", "greedy", "--max-new-tokens", "5", "--trace") as terminal:
         assert terminal.end() == 0
     text, legend = terminal.shown.split(PROMPT.encode())[1].split(b"probability", 1)

@@ -1,8 +1,10 @@
-"""Logits with ties, impossible tokens and extremes, and histories beside them."""
+"""Logits with ties, impossible tokens and extremes, histories beside them, and sequences for processors with state."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from random import Random
 
 import torch
 from hypothesis import strategies as st
@@ -17,6 +19,8 @@ LOGITS = st.lists(ROW.filter(lambda row: max(row) > OUT), min_size=1, max_size=3
 UNIFORM = torch.zeros(1, VOCAB)
 SINGLE = torch.full((1, VOCAB), OUT).index_fill(1, torch.tensor([4]), 1.0)
 ONE_HOT = torch.full((1, VOCAB), -50.0).index_fill(1, torch.tensor([4]), 50.0)
+# Powers of a half, so that surprise in bits is a whole number.
+HALVES = torch.tensor([[0.5, 0.25, 0.125, 0.0625, 0.0625]]).log()
 PENALTY = st.floats(0.1, 5)
 P = st.floats(0.01, 0.999)
 
@@ -30,6 +34,29 @@ def logits_and_history(draw: st.DrawFn) -> tuple[Tensor, list[list[int]]]:
 
 
 def on_the_border(row: Tensor, p: float) -> bool:
-    """Whether rounding decides if the likeliest tokens of some number hold `p`."""
+    """Whether rounding decides how many of the most likely tokens hold `p`."""
     held = row.double().softmax(-1).sort(descending=True).values.cumsum(-1)
     return bool(((held - p).abs() < 1e-5).any())
+
+
+def kept_tokens(logits: Tensor) -> list[list[int]]:
+    """The tokens of each row that are not ruled out."""
+    return [row.isfinite().nonzero()[:, 0].tolist() for row in logits]
+
+
+class Numbers(Random):
+    """A stream of given numbers."""
+
+    def __init__(self, *numbers: float) -> None:
+        super().__init__(0)
+        self.left = list(numbers)
+
+    def random(self) -> float:
+        return self.left.pop(0)
+
+
+@dataclass(eq=False)
+class Sampled:
+    """A sequence as a processor with state sees it."""
+
+    random: Random

@@ -57,3 +57,10 @@ def stock_logprob(folder: Path, prompt_ids: Sequence[int], token_ids: Sequence[i
         logits = stock(folder)(torch.tensor([[*prompt_ids, *token_ids]])).logits[0]
     logprobs = logits[len(prompt_ids) - 1 : -1].double().log_softmax(-1)
     return float(logprobs.gather(-1, torch.tensor(token_ids)[:, None]).sum())
+
+
+def next_distribution(folder: Path, ids: Sequence[int]) -> torch.Tensor:
+    """The distribution of the token after `ids`."""
+    with torch.inference_mode():
+        logits: torch.Tensor = stock(folder)(torch.tensor([list(ids)])).logits[0, -1]
+    return logits.double().softmax(-1)

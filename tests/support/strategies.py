@@ -7,29 +7,32 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from genlm.decoding.kinds import KINDS, LISTS, Choice, Field, Kind, Text
+from genlm.decoding.declaration import Biases, Choice, Field, Kind, Words
+from genlm.decoding.kinds import KINDS
 from genlm.decoding.strategy import Strategy
 
 WORDS = st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from(" ,=|;%:@\n"), min_size=1), max_size=4)
 BIASES = st.dictionaries(st.integers(0, 10**6), st.floats(-1e6, 1e6), max_size=4)
 
 
-def values(field: Field) -> st.SearchStrategy[Any]:
-    """Any value that the field admits."""
-    if isinstance(field, Choice):
-        return st.sampled_from(list(field.choices.values()))
-    if isinstance(field, Text):
-        biases = BIASES.map(lambda pairs: [f"{token}:{bias!r}" for token, bias in pairs.items()])
-        return (biases if field is LISTS["logit_bias"] else WORDS).map(field.normal)
-    low = None if field.low == -math.inf else field.low
-    high = None if field.high == math.inf else field.high
-    if field.type is int:
+def field_values(field: Field[Any]) -> st.SearchStrategy[Any]:
+    """Any value of the field, in its own type."""
+    values = field.values
+    if isinstance(values, Choice):
+        return st.sampled_from(list(values.choices.values()))
+    if isinstance(values, Words):
+        return WORDS.map(values.check)
+    if isinstance(values, Biases):
+        return BIASES.map(lambda pairs: values.check(list(pairs.items())))
+    low = None if values.low == -math.inf else values.low
+    high = None if values.high == math.inf else values.high
+    if values.type is int:
         return st.integers(low, high)
     return st.floats(
         low,
         high,
-        exclude_min=field.low_open,
-        exclude_max=field.high_open,
+        exclude_min=values.low_open,
+        exclude_max=values.high_open,
         allow_nan=False,
         allow_infinity=False,
     )
@@ -39,12 +42,12 @@ def values(field: Field) -> st.SearchStrategy[Any]:
 def genlm_strategies(draw: st.DrawFn) -> Strategy:
     """Any strategy."""
     kind = draw(st.sampled_from(list(KINDS.values())))
-    optional = {name: values(field) for name, field in kind.fields.items()}
+    optional = {name: field_values(field) for name, field in kind.fields.items()}
     return Strategy.of(kind.name, fitting(kind, draw(st.fixed_dictionaries({}, optional=optional))))
 
 
 def fitting(kind: Kind, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with others beside them, or changed, so that they go together."""
+    """The fields, with others added or changed so that they fit together."""
     if "num_beam_groups" not in kind.fields:
         return fields
     groups = fields.get("num_beam_groups")

@@ -322,7 +322,7 @@ class TestFailures:
             (("--file", tmp_path / "bad.jsonl"), "line 2: no text under 'prompt'"),
             (("x", "--reference", tmp_path / "empty.txt"), "holds no text"),
             (("x", "--reference", tmp_path / "bad.jsonl"), "line 2: no text under 'text'"),
-            (("x", "--presets", tmp_path / "p.toml", "-s", "greedy"), "no preset of it is asked for"),
+            (("x", "--presets", tmp_path / "p.toml", "-s", "greedy"), "no preset is used"),
             (("x", "--html", "-"), "--html needs a file"),
         ]:
             done = call("compare", *arguments, "-m", "nowhere")

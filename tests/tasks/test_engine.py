@@ -14,13 +14,13 @@ from support.models import save_three_words
 
 import genlm
 from genlm.decoding.completion import Piece
-from genlm.decoding.equivalent import STOCK_KINDS
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.strategy import Strategy
 from genlm.errors import ModelError, UsageError
 from genlm.records.generation import Generation
 
 PROMPT = "The king had"
+STOCK_KINDS = [kind.name for kind in KINDS.values() if kind.in_transformers]
 # Everything that a model's own settings could leak into a call.
 ODD = {
     "do_sample": True,

@@ -1,4 +1,4 @@
-"""What may come next: equal to the softmax of the forward pass, before and after a strategy's filters."""
+"""What may come next: the softmax of a forward pass, and the distribution that a strategy chooses from."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_distribution_is_the_softmax_of_the_forward_pass(name: str, variant:
     assert found.entropy == pytest.approx(-(expected.exp() * expected).sum().item(), abs=1e-4)
 
 
-def test_candidates_are_ranked_from_the_likeliest(model: Model) -> None:
+def test_candidates_are_ranked_from_the_most_likely(model: Model) -> None:
     found = next_token(model, PROMPT, top=7)
     assert [candidate.rank for candidate in found.candidates] == list(range(1, 8))
     logprobs = [candidate.logprob for candidate in found.candidates]
@@ -72,7 +72,7 @@ def test_a_vocabulary_of_three_has_three_candidates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", ["top-k:top_k=7", "top-p:top_p=0.6", "top-p:top_p=0.8,temperature=0.5", "greedy"])
-def test_after_a_strategy_what_is_left_sums_to_one_and_what_is_cut_is_counted(model: Model, spec: str) -> None:
+def test_the_tokens_that_a_strategy_keeps_sum_to_one_and_the_others_are_counted(model: Model, spec: str) -> None:
     found = next_token(model, PROMPT, top=10**6, strategy=Strategy.parse(spec))
     assert found.filtered is not None
     kept = [candidate for candidate in found.candidates if candidate.filtered]
@@ -86,7 +86,7 @@ def test_after_a_strategy_what_is_left_sums_to_one_and_what_is_cut_is_counted(mo
     assert found.filtered.entropy == pytest.approx(entropy, abs=1e-4)
 
 
-def test_top_k_keeps_the_likeliest_in_their_proportions(model: Model) -> None:
+def test_top_k_keeps_the_proportions_of_the_most_likely_tokens(model: Model) -> None:
     found = next_token(model, PROMPT, strategy=Strategy.parse("top-k:top_k=3"))
     total = sum(candidate.probability for candidate in found.candidates[:3])
     for candidate in found.candidates:
@@ -94,7 +94,7 @@ def test_top_k_keeps_the_likeliest_in_their_proportions(model: Model) -> None:
         assert candidate.filtered == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_penalty_looks_at_the_prompt(model: Model) -> None:
+def test_a_penalty_considers_the_prompt(model: Model) -> None:
     prompt = "fox fox fox"
     found = next_token(model, prompt, top=10**6, strategy=Strategy.parse("sample:no_repeat_ngram_size=1"))
     cut = {candidate.id for candidate in found.candidates if candidate.filtered == 0}
@@ -127,7 +127,7 @@ def test_beams_choose_the_most_likely_next_tokens_that_are_shown(tiny: Path, kin
     assert [each.token_ids for each in made.completions] == [(candidate.id,) for candidate in expected]
 
 
-def test_continuations_have_the_product_of_their_tokens_probabilities(tiny: Path, model: Model) -> None:
+def test_a_continuation_has_the_product_of_its_tokens_probabilities(tiny: Path, model: Model) -> None:
     texts = [" fox", " king had three", " time"]
     found = compare_continuations(model, PROMPT, texts)
     assert {continuation.text for continuation in found.continuations} == set(texts)
@@ -143,7 +143,7 @@ def test_continuations_have_the_product_of_their_tokens_probabilities(tiny: Path
 
 
 def whole_words(model: Model) -> list[Candidate]:
-    """What may come next and is a token of its own when it is encoded, the likeliest first."""
+    """Candidates that the tokenizer encodes as this one token, the most likely first."""
     candidates = next_token(model, PROMPT, top=10**6).candidates
     return [candidate for candidate in candidates if model.tokenizer.encode(candidate.text) == [candidate.id]]
 
@@ -155,7 +155,7 @@ def test_a_continuation_of_one_token_has_its_probability_in_the_distribution(mod
     assert continuation.share == 1
 
 
-def test_a_continuation_that_a_strategy_cuts_cannot_be_drawn(model: Model) -> None:
+def test_a_continuation_that_a_strategy_rules_out_cannot_be_drawn(model: Model) -> None:
     best, *_, worst = whole_words(model)
     strategy = Strategy.parse(f"top-k:top_k={best.rank}")
     found = compare_continuations(model, PROMPT, [best.text, worst.text], strategy=strategy)
@@ -165,7 +165,7 @@ def test_a_continuation_that_a_strategy_cuts_cannot_be_drawn(model: Model) -> No
     assert last.filtered == -math.inf
 
 
-def test_continuations_far_apart_have_shares_all_the_same(model: Model) -> None:
+def test_very_unequal_continuations_have_shares_too(model: Model) -> None:
     found = compare_continuations(model, PROMPT, [" fox", " fox" * 13])
     assert sum(continuation.share for continuation in found.continuations) == pytest.approx(1)
 
@@ -189,7 +189,7 @@ def paths(branches: tuple[Branch, ...], before: tuple[int, ...] = ()) -> Iterato
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_tree_follows_the_likeliest_ways(family: str, tiny: Path, tmp_path: Path) -> None:
+def test_a_tree_has_the_most_likely_continuations(family: str, tiny: Path, tmp_path: Path) -> None:
     folder = tiny if family == "gpt2" else save_other(tmp_path / "llama", "llama")
     loaded = load(folder)
     tree = grow_tree(loaded, PROMPT, 3, 4)
@@ -211,7 +211,7 @@ def test_a_tree_follows_the_likeliest_ways(family: str, tiny: Path, tmp_path: Pa
         alive = {way: everything[way] for way in best if way[-1] not in loaded.eos_ids}
 
 
-def test_a_tree_does_not_go_on_after_an_end(model: Model) -> None:
+def test_a_tree_does_not_continue_after_an_end_token(model: Model) -> None:
     tree = grow_tree(model, PROMPT, 1, 10**6)
     assert len(tree.branches) == model.network.vocab_size
     assert [branch.id for branch in tree.branches if branch.ends] == list(model.eos_ids)
@@ -219,7 +219,7 @@ def test_a_tree_does_not_go_on_after_an_end(model: Model) -> None:
         assert not (branch.ends and branch.children), way
 
 
-def test_a_tree_with_a_strategy_has_only_what_its_filters_leave(model: Model) -> None:
+def test_a_tree_has_only_tokens_that_the_strategy_keeps(model: Model) -> None:
     tree = grow_tree(model, PROMPT, 3, 10, strategy=Strategy.parse("top-k:top_k=1"))
     (first,) = tree.branches
     (second,) = first.children
@@ -228,7 +228,7 @@ def test_a_tree_with_a_strategy_has_only_what_its_filters_leave(model: Model) ->
 
 
 @pytest.mark.parametrize(("steps", "branches"), [(0, 1), (1, 0), (101, 1)])
-def test_a_tree_of_no_size_or_too_deep_is_refused(model: Model, steps: int, branches: int) -> None:
+def test_an_empty_or_too_deep_tree_is_refused(model: Model, steps: int, branches: int) -> None:
     with pytest.raises(UsageError, match=r"steps|branches"):
         grow_tree(model, PROMPT, steps, branches)
 
@@ -238,23 +238,23 @@ def test_fewer_than_one_candidate_is_refused(model: Model) -> None:
         next_token(model, PROMPT, top=0)
 
 
-def test_logits_that_are_not_numbers_are_an_error(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_that_are_not_numbers_are_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.network, "prefill", lambda prompts, room: (torch.full((1, 300), torch.nan), None))
     with pytest.raises(ModelError, match="not numbers"):
         next_token(model, PROMPT)
 
 
 @pytest.mark.parametrize("spec", ["mirostat", "sample:xtc_probability=0.5"])
-def test_a_strategy_whose_cut_is_left_to_chance_or_the_past_has_no_distribution(model: Model, spec: str) -> None:
-    with pytest.raises(UsageError, match="has no one distribution"):
+def test_a_strategy_that_depends_on_chance_or_earlier_draws_is_refused(model: Model, spec: str) -> None:
+    with pytest.raises(UsageError, match="has no single distribution"):
         next_token(model, PROMPT, strategy=Strategy.parse(spec))
 
 
-def test_the_least_length_counts_from_the_prompts_end(model: Model) -> None:
+def test_min_new_tokens_counts_from_the_end_of_the_prompt(model: Model) -> None:
     (end,) = model.eos_ids
     before, after = (
         next_token(model, PROMPT, top=10**6, strategy=Strategy.parse(spec))
-        for spec in ("greedy", "greedy:min_new_tokens=1")
+        for spec in ("sample", "sample:min_new_tokens=1")
     )
     assert {each.id: each.filtered for each in before.candidates}[end] > 0
     assert {each.id: each.filtered for each in after.candidates}[end] == 0

@@ -1,4 +1,4 @@
-"""Banned words and biases, all the way from a strategy to a text."""
+"""Banned words and biases, from a strategy to a text."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def holds(ids: tuple[int, ...], word: tuple[int, ...]) -> bool:
 
 
 def words_in(lm: LanguageModel, ids: tuple[int, ...]) -> list[str]:
-    """Texts of one and of two tokens that are in `ids`, and whose tokens these are."""
+    """Texts of one or two tokens in `ids` that the tokenizer encodes as these tokens."""
     decode, encode = lm._model.tokenizer.decode, lm._model.tokenizer.encode
     texts = [decode(ids[at : at + size]) for at in range(len(ids) - 1) for size in (1, 2)]
     return [text for text in texts if text.strip() and "\ufffd" not in text and holds(ids, tuple(encode(text)))]
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_bad_word_is_in_no_text_where_it_was_before(lm: LanguageModel, spec: str) -> None:
+def test_a_bad_word_is_never_generated(lm: LanguageModel, spec: str) -> None:
     plain = Strategy.parse(spec)
     words = words_in(lm, tokens(lm, plain))
     assert words
@@ -52,26 +52,26 @@ def test_a_bad_word_is_in_no_text_where_it_was_before(lm: LanguageModel, spec: s
     found = bad_words_ids(lm._model, banned)
     assert made.token_ids
     assert not any(holds(made.token_ids, word) for word in found)
-    # The trace knows what was banned too.
+    # The trace does not count banned words as candidates.
     single = {word for word in found if len(word) == 1}
     assert single
     assert all(token.candidates <= lm._model.network.vocab_size - len(single) for token in made.trace or ())
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_large_bias_decides(lm: LanguageModel, spec: str) -> None:
+def test_a_large_bias_decides_every_token(lm: LanguageModel, spec: str) -> None:
     plain = Strategy.parse(spec)
     wanted = Strategy.of(plain.kind, {**plain.fields, "logit_bias": "41:1000"})
     assert set(tokens(lm, wanted)) == {41}
 
 
-def test_a_word_is_banned_as_it_is_and_after_a_space(lm: LanguageModel) -> None:
+def test_a_word_is_banned_with_and_without_a_leading_space(lm: LanguageModel) -> None:
     encode = lm._model.tokenizer.encode
     found = bad_words_ids(lm._model, Strategy.of("greedy", {"bad_words": ["king", "a, b"]}))
     assert found == tuple(tuple(encode(text)) for text in ["king", " king", "a, b", " a, b"])
 
 
-def test_no_words_are_no_tokens(lm: LanguageModel) -> None:
+def test_without_bad_words_no_tokens_are_banned(lm: LanguageModel) -> None:
     assert bad_words_ids(lm._model, Strategy.parse("beam")) == ()
 
 
@@ -86,7 +86,7 @@ def test_a_bias_for_a_token_beyond_the_vocabulary_is_refused(lm: LanguageModel) 
     assert lm.generate(PROMPT, strategy=f"greedy:logit_bias={size - 1}:2", max_new_tokens=1).completions
 
 
-def test_what_may_follow_shows_what_is_banned(lm: LanguageModel) -> None:
+def test_next_shows_what_is_banned(lm: LanguageModel) -> None:
     encode = lm._model.tokenizer.encode
     word, token = next((each.text, each.id) for each in lm.next(PROMPT).candidates if encode(each.text) == [each.id])
     banned = Strategy.of("greedy", {"bad_words": [word]})
@@ -95,7 +95,7 @@ def test_what_may_follow_shows_what_is_banned(lm: LanguageModel) -> None:
     assert sum(value for value in shown.values() if value) > 0
 
 
-def test_a_word_that_the_tokenizer_does_not_know_is_refused(tmp_path: Path) -> None:
+def test_a_word_that_the_tokenizer_cannot_express_is_refused(tmp_path: Path) -> None:
     save_three_words(tmp_path)
-    with pytest.raises(InputError, match="knows nothing of the bad word ' ': it gives no tokens"):
+    with pytest.raises(InputError, match="gives no tokens for the bad word ' '"):
         genlm.load(str(tmp_path), device="cpu").generate("fox", strategy="greedy:bad_words=%20")
