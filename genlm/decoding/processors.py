@@ -87,6 +87,15 @@ class LogitsProcessors:
             scores = process(scores, history)
         return scores
 
+    def distribution(self, logits: Tensor, history: History) -> Tensor:
+        """Like a call, but only the token that is chosen is left if the strategy always takes the most likely one."""
+        scores = self(logits, history)
+        kind = self.strategy.declaration
+        if kind.samples or kind.also_depends_on:
+            return scores
+        likeliest = scores.argmax(-1, keepdim=True)
+        return torch.full_like(scores, -torch.inf).scatter(-1, likeliest, scores.gather(-1, likeliest))
+
 
 def make_processors(
     strategy: Strategy,

@@ -199,7 +199,7 @@ def _distribution(
         eos_ids=model.eos_ids,
         bad_words_ids=bad_words_ids(model, strategy),
     )
-    return processors(logits, history)
+    return processors.distribution(logits, history)
 
 
 def _likeliest(model: Model, logits: Tensor, scores: Tensor | None, top: int) -> tuple[Candidate, ...]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
+from genlm.decoding.strategy import Strategy
 from genlm.records.next import Branch, Candidate, Comparison, Filtered, NextToken, Tree
 from genlm.views.as_json import finite, split_bytes
 from genlm.views.bars import Bar, percent
@@ -95,9 +96,17 @@ def _strategy_findings(filtered: Filtered) -> list[str]:
         lines.append(
             f"it rules out {filtered.cut:,} with {percent(filtered.cut_probability)}, most likely first: {names}"
         )
-    if not strategy.samples:
-        lines.append(f"{strategy.kind} draws nothing: it takes the most likely token")
-    return lines
+    return [*lines, *_notes(strategy)]
+
+
+def _notes(strategy: Strategy) -> list[str]:
+    """Return how the strategy chooses, if it does not draw from the distribution that is shown."""
+    if strategy.declaration.also_depends_on:
+        return [
+            f"{strategy.kind} does not choose by these probabilities alone: "
+            f"its choice also depends on {strategy.declaration.also_depends_on}"
+        ]
+    return [] if strategy.samples else [f"{strategy.kind} always takes the most likely token"]
 
 
 def _entropy(nats: float) -> str:
@@ -130,6 +139,8 @@ def _show_comparison(stream: TextIO, found: Comparison) -> None:
             console.print(Text(f"{continuation.rank}  {parts}", style="dim"), soft_wrap=False)
     if found.strategy is not None:
         console.print(f"after: under {found.strategy}, which never chooses a continuation at -inf")
+        for note in _notes(found.strategy):
+            console.print(note, soft_wrap=False)
 
 
 def _nats(logprob: float) -> str:
@@ -152,6 +163,8 @@ def _show_tree(stream: TextIO, found: Tree) -> None:
         f"Beside each token: its probability{under}, and that of the whole path.",
         soft_wrap=False,
     )
+    for note in _notes(found.strategy) if found.strategy else []:
+        console.print(note, soft_wrap=False)
 
 
 def _end_of(prompt: str) -> str:

@@ -557,3 +557,11 @@ def test_beams_process_log_probabilities() -> None:
         scores = apply(Strategy.parse(f"{spec}:repetition_penalty=2"), logits, [[0]])
         assert torch.equal(scores, logprobs * torch.tensor([[2.0, 1.0, 1.0]]))
     assert apply(Strategy.parse("greedy:repetition_penalty=2"), logits, [[0]]).tolist() == [[1.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "kept"), [("greedy", [2]), ("sample", [0, 1, 2]), ("top-k:top_k=2", [0, 2]), ("beam", [0, 1, 2])]
+)
+def test_a_strategy_that_draws_nothing_has_one_token_in_its_distribution(spec: str, kept: list[int]) -> None:
+    made = make_processors(Strategy.parse(spec), prompt_length=1, eos_ids=())
+    assert kept_tokens(made.distribution(torch.tensor([[1.0, 0.0, 2.0]]), [[0]])) == [kept]

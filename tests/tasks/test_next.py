@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.driving import call
 from support.gpt2 import VARIANTS
 from support.models import load, save_other, save_three_words
 from support.reference import stock
@@ -258,3 +259,43 @@ def test_min_new_tokens_counts_from_the_end_of_the_prompt(model: Model) -> None:
     )
     assert {each.id: each.filtered for each in before.candidates}[end] > 0
     assert {each.id: each.filtered for each in after.candidates}[end] == 0
+
+
+def test_greedy_gives_everything_to_the_token_that_it_takes(tiny: Path) -> None:
+    lm = genlm.load(str(tiny), device="cpu")
+    spec = "greedy:repetition_penalty=1.5"
+    found = lm.next(PROMPT, strategy=spec, top=10**6)
+    (taken,) = lm.generate(PROMPT, strategy=spec, max_new_tokens=1).completions[0].token_ids
+    assert {each.id: each.filtered for each in found.candidates if each.filtered} == {taken: 1.0}
+    assert found.filtered is not None
+    assert (found.filtered.kept, found.filtered.cut, found.filtered.entropy) == (1, found.vocab_size - 1, 0.0)
+
+
+def test_a_tree_of_greedy_is_one_path(model: Model) -> None:
+    tree = grow_tree(model, PROMPT, 3, 10, strategy=Strategy.parse("greedy"))
+    assert [branch.path_logprob for _, branch in paths(tree.branches)] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "note"),
+    [
+        ("greedy", "greedy always takes the most likely token"),
+        ("beam", "beam does not choose by these probabilities alone: its choice also depends on the scores of whole"),
+        ("diverse-beam", "the tokens that earlier groups chose"),
+        ("beam-sample", "beam-sample does not choose by these probabilities alone"),
+        ("contrastive", "depends on the hidden state that each candidate would have"),
+        ("dola", "depends on the scores of earlier layers"),
+        ("top-p", None),
+        ("sample", None),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--steps", "2"], ["--candidates", " cat, dog"]], ids=str)
+def test_the_text_says_how_the_strategy_chooses(tiny: Path, spec: str, note: str | None, options: list[str]) -> None:
+    done = call("next", PROMPT, "-m", tiny, "-s", spec, *options)
+    assert done.code == 0
+    shown = " ".join(done.out.split())
+    if note is None:
+        assert "always takes" not in shown
+        assert "does not choose" not in shown
+    else:
+        assert note in shown
