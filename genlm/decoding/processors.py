@@ -7,16 +7,14 @@ token at -inf is ruled out. Its other parameters have the names of a strategy's 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from inspect import signature
 from pkgutil import resolve_name
 from random import Random
 from typing import Any, Protocol, TypeAlias
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -480,34 +478,3 @@ class Xtc:
 
     def observe(self, logits: Tensor, chosen: Tensor, sequences: Sequence[SampledSequence]) -> None:
         """See StatefulProcessor; chance remembers nothing."""
-
-
-@dataclass(frozen=True)
-class Mirostat:
-    """Mirostat, version 2 (Basu et al. 2021, arXiv:2007.14966): keep the surprise of a text near tau bits per token.
-
-    Tokens with more than mu bits of surprise are ruled out, except the most likely one. mu starts at 2 tau. After each
-    token it falls by eta times the error: the token's surprise before the cut, minus tau.
-    """
-
-    mirostat_tau: float
-    mirostat_eta: float
-    # Entries disappear with their sequences.
-    mu: WeakKeyDictionary[SampledSequence, float] = field(default_factory=WeakKeyDictionary, init=False)
-
-    def process(self, logits: Tensor, sequences: Sequence[SampledSequence]) -> Tensor:
-        """See StatefulProcessor."""
-        limits = torch.tensor([self._mu(sequence) for sequence in sequences], device=logits.device)[:, None]
-        surprise = -logits.log_softmax(-1) / math.log(2)
-        outside = (surprise > limits) & (logits < logits.amax(-1, keepdim=True))
-        return logits.masked_fill(outside, -torch.inf)
-
-    def observe(self, logits: Tensor, chosen: Tensor, sequences: Sequence[SampledSequence]) -> None:
-        """See StatefulProcessor."""
-        logprobs = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
-        for sequence, logprob in zip(sequences, logprobs.tolist(), strict=True):
-            error = -logprob / math.log(2) - self.mirostat_tau
-            self.mu[sequence] = self._mu(sequence) - self.mirostat_eta * error
-
-    def _mu(self, sequence: SampledSequence) -> float:
-        return self.mu.get(sequence, 2 * self.mirostat_tau)

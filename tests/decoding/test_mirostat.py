@@ -11,7 +11,7 @@ from support.logits import HALVES, Sampled, kept_tokens
 from support.reference import next_distribution
 
 import genlm
-from genlm.decoding.processors import Mirostat
+from genlm.decoding.kinds.mirostat import Mirostat
 from genlm.decoding.request import random_streams
 
 PROMPT = "Once upon a time"

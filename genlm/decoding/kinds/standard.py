@@ -186,30 +186,6 @@ KINDS = [
         in_transformers=False,
     ),
     Kind(
-        "mirostat",
-        "a draw that keeps the surprise of the text near mirostat_tau bits per token (version 2)",
-        "keep v if -log2 p(v) <= mu, and always the most likely token; mu starts at\n"
-        "2 * mirostat_tau; after drawing v, mu falls by\nmirostat_eta * (-log2 p(v) - mirostat_tau)",
-        "Basu et al. 2021, arXiv:2007.14966",
-        (
-            Processor(
-                "genlm.decoding.processors:Mirostat",
-                300,
-                (
-                    Field(
-                        "mirostat_tau", 5.0, Number(float, 0, 100, low_open=True), "Target surprise, in bits per token"
-                    ),
-                    Field("mirostat_eta", 0.1, Number(float, 0, 1, low_open=True), "How fast mu follows the error"),
-                ),
-                has_state=True,
-            ),
-            DIVIDE_BY_TEMPERATURE,
-            *PENALTIES,
-        ),
-        samples=True,
-        main="mirostat_tau",
-    ),
-    Kind(
         "diverse-beam",
         "beam search in num_beam_groups groups, each of which avoids the tokens that earlier groups chose",
         "like beam, in num_beam_groups groups one after the other; group g ranks by\n"
