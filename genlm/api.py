@@ -151,7 +151,7 @@ class LanguageModel:
         return comparing.result
 
     def next(self, prompt: str, *, top: int = DEFAULT_TOP, strategy: str | Strategy | None = None) -> NextToken:
-        """What may follow `prompt`: the `top` likeliest tokens, and what a strategy's filters make of them.
+        """What may follow `prompt`: the `top` most likely tokens, and the distribution that a strategy chooses from.
 
         Raises:
             UsageError: fewer than one candidate asked for, or a strategy that makes no sense.

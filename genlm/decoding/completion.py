@@ -33,11 +33,11 @@ class Alternative:
 
 @dataclass(frozen=True)
 class TracedToken:
-    """A generated token under the model's own distribution, before any filter.
+    """A generated token under the model's own distribution, before any logits processor.
 
-    `rank` 1 is the likeliest token; `logprob` and `entropy` are in nats. After the strategy's filters, `candidates`
-    tokens were left, with a fraction `mass` of the probability. `alternatives` are the likeliest tokens, whether or not
-    this one is among them. `bytes` is set if the token holds only part of a character.
+    `rank` 1 is the likeliest token; `logprob` and `entropy` are in nats. The strategy's logits processors
+    left `candidates` tokens, with a fraction `mass` of the probability. `alternatives` are the likeliest tokens, whether
+    or not this one is among them. `bytes` is set if the token holds only part of a character.
     """
 
     text: str
@@ -58,7 +58,7 @@ class Completion:
 
     `token_ids` are all generated tokens, including an end-of-text token (which has no text) and the tokens of a stop
     text (`text` is cut before it). `logprob` is the sum of the model's log-probabilities of these tokens, before any
-    filter, in nats. `trace` has an entry for each token if a trace was requested.
+    logits processor, in nats. `trace` has an entry for each token if a trace was requested.
     """
 
     index: int

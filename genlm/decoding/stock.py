@@ -72,6 +72,6 @@ def _completion(network: StockModel, request: Request, index: int, ids: Sequence
 
 
 def _logprob(network: StockModel, prompt: Sequence[int], new: Sequence[int]) -> float:
-    """Return the log-probability of new tokens under the model, before any filter, in nats."""
+    """Return the log-probability of new tokens under the model, before any logits processor, in nats."""
     logits = network.logits_of([[*prompt, *new[:-1]]], [len(prompt) - 1])
     return float(score_tokens(logits, torch.tensor(new, device=logits.device)).logprobs.sum())

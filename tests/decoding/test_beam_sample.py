@@ -153,7 +153,7 @@ def test_the_best_does_not_depend_on_how_many_are_requested(ending: Path) -> Non
     assert len({str(each) for each in four}) == 4
 
 
-def test_only_tokens_that_the_filters_keep_are_drawn(ending: Path) -> None:
+def test_only_tokens_that_the_processors_keep_are_drawn(ending: Path) -> None:
     lm = genlm.load(str(ending), device="cpu")
     for seed in range(5):
         made = generate(ending, "beam-sample:top_k=2,temperature=5", 4, seed)
