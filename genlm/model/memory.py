@@ -129,8 +129,11 @@ def reset_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_bytes(b"5")
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Return the most memory in use since `reset_peak`: that of the GPU if it runs the model, else of the process."""
+def peak_bytes(device: torch.device) -> int | None:
+    """Return the most memory in use since `reset_peak`: that of the GPU if it runs the model, else of the process.
+
+    None if the system does not tell.
+    """
     if device.type == "cuda":
         import torch
 
@@ -145,8 +148,9 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _windows_peak() -> int:
-    import psutil
+def _windows_peak() -> int | None:
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import psutil
 
-    used = psutil.Process().memory_info()
-    return int(getattr(used, "peak_wset", used.rss))
+        return int(psutil.Process().memory_info().peak_wset)
+    return None

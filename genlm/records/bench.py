@@ -21,7 +21,7 @@ class BenchRow:
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     ms_per_step: float
-    peak_bytes: int
+    peak_bytes: int | None
     step_bytes: int
     bandwidth: float
     roofline_share: float

@@ -187,14 +187,16 @@ def _cores_available() -> float | None:
     return cores if cores is None or quota == "max" else min(cores, int(quota) / int(period))
 
 
-def _memory() -> int | None:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+def _memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
-def _memory_limit() -> int | None:
+def _memory_limit() -> int:
     """Return how much memory this process may use."""
     memory, limit = _memory(), _container_limit("memory.max")
-    return memory if memory is None or limit == "max" else min(memory, int(limit))
+    return memory if limit == "max" else min(memory, int(limit))
 
 
 def _container_limit(name: str) -> str:

@@ -56,7 +56,7 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
         f"{row.prefill_tokens_per_s:,.0f}",
         f"{row.decode_tokens_per_s:,.0f}",
         f"{row.ms_per_step:.2f}",
-        f"{row.peak_bytes / 1e6:,.0f}",
+        "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f}",
         f"{row.roofline_share:.0%}",
     )
 

@@ -24,6 +24,7 @@ def test_the_figures_of_a_row_hang_together(tiny: Path) -> None:
     for row in rows:
         assert row.decode_tokens_per_s == pytest.approx(row.rows / row.ms_per_step * 1e3)
         assert row.roofline_share == pytest.approx(row.step_bytes / row.bandwidth / row.ms_per_step * 1e3)
+        assert row.peak_bytes is not None
         assert row.peak_bytes > 1e7
         assert row.prefill_tokens_per_s > 0
 
@@ -43,6 +44,12 @@ def test_the_table_has_a_line_for_every_dtype_and_batch(tiny: Path) -> None:
     assert [line.split()[:2] for line in lines[1:]] == [[d, b] for d in ("float32", "int8") for b in "12"]
     assert lines[0].split()[:2] == ["dtype", "rows"]
     assert "GB/s" in done.err
+
+
+def test_a_peak_that_the_system_does_not_tell_is_a_dash(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genlm.tasks.bench.peak_bytes", lambda device: None)
+    done = call("bench", "-m", str(tiny), "--batch", "1", "--new-tokens", "3")
+    assert done.out.splitlines()[1].split()[-2] == "-"
 
 
 def test_json_is_one_object(tiny: Path) -> None:
