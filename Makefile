@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Exact versions for development: requirements/lock.txt, unless another file of constraints is given.
 VERSIONS ?= requirements/lock.txt
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERSIONS)
+# Whole files in parallel, in the order that tests/conftest.py gives them.
+PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
 # More arguments for pytest, as in: make test TESTS='tests/cli -x'
 TESTS ?=
 
@@ -17,10 +19,10 @@ demo: $(VENV)/genlm  ## Install genlm into .venv and continue "Once upon a time"
 	$(BIN)/genlm generate "Once upon a time" --model fable --seed 2
 
 test: $(VENV)/genlm-dev  ## Run the tests
-	$(BIN)/python -m pytest -n auto $(TESTS)
+	$(PYTEST) $(TESTS)
 
 quick: $(VENV)/genlm-dev  ## Run the tests except those that start Ray
-	$(BIN)/python -m pytest -n auto -m "not ray" $(TESTS)
+	$(PYTEST) -m "not ray" $(TESTS)
 
 lint: $(VENV)/genlm-dev  ## Check style and types
 	$(BIN)/ruff check .

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from support.deprecations import Logger, ours_as_errors
 from support.gpt2 import VARIANTS, save_gpt2
 
 # The same examples every time, and no limit on a slow machine.
@@ -26,6 +29,40 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["XDG_CONFIG_HOME"] = os.devnull
 for name in ("GENLM_MODEL", "GENLM_DEBUG", "HF_ENDPOINT", "HF_TOKEN"):
     os.environ.pop(name, None)
+
+# Loggers are made when libraries are imported, after this file.
+logging.setLoggerClass(Logger)
+
+
+# Tests are handed out to processes in whole files. Those that take longest go first, so that none is left for the end.
+LONGEST = ("test_ray", "test_batch_crash", "test_readme", "test_continuous", "test_loop", "test_hub", "test_batch")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `-n auto` starts: one more than there are cores because the tests on Ray mostly wait.
+
+    Each takes about a gigabyte of memory.
+    """
+    return min((os.cpu_count() or 1) + 1, 4)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        rank = {name: number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    with ours_as_errors():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, Any, Any]:
+    with ours_as_errors():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

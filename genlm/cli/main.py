@@ -90,14 +90,13 @@ def _application(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. Only here are errors caught: each is one line, and an exit code."""
     end_tidily_when_told()
+    if not _debugs():
+        warnings.simplefilter("ignore")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit code."""
-    debug = os.environ.get("GENLM_DEBUG", "") not in ("", "0")
-    if not debug:
-        warnings.simplefilter("ignore")
     _open_closed_streams()
     _speak_utf8()
     try:
@@ -105,13 +104,17 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     # Every one: SystemExit is how Typer and a signal end a run, KeyboardInterrupt how a user does.
     except BaseException as error:
-        if debug:
+        if _debugs():
             traceback.print_exc()
         code = _report(error)
     if code == INTERRUPTED:
         _end_line()
     _drop_unwritable_streams()
     return code if isinstance(code, int) else 0
+
+
+def _debugs() -> bool:
+    return os.environ.get("GENLM_DEBUG", "") not in ("", "0")
 
 
 def _report(error: BaseException) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
-from support.driving import Terminal, call, read_first, start
+from support.driving import call, call_in_terminal, read_first, start
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -225,8 +225,8 @@ class TestScore:
         process.communicate()
 
     def test_on_a_terminal_tokens_have_the_colour_of_their_rank_and_text_acts_on_nothing(self, tiny: Path) -> None:
-        with Terminal("score", "fox \x1b]0;title\x07 [red]wolf[/red]", "-m", tiny) as terminal:
-            assert terminal.end() == 0
+        terminal = call_in_terminal("score", "fox \x1b]0;title\x07 [red]wolf[/red]", "-m", tiny)
+        assert terminal.code == 0
         shown = terminal.shown.decode()
         assert "\x1b]0" not in shown
         plain = ANSI.sub("", shown)
@@ -327,6 +327,6 @@ class TestAttention:
             assert done.hint() == f"its {option}s are 0 to {most}"
 
     def test_on_a_terminal_the_map_is_in_colour(self, tiny: Path) -> None:
-        with Terminal("attention", "fox", "-m", tiny, env={"COLORTERM": "truecolor"}) as terminal:
-            assert terminal.end() == 0
+        terminal = call_in_terminal("attention", "fox", "-m", tiny, env={"COLORTERM": "truecolor"})
+        assert terminal.code == 0
         assert b"48;2;" in terminal.shown

@@ -12,7 +12,7 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("pseudo-terminals are of Unix", allow_module_level=True)
 
-from support.driving import Terminal, save_endless
+from support.driving import Shown, Terminal, call_in_terminal, save_endless
 from support.gpt2 import save_gpt2
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -42,7 +42,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def text_shown(terminal: Terminal) -> str:
+def text_shown(terminal: Terminal | Shown) -> str:
     """What is left on the screen, without styles and the line that the spinner took away."""
     shown = re.sub(STYLE, b"", terminal.shown).decode().replace("\r\n", "\n")
     return SPINNER.sub("", shown)
@@ -51,8 +51,8 @@ def text_shown(terminal: Terminal) -> str:
 def test_text_of_a_prompt_and_of_a_model_is_shown_and_never_acts(nasty: Path) -> None:
     prompt = "a\x1b]0;title\x07[bold]b[/bold][link=http://x]c[/link]\x9b31m\u202e:smile:"
     draw = ("-s", "sample", "--seed", "1", "--max-new-tokens", "40")
-    with Terminal("generate", "-m", nasty, prompt, *draw, "--quiet") as terminal:
-        assert terminal.end() == 0
+    terminal = call_in_terminal("generate", "-m", nasty, prompt, *draw, "--quiet")
+    assert terminal.code == 0
     prompt_line, text = re.fullmatch(rb"\x1b\[1m(.*)\x1b\[0m(.*)\r\n", terminal.shown, re.S).groups()  # type: ignore[union-attr]
     assert prompt_line.decode() == ("a␛]0;title␇[bold]b[/bold][link=http://x]c[/link]<U+009B>31m<U+202E>:smile:")
     pictures = {"␛", "␇", "␈", "␍", "␌", "␡", "<U+009B>", "<U+202E>", "[bold]", "[/]"}
@@ -76,16 +76,16 @@ def test_samples_are_headed_and_the_summary_is_dim(tiny: Path) -> None:
 
 def test_a_dumb_terminal_gets_text_alone(tiny: Path) -> None:
     arguments = ("-s", "greedy", "--max-new-tokens", "4")
-    with Terminal("generate", "-m", tiny, "Once", *arguments, env={"TERM": "dumb"}) as terminal:
-        assert terminal.end() == 0
+    terminal = call_in_terminal("generate", "-m", tiny, "Once", *arguments, env={"TERM": "dumb"})
+    assert terminal.code == 0
     assert b"\x1b" not in terminal.shown
     assert terminal.shown.startswith(b"Once")
 
 
 def test_a_spinner_turns_while_beams_are_searched_and_leaves_no_trace(tiny: Path) -> None:
     arguments = ("-s", "beam:num_beams=3", "--max-new-tokens", "4")
-    with Terminal("generate", "-m", tiny, "Once", *arguments) as terminal:
-        assert terminal.end() == 0
+    terminal = call_in_terminal("generate", "-m", tiny, "Once", *arguments)
+    assert terminal.code == 0
     assert b"generating" in terminal.shown
     text, summary = text_shown(terminal).splitlines()
     assert text.startswith("Once")
@@ -94,9 +94,9 @@ def test_a_spinner_turns_while_beams_are_searched_and_leaves_no_trace(tiny: Path
 
 def test_into_a_pipe_goes_the_object_alone_while_the_terminal_is_told_what_happens(tiny: Path) -> None:
     arguments = ("--format", "json", "--max-new-tokens", "4", "-n", "3")
-    with Terminal("generate", "-m", tiny, "Once", *arguments, pipe=True) as terminal:
-        assert terminal.end() == 0
-        record = json.loads(terminal.piped())
+    terminal = call_in_terminal("generate", "-m", tiny, "Once", *arguments, pipe=True)
+    assert terminal.code == 0
+    record = json.loads(terminal.piped)
     assert [completion["index"] for completion in record["completions"]] == [0, 1, 2]
     assert b"generating: 3 of 3" in terminal.shown
     assert text_shown(terminal).count("\n") == 1

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.strategies import field_values, fitting
 
@@ -77,6 +77,7 @@ def test_a_value_out_of_range_is_refused_with_the_range(kind: Kind, field: Field
 
 
 @pytest.mark.parametrize(("kind", "field"), EVERY_FIELD)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_a_value_in_range_is_accepted_in_the_fields_own_type(
     kind: Kind, field: Field[Any], data: st.DataObject

@@ -31,20 +31,12 @@ def byte_ids() -> list[int]:
     """Return the token of each byte."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    alphabet = sorted(ByteLevel.alphabet())
-    ids = {letter: tokenizer().token_to_id(letter) for letter in alphabet}  # type: ignore[attr-defined]
-    by_byte = {}
-    for code in range(256):
-        letter = next(char for char in alphabet if letter_of(char) == code)
-        by_byte[code] = ids[letter]
-    return [by_byte[code] for code in range(256)]
-
-
-def letter_of(char: str) -> int:
-    """Return the byte that a letter of the byte-level alphabet stands for (GPT-2's table)."""
+    # GPT-2's table: some bytes stand for themselves, the others for the characters from 256 on.
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [code for code in range(256) if code not in plain]
-    return ord(char) if ord(char) in plain else others[ord(char) - 256]
+    letters = {code: chr(code) for code in plain} | {code: chr(256 + at) for at, code in enumerate(others)}
+    assert set(letters.values()) == set(ByteLevel.alphabet())
+    return [tokenizer().token_to_id(letters[code]) for code in range(256)]  # type: ignore[attr-defined]
 
 
 def as_bytes(data: bytes) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.driving import FakeTerminal, Terminal, call
+from support.driving import FakeTerminal, call, call_in_terminal
 
 import genlm
 from genlm.api import LanguageModel
@@ -198,8 +198,9 @@ def test_a_pipe_gets_plain_text(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_terminal_shows_the_legend_below_the_text(tiny: Path) -> None:
-    with Terminal("generate", PROMPT, "-m", tiny, "-s", "greedy", "--max-new-tokens", "5", "--trace") as terminal:
-        assert terminal.end() == 0
+    arguments = ("-s", "greedy", "--max-new-tokens", "5", "--trace")
+    terminal = call_in_terminal("generate", PROMPT, "-m", tiny, *arguments)
+    assert terminal.code == 0
     text, legend = terminal.shown.split(PROMPT.encode())[1].split(b"probability", 1)
     assert b"\x1b[" in text
     assert b"50 % and more" in legend

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 from unittest import mock
@@ -21,7 +23,8 @@ import pytest
 from support.gpt2 import save_gpt2
 
 T = TypeVar("T")
-PATIENCE_S = 60.0
+# Long, because the machine may be busy. A test that passes does not wait so long.
+PATIENCE_S = 300.0
 
 
 def wait_until(holds: Callable[[], T], what: str, *, patience_s: float = PATIENCE_S) -> T:
@@ -84,11 +87,55 @@ def call(*arguments: str | Path, stdin: bytes = b"") -> Done:
     return Done(code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode())  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A run that has ended in a terminal: what the terminal was sent, and what left by a pipe."""
+
+    code: int
+    shown: bytes
+    piped: bytes
+
+
+def call_in_terminal(*arguments: str | Path, pipe: bool = False, env: dict[str, str] | None = None) -> Shown:
+    """Run the command in this process, in a terminal of 80 columns; with `pipe` its standard output is a pipe."""
+    from genlm.cli.main import run
+
+    screen, inside = pytest.importorskip("pty").openpty()
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n")
+    environment = {"COLUMNS": "80", "LINES": "24", "TERM": "xterm-256color", **(env or {})}
+    with ThreadPoolExecutor(1) as beside:
+        shown = beside.submit(lambda: b"".join(iter(partial(read_screen, screen), b"")))
+        with (
+            open(inside, encoding="utf-8") as stdin,
+            open(os.dup(inside), "w", encoding="utf-8") as terminal,
+            mock.patch.object(sys, "stdin", stdin),
+            contextlib.redirect_stdout(output if pipe else terminal),
+            contextlib.redirect_stderr(terminal),
+            mock.patch.dict(os.environ, environment),
+        ):
+            code = run([str(argument) for argument in arguments])
+        output.flush()
+        try:
+            return Shown(code, shown.result(PATIENCE_S), output.buffer.getvalue())  # type: ignore[attr-defined]
+        finally:
+            os.close(screen)
+
+
+def read_screen(screen: int) -> bytes:
+    """Read what a terminal was sent; nothing once nobody is left at the other end."""
+    try:
+        return os.read(screen, 65536)
+    # How Linux tells that.
+    except OSError:
+        return b""
+
+
 def start(
     *arguments: str | bytes | Path,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.PIPE,
     env: dict[str, str] | None = None,
+    start_new_session: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start the command in a process of its own."""
     return subprocess.Popen(
@@ -99,6 +146,7 @@ def start(
         env={**os.environ, "COLUMNS": "80", **(env or {})},
         # Nothing is read ahead, which `communicate` would not know of.
         bufsize=0,
+        start_new_session=start_new_session,
     )
 
 
@@ -122,11 +170,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Terminal:
-    """The command in a terminal of its own; what it shows is in `shown`, what leaves by a pipe in `piped`."""
+    """The command as a process in a terminal of its own, with keys to press; what it shows is in `shown`."""
 
-    def __init__(
-        self, *arguments: str | Path, columns: int = 80, pipe: bool = False, env: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, *arguments: str | Path, columns: int = 80, env: dict[str, str] | None = None) -> None:
         fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
         self._screen, inside = pty.openpty()
         fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -134,7 +180,7 @@ class Terminal:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", IN_TERMINAL, sys.executable, "-m", "genlm", *arguments],
             stdin=inside,
-            stdout=subprocess.PIPE if pipe else inside,
+            stdout=inside,
             stderr=inside,
             start_new_session=True,
             env={**environment, "TERM": "xterm-256color", **(env or {})},
@@ -149,8 +195,6 @@ class Terminal:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
         os.close(self._screen)
 
     def wait_for(self, text: str) -> None:
@@ -168,20 +212,11 @@ class Terminal:
             pass
         return self._process.wait(PATIENCE_S)
 
-    def piped(self) -> bytes:
-        """What came out of the pipe, once all was shown."""
-        assert self._process.stdout is not None
-        return self._process.stdout.read()
-
     def _read(self) -> bool:
         deadline = time.monotonic() + PATIENCE_S
         ready, _, _ = select.select([self._screen], [], [], deadline - time.monotonic())
         assert ready, f"nothing for {PATIENCE_S:g} s after {self.shown!r}"
-        try:
-            data = os.read(self._screen, 65536)
-        # How Linux tells that nobody is left at the other end.
-        except OSError:
-            return False
+        data = read_screen(self._screen)
         self.shown += data
         return bool(data)
 
@@ -196,7 +231,7 @@ def genlm(
     stdin: str | bytes | None = None,
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
-    timeout: float = 120,
+    timeout: float = PATIENCE_S,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own; without `stdin` there is nothing to read."""
     data = stdin.encode() if isinstance(stdin, str) else stdin

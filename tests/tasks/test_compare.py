@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 from support.counting import Counting
-from support.driving import Done, FakeTerminal, Terminal, call, save_endless
+from support.driving import Done, FakeTerminal, Terminal, call, call_in_terminal, save_endless
 from support.gpt2 import save_gpt2
 from support.models import load, save_three_words
 
@@ -553,10 +553,9 @@ class TestTerminal:
             assert "\u202e" not in shown
 
     def test_a_bar_counts_the_cells_and_leaves_no_trace(self, tiny: Path) -> None:
-        with Terminal(
-            "compare", "Once", "-m", tiny, "--max-new-tokens", "3", "--seed", "1", "-s", "greedy"
-        ) as terminal:
-            assert terminal.end() == 0
+        options = ("--max-new-tokens", "3", "--seed", "1", "-s", "greedy")
+        terminal = call_in_terminal("compare", "Once", "-m", tiny, *options)
+        assert terminal.code == 0
         shown = terminal.shown.decode()
         assert "comparing" in shown
         assert "0/1" in shown
