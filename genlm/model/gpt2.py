@@ -70,7 +70,9 @@ class GPT2:
         return self.head(last), cache
 
     @torch.inference_mode()
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, GPT2Cache, Tensor]:
+    def prefill_with_states(
+        self, prompt: Sequence[int], room: int, layers: Sequence[int]
+    ) -> tuple[Tensor, GPT2Cache, Tensor]:
         """See Network."""
         check_room(len(prompt) + room, self.context)
         ids = torch.tensor([list(prompt)], device=self.device)
@@ -81,7 +83,7 @@ class GPT2:
         return self.head(last[-1:]), cache, states
 
     @torch.inference_mode()
-    def read_out(self, states: Tensor) -> Tensor:
+    def logits_from_states(self, states: Tensor) -> Tensor:
         """See Network."""
         return self.head(states)
 

@@ -57,8 +57,8 @@ class GPT2Cache:
         return logits
 
     @torch.inference_mode()
-    def watch(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """See WatchedCache."""
+    def step_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See HiddenStatesCache."""
         check_room(self.longest + 1, self.keys.shape[3])
         last, states = self._feed(ids, lambda ids, at, attend: self.model.states(ids, at, attend, layers))
         self._lengthen(1)
@@ -80,36 +80,36 @@ class GPT2Cache:
         self._lengthen(-tokens)
 
     @torch.inference_mode()
-    def take(self, rows: Tensor) -> GPT2Cache:
+    def select(self, rows: Tensor) -> GPT2Cache:
         """See Cache."""
         taken = GPT2Cache(self.model, self.keys[:, rows], self.values[:, rows])
         taken.lengths, taken.longest, taken.ragged = self.lengths[rows], self.longest, self.ragged
         taken._reach = self._reach
         return taken
 
-    def fresh(self, rows: int, length: int) -> GPT2Cache:
+    def new_empty(self, rows: int, length: int) -> GPT2Cache:
         """See SharedCache."""
         made = GPT2Cache.empty(self.model, rows, length)
         made.lengths = made.lengths[:0]
         return made
 
     @torch.inference_mode()
-    def put(self, places: Tensor, source: GPT2Cache, rows: Tensor, room: int) -> None:
+    def insert(self, slots: Tensor, source: GPT2Cache, rows: Tensor, room: int) -> None:
         """See SharedCache."""
         filled = source.longest
-        count = max(len(self.lengths), int(places.max()) + 1)
+        count = max(len(self.lengths), int(slots.max()) + 1)
         self._reserve(count, filled + room)
         for mine, others in ((self.keys, source.keys), (self.values, source.values)):
-            mine[:, places, :, :filled] = others[:, rows, :, :filled]
+            mine[:, slots, :, :filled] = others[:, rows, :, :filled]
             # A number that is none would spoil the sequence even where it is masked.
-            mine[:, places, :, filled : self._reach] = 0.0
+            mine[:, slots, :, filled : self._reach] = 0.0
         self._reach = max(self._reach, filled)
         lengths = self.lengths.new_zeros(count)
         lengths[: len(self.lengths)] = self.lengths
-        lengths[places] = source.lengths[rows]
+        lengths[slots] = source.lengths[rows]
         self._measure(lengths)
 
-    def crop(self, rows: int) -> None:
+    def keep_first(self, rows: int) -> None:
         """See SharedCache; the memory of the others is kept for those that may come."""
         self._measure(self.lengths[:rows])
 

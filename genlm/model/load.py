@@ -149,10 +149,10 @@ def _load_lean(
 
 
 def _load_any(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:
-    from genlm.model.stock import StockModel, load_stock
+    from genlm.model.adapter import TransformersModel, load_transformers_model
 
-    model = load_stock(path, device, dtype, allow_pickle=allow_pickle)
-    return StockModel(model), model.num_parameters()
+    model = load_transformers_model(path, device, dtype, allow_pickle=allow_pickle)
+    return TransformersModel(model), model.num_parameters()
 
 
 def _eos_ids(path: Path, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:

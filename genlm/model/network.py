@@ -21,7 +21,7 @@ class Cache(Protocol):
         """
         ...
 
-    def take(self, rows: Tensor) -> Cache:
+    def select(self, rows: Tensor) -> Cache:
         """A new cache with these rows, each as often as it is named. `rows`: (n,)."""
         ...
 
@@ -29,34 +29,34 @@ class Cache(Protocol):
 class SharedCache(Cache, Protocol):
     """A cache whose rows sequences come to and leave one by one, each of a length of its own."""
 
-    def take(self, rows: Tensor) -> Self:
+    def select(self, rows: Tensor) -> Self:
         """See Cache."""
         ...
 
-    def fresh(self, rows: int, length: int) -> Self:
+    def new_empty(self, rows: int, length: int) -> Self:
         """A cache of the same kind without any rows yet, for about so many, of up to `length` tokens."""
         ...
 
-    def put(self, places: Tensor, source: Self, rows: Tensor, room: int) -> None:
-        """Let copies of `source`'s rows, with room for `room` more tokens, take these places, old or new; (n,) both.
+    def insert(self, slots: Tensor, source: Self, rows: Tensor, room: int) -> None:
+        """Let copies of `source`'s rows, with room for `room` more tokens, take these slots, old or new; (n,) both.
 
-        What was there is forgotten. A new place is the next after the last. `source` may be the cache itself.
+        What was there is forgotten. A new slot is the next after the last. `source` may be the cache itself.
         """
         ...
 
-    def crop(self, rows: int) -> None:
+    def keep_first(self, rows: int) -> None:
         """Forget all rows but the first so many."""
         ...
 
 
-class WatchedCache(Protocol):
+class HiddenStatesCache(Protocol):
     """A cache that shows the hidden states of what it is fed."""
 
-    def watch(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def step_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """As `Cache.step`, with the new tokens' hidden states after these layers: (rows, len(layers), width)."""
         ...
 
-    def take(self, rows: Tensor) -> WatchedCache:
+    def select(self, rows: Tensor) -> HiddenStatesCache:
         """See Cache."""
         ...
 
@@ -103,11 +103,13 @@ class Network(Protocol):
         """
         ...
 
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, WatchedCache, Tensor]:
+    def prefill_with_states(
+        self, prompt: Sequence[int], room: int, layers: Sequence[int]
+    ) -> tuple[Tensor, HiddenStatesCache, Tensor]:
         """As `prefill` of one prompt, with its tokens' hidden states: (len(prompt), len(layers), width)."""
         ...
 
-    def read_out(self, states: Tensor) -> Tensor:
+    def logits_from_states(self, states: Tensor) -> Tensor:
         """What the output head makes of hidden states, (n, width). Shape: (n, vocab), float32."""
         ...
 

@@ -101,7 +101,7 @@ def test_taking_rows_forgets_the_draft(model: Model) -> None:
     speculating = LookupCache(cache, prompt)
     speculating.step(torch.tensor([7]))
     assert cache.longest > len(prompt) + 1
-    taken = speculating.take(torch.tensor([0]))
+    taken = speculating.select(torch.tensor([0]))
     assert isinstance(taken, GPT2Cache)
     assert taken.longest == len(prompt) + 1
 

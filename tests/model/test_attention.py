@@ -11,10 +11,10 @@ from support.gpt2 import TEXT, VARIANTS
 from support.models import load, save_other
 
 from genlm.errors import InputError, ModelError, UsageError
+from genlm.model.adapter import TransformersModel
 from genlm.model.attention import softmax_of
 from genlm.model.load import Model
 from genlm.model.network import QueryKey
-from genlm.model.stock import StockModel
 from genlm.tasks.attention import look_at_attention
 
 PROMPT = "The king"
@@ -54,7 +54,7 @@ def test_other_families_keep_weights_that_their_fast_kernel_does_not(family: str
     changes = {"num_key_value_heads": 2} if family == "llama" else {}
     folder = save_other(tmp_path / family, family, **changes)
     loaded = load(folder)
-    assert isinstance(loaded.network, StockModel)
+    assert isinstance(loaded.network, TransformersModel)
     usual = loaded.network.model.config._attn_implementation
     maps = look_at_attention(loaded, PROMPT, check=True)
     expected = eager(folder, loaded.tokenizer.encode(PROMPT))
@@ -126,13 +126,13 @@ def test_a_model_without_attention_is_an_error_and_not_an_empty_answer(tmp_path:
 
     mamba = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1, state_size=4)).eval()
     with pytest.raises(ModelError, match="MambaForCausalLM gives no attention weights"):
-        StockModel(mamba).attention([1, 2, 3])
+        TransformersModel(mamba).attention([1, 2, 3])
 
 
 def test_a_model_whose_queries_cannot_be_read_says_so() -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
-    bloom = StockModel(BloomForCausalLM(BloomConfig(vocab_size=20, hidden_size=16, n_layer=1, n_head=2)).eval())
+    bloom = TransformersModel(BloomForCausalLM(BloomConfig(vocab_size=20, hidden_size=16, n_layer=1, n_head=2)).eval())
     assert bloom.attention([1, 2, 3])[0].shape == (2, 3, 3)
     with pytest.raises(ModelError, match="does not let its queries and keys be read"):
         bloom.queries_and_keys([1, 2, 3])

@@ -49,12 +49,12 @@ def test_a_place_keeps_nothing_of_who_had_it_before(tiny: Path) -> None:
     assert isinstance(lean, GPT2)
     _, long = lean.prefill([[1, 2, 3, 4, 5, 6], [9] * 12], 0)
     _, short = lean.prefill([[4, 5]], 0)
-    cache = long.fresh(2, 20)
-    cache.put(torch.tensor([0, 1]), long, torch.tensor([0, 1]), 8)
+    cache = long.new_empty(2, 20)
+    cache.insert(torch.tensor([0, 1]), long, torch.tensor([0, 1]), 8)
     for memory in (cache.keys, cache.values):
         memory[:, 1, :, :12] = torch.nan
-    cache.crop(1)
-    cache.put(torch.tensor([1]), short, torch.tensor([0]), 18)
+    cache.keep_first(1)
+    cache.insert(torch.tensor([1]), short, torch.tensor([0]), 18)
     rows = [[1, 2, 3, 4, 5, 6], [4, 5]]
     for token in range(20, 28):
         rows = [[*row, token] for row in rows]

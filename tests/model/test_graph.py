@@ -196,7 +196,7 @@ def test_rows_that_are_taken_begin_in_the_ordinary_way(network: GPT2, recorder: 
     made = follow(cache, ids, TRUSTED_AFTER + 2)
     replays, ids = recorder.replays, made[-1].argmax(-1)
     swapped = torch.tensor([2, 0])
-    taken = follow(cache.take(swapped), ids[swapped], 3)
+    taken = follow(cache.select(swapped), ids[swapped], 3)
     assert recorder.replays == replays
     assert_same([logits[swapped] for logits in follow(cache, ids, 3)], taken)
     assert recorder.replays == replays + 3
@@ -207,7 +207,7 @@ def test_rows_that_leave_and_come_keep_the_graph_where_there_are_as_many(network
     ids, cache = start(network, EVEN, 40)
     ids = follow(cache, ids, steps)[-1].argmax(-1)
     first, other = start(network, [[77, 5]], 0)
-    cache.put(torch.tensor([1]), other, torch.tensor([0]), 12)
+    cache.insert(torch.tensor([1]), other, torch.tensor([0]), 12)
     ids[1] = first[0]
     replays = recorder.replays
     made = follow(cache, ids, 12)
@@ -221,7 +221,7 @@ def test_rows_that_leave_and_come_keep_the_graph_where_there_are_as_many(network
 def test_fewer_rows_go_the_ordinary_way_until_they_are_captured_anew(network: GPT2, recorder: Recorder) -> None:
     ids, cache = start(network, RAGGED, 40)
     ids = follow(cache, ids, TRUSTED_AFTER + 1)[-1].argmax(-1)
-    cache.crop(2)
+    cache.keep_first(2)
     replays = recorder.replays
     made = follow(cache, ids[:2], TRUSTED_AFTER)
     assert (recorder.captures, recorder.replays) == (2, replays + 1)
@@ -232,7 +232,7 @@ def test_fewer_rows_go_the_ordinary_way_until_they_are_captured_anew(network: GP
 def test_a_cache_that_grows_is_captured_anew(network: GPT2, recorder: Recorder) -> None:
     ids, cache = start(network, EVEN, TRUSTED_AFTER + 2)
     ids = follow(cache, ids, TRUSTED_AFTER + 2)[-1].argmax(-1)
-    cache.put(torch.tensor([0]), cache, torch.tensor([0]), 20)
+    cache.insert(torch.tensor([0]), cache, torch.tensor([0]), 20)
     replays = recorder.replays
     follow(cache, ids, RECORDED_AFTER)
     assert (recorder.captures, recorder.replays) == (2, replays)
@@ -242,7 +242,7 @@ def test_there_is_one_graph_at_a_time_and_it_goes_with_the_cache(network: GPT2, 
     ids, cache = start(network, EVEN, 40)
     follow(cache, ids, TRUSTED_AFTER)
     assert len(recorder.graphs) == 1
-    cache.crop(2)
+    cache.keep_first(2)
     cache.step(ids[:2])
     assert len(recorder.graphs) == 0
     follow(cache, ids[:2], TRUSTED_AFTER)
@@ -462,7 +462,7 @@ def test_a_gpu_captures_anew_when_rows_leave_and_gives_the_memory_back(tiny: Pat
     for _ in range(20):
         ids, cache = start(network, RAGGED, 40)
         made = follow(cache, ids, 20)
-        cache.crop(2)
+        cache.keep_first(2)
         rest = follow(cache, made[-1].argmax(-1)[:2], 20)
         assert_same(made, expected[:20])
         assert_same(rest, [logits[:2] for logits in expected[20:]])

@@ -11,9 +11,9 @@ from support.gpt2 import edit_json, save_gpt2
 from support.models import load, save_three_words
 
 from genlm.errors import ModelError
+from genlm.model.adapter import TransformersModel
 from genlm.model.gpt2 import GPT2
 from genlm.model.load import choose_device, choose_dtype
-from genlm.model.stock import StockModel
 
 IDS = [5, 9, 200, 31]
 
@@ -82,7 +82,7 @@ def test_an_unknown_activation_is_left_to_transformers(tmp_path: Path) -> None:
 
     folder = save_gpt2(tmp_path / "laplace", activation_function="laplace")
     model = load(folder)
-    assert isinstance(model.network, StockModel)
+    assert isinstance(model.network, TransformersModel)
     with torch.inference_mode():
         expected = GPT2LMHeadModel.from_pretrained(folder)(torch.tensor([IDS])).logits[0]
     torch.testing.assert_close(model.network.logits(IDS), expected)

@@ -11,9 +11,9 @@ from support.gpt2 import save_gpt2
 from support.models import load, save_other
 from torch import Tensor
 
+from genlm.model.adapter import TransformersModel, load_transformers_model
 from genlm.model.gpt2 import GPT2
 from genlm.model.network import Network
-from genlm.model.stock import StockModel, load_stock
 
 CONTEXT = 32
 PROMPTS = ([5, 9, 200, 31, 7, 77], [42], [8, 8, 250, 3])
@@ -29,9 +29,9 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         return lean
     if request.param == "stock":
         save_gpt2(folder, n_positions=CONTEXT)
-        return StockModel(load_stock(folder, "cpu", torch.float32, allow_pickle=False))
+        return TransformersModel(load_transformers_model(folder, "cpu", torch.float32, allow_pickle=False))
     other = load(save_other(folder, request.param, max_position_embeddings=CONTEXT)).network
-    assert isinstance(other, StockModel)
+    assert isinstance(other, TransformersModel)
     return other
 
 
@@ -84,7 +84,7 @@ def test_prompts_of_several_lengths_run_as_each_alone(network: Network) -> None:
 def test_rows_taken_go_on_as_themselves(network: Network, prompts: list[list[int]], taken: list[int]) -> None:
     _, cache = network.prefill(prompts, 4)
     cache.step(torch.tensor([11, 12, 13]))
-    chosen = cache.take(torch.tensor(taken))
+    chosen = cache.select(torch.tensor(taken))
     rows = [[*prompts[row], 11 + row] for row in taken]
     for token in (20, 90):
         rows = [[*row, token + at] for at, row in enumerate(rows)]
@@ -95,13 +95,13 @@ def test_rows_taken_go_on_as_themselves(network: Network, prompts: list[list[int
 def test_rows_can_be_taken_before_the_first_step(network: Network) -> None:
     _, cache = network.prefill([PROMPTS[0]], 1)
     tokens = [3, 70, 200]
-    logits = cache.take(torch.zeros(3, dtype=torch.long)).step(torch.tensor(tokens))
+    logits = cache.select(torch.zeros(3, dtype=torch.long)).step(torch.tensor(tokens))
     assert_same(logits, last_logits(network, [[*PROMPTS[0], token] for token in tokens]))
 
 
 def test_a_cache_lives_on_beside_what_was_taken_from_it(network: Network) -> None:
     _, cache = network.prefill(PROMPTS, 2)
-    cache.take(torch.tensor([1, 0])).step(torch.tensor([99, 98]))
+    cache.select(torch.tensor([1, 0])).step(torch.tensor([99, 98]))
     rows = [[*prompt, 50] for prompt in PROMPTS]
     assert_same(cache.step(torch.tensor([50, 50, 50])), last_logits(network, rows))
 
@@ -109,10 +109,10 @@ def test_a_cache_lives_on_beside_what_was_taken_from_it(network: Network) -> Non
 def test_rows_are_put_into_places_new_and_old_and_go_on_as_themselves(network: Network) -> None:
     _, first = network.prefill(PROMPTS[:2], 2)
     _, second = network.prefill([PROMPTS[2]], 1)
-    cache = second.fresh(2, 8)
+    cache = second.new_empty(2, 8)
     rows = [list(PROMPTS[2]), list(PROMPTS[1])]
-    cache.put(torch.tensor([0]), second, torch.tensor([0]), 8)
-    cache.put(torch.tensor([1]), first, torch.tensor([1]), 8)
+    cache.insert(torch.tensor([0]), second, torch.tensor([0]), 8)
+    cache.insert(torch.tensor([1]), first, torch.tensor([1]), 8)
 
     def step(*tokens: int) -> None:
         nonlocal rows
@@ -120,18 +120,18 @@ def test_rows_are_put_into_places_new_and_old_and_go_on_as_themselves(network: N
         assert_same(cache.step(torch.tensor(tokens)), last_logits(network, rows))
 
     step(7, 70)
-    cache.put(torch.tensor([2, 0]), first, torch.tensor([0, 0]), 8)
+    cache.insert(torch.tensor([2, 0]), first, torch.tensor([0, 0]), 8)
     rows = [list(PROMPTS[0]), rows[1], list(PROMPTS[0])]
     step(11, 12, 13)
-    cache.put(torch.tensor([0]), cache, torch.tensor([2]), 0)
-    cache.crop(2)
+    cache.insert(torch.tensor([0]), cache, torch.tensor([2]), 0)
+    cache.keep_first(2)
     rows = [rows[2], rows[1]]
     step(3, 4)
-    cache.crop(1)
+    cache.keep_first(1)
     rows = rows[:1]
     for token in range(5):
         step(token)
-    cache.put(torch.tensor([1, 0]), second, torch.tensor([0, 0]), 20)
+    cache.insert(torch.tensor([1, 0]), second, torch.tensor([0, 0]), 20)
     rows = [list(PROMPTS[2])] * 2
     for token in range(20):
         step(token, 99 + token)
@@ -162,23 +162,23 @@ def test_no_step_is_made_without_room(network: Network) -> None:
 
 def test_watched_steps_give_the_same_logits_and_the_states_they_come_from(network: Network) -> None:
     plain, cache = network.prefill([PROMPTS[0]], 2)
-    logits, watched, states = network.watch(PROMPTS[0], 2, [0, network.layers])
+    logits, watched, states = network.prefill_with_states(PROMPTS[0], 2, [0, network.layers])
     assert states.shape[:2] == (len(PROMPTS[0]), 2)
     assert_same(logits, plain)
-    assert_same(network.read_out(states[-1:, 1]), plain)
+    assert_same(network.logits_from_states(states[-1:, 1]), plain)
     for rows in ([0], [0, 0, 0]):
         ids = torch.tensor(NEW[0][: len(rows)])
-        cache, watched = cache.take(torch.tensor(rows)), watched.take(torch.tensor(rows))
-        logits, states = watched.watch(ids, [0, network.layers])
+        cache, watched = cache.select(torch.tensor(rows)), watched.select(torch.tensor(rows))
+        logits, states = watched.step_with_states(ids, [0, network.layers])
         assert states.shape[:2] == (len(rows), 2)
         assert_same(logits, cache.step(ids))
-        assert_same(network.read_out(states[:, 1]), logits)
+        assert_same(network.logits_from_states(states[:, 1]), logits)
     with pytest.raises(ValueError, match="more than there is room for"):
-        watched.watch(ids, [0])
+        watched.step_with_states(ids, [0])
 
 
 def test_the_state_of_an_earlier_layer_does_not_depend_on_the_later_ones(network: Network) -> None:
-    _, _, both = network.watch(PROMPTS[0], 0, [0, 1])
-    _, _, first = network.watch(PROMPTS[0], 0, [1])
+    _, _, both = network.prefill_with_states(PROMPTS[0], 0, [0, 1])
+    _, _, first = network.prefill_with_states(PROMPTS[0], 0, [1])
     torch.testing.assert_close(both[:, 1], first[:, 0])
     assert (both[:, 0] - both[:, 1]).abs().max() > 0.01

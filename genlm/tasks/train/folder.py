@@ -113,9 +113,9 @@ def load_saved(out: Path, device: str) -> Any:
     """The model that is in the folder, in float32."""
     import torch
 
-    from genlm.model.stock import load_stock
+    from genlm.model.adapter import load_transformers_model
 
-    return load_stock(out, device, torch.float32, allow_pickle=False)
+    return load_transformers_model(out, device, torch.float32, allow_pickle=False)
 
 
 def save_model(model: Any, dtype: SavedType, out: Path) -> None:

@@ -17,7 +17,7 @@ from genlm.model.stock_attention import attention_weights, queries_and_keys
 from genlm.model.thirdparty import first_line, silence_transformers
 
 
-def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
+def load_transformers_model(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
     """A transformers model from a folder, in evaluation mode. Never runs code from the folder."""
     from transformers import AutoModelForCausalLM
 
@@ -88,7 +88,7 @@ class _Criterion:
         return torch.tensor(ended, device=ids.device)
 
 
-class StockModel:
+class TransformersModel:
     """A transformers causal language model as a Network."""
 
     graph_note: str | None = None
@@ -111,25 +111,27 @@ class StockModel:
         return device
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, StockCache]:
+    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, TransformersCache]:
         """See Network. Shorter prompts are padded on the left and masked."""
         longest = max(len(prompt) for prompt in prompts)
         check_room(longest + room, self.context)
         ids = torch.tensor([[*[0] * (longest - len(p)), *p] for p in prompts], device=self.device)
         mask = torch.tensor([[*[0] * (longest - len(p)), *[1] * len(p)] for p in prompts], device=self.device)
-        return StockCache(self, None, mask[:, :0], longest + room).feed(ids, mask)
+        return TransformersCache(self, None, mask[:, :0], longest + room).feed(ids, mask)
 
     @torch.inference_mode()
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, StockCache, Tensor]:
+    def prefill_with_states(
+        self, prompt: Sequence[int], room: int, layers: Sequence[int]
+    ) -> tuple[Tensor, TransformersCache, Tensor]:
         """See Network."""
         check_room(len(prompt) + room, self.context)
         ids = torch.tensor([list(prompt)], device=self.device)
-        empty = StockCache(self, None, ids[:, :0], len(prompt) + room)
-        logits, cache, states = empty.feed_watched(ids, layers)
+        empty = TransformersCache(self, None, ids[:, :0], len(prompt) + room)
+        logits, cache, states = empty.feed_with_states(ids, layers)
         return logits, cache, states[0]
 
     @torch.inference_mode()
-    def read_out(self, states: Tensor) -> Tensor:
+    def logits_from_states(self, states: Tensor) -> Tensor:
         """See Network."""
         logits: Tensor = self.model.get_output_embeddings()(states)
         return logits.float()
@@ -211,10 +213,10 @@ class StockModel:
         )
 
 
-class StockCache:
+class TransformersCache:
     """A transformers cache, and which of its positions are tokens and not padding."""
 
-    def __init__(self, owner: StockModel, past: Any, mask: Tensor, capacity: int) -> None:
+    def __init__(self, owner: TransformersModel, past: Any, mask: Tensor, capacity: int) -> None:
         self.owner = owner
         self.past = past
         self.mask = mask
@@ -229,56 +231,56 @@ class StockCache:
         return logits
 
     @torch.inference_mode()
-    def watch(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """See WatchedCache."""
+    def step_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See HiddenStatesCache."""
         check_room(self.mask.shape[1] + 1, self.capacity)
-        logits, grown, states = self.feed_watched(ids[:, None], layers)
+        logits, grown, states = self.feed_with_states(ids[:, None], layers)
         self.past, self.mask = grown.past, grown.mask
         return logits, states[:, -1]
 
     @torch.inference_mode()
-    def take(self, rows: Tensor) -> StockCache:
+    def select(self, rows: Tensor) -> TransformersCache:
         """See Cache."""
         past = copy.copy(self.past)
         # reorder_cache gives each layer new tensors, so a shallow copy leaves the old cache as it was.
         past.layers = [copy.copy(layer) for layer in self.past.layers]
         past.reorder_cache(rows)
-        return StockCache(self.owner, past, self.mask[rows], self.capacity)
+        return TransformersCache(self.owner, past, self.mask[rows], self.capacity)
 
-    def fresh(self, rows: int, length: int) -> StockCache:
+    def new_empty(self, rows: int, length: int) -> TransformersCache:
         """See SharedCache."""
-        return StockCache(self.owner, None, self.mask[:0, :0], 0)
+        return TransformersCache(self.owner, None, self.mask[:0, :0], 0)
 
     @torch.inference_mode()
-    def put(self, places: Tensor, source: StockCache, rows: Tensor, room: int) -> None:
+    def insert(self, slots: Tensor, source: TransformersCache, rows: Tensor, room: int) -> None:
         """See SharedCache. The last tokens of all rows lie side by side; padding that no row needs is cut away."""
-        taken = source.take(rows)
+        taken = source.select(rows)
         if self.past is None:
             self.past, self.mask, self.capacity = taken.past, taken.mask, taken.mask.shape[1] + room
             return
         room = max(room, self.capacity - self.mask.shape[1])
-        self.mask = _put_rows(self.mask, places, taken.mask, max(self.mask.shape[1], taken.mask.shape[1]), axis=1)
+        self.mask = _put_rows(self.mask, slots, taken.mask, max(self.mask.shape[1], taken.mask.shape[1]), axis=1)
         length = int(self.mask.sum(-1).max())
         self.mask, self.capacity = self.mask[:, -length:], length + room
         for layer, other in zip(self.past.layers, taken.past.layers, strict=True):
             window = getattr(layer, "sliding_window", None)
             kept = length if window is None else min(length, window - 1)
-            layer.keys = _put_rows(layer.keys, places, other.keys, kept, axis=2)
-            layer.values = _put_rows(layer.values, places, other.values, kept, axis=2)
+            layer.keys = _put_rows(layer.keys, slots, other.keys, kept, axis=2)
+            layer.values = _put_rows(layer.values, slots, other.values, kept, axis=2)
             if window is not None:
                 layer.cumulative_length = length
 
-    def crop(self, rows: int) -> None:
+    def keep_first(self, rows: int) -> None:
         """See SharedCache."""
-        cropped = self.take(torch.arange(rows, device=self.mask.device))
+        cropped = self.select(torch.arange(rows, device=self.mask.device))
         self.past, self.mask = cropped.past, cropped.mask
 
-    def feed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, StockCache]:
+    def feed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, TransformersCache]:
         """Run new tokens, (rows, n), whose padding is 0 in `mask`, after those of the cache."""
         output, cache = self._run(ids, mask)
         return output.logits[:, -1].float(), cache
 
-    def feed_watched(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, StockCache, Tensor]:
+    def feed_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, TransformersCache, Tensor]:
         """As `feed` without padding, with the new tokens' hidden states: (rows, n, len(layers), width)."""
         output, cache = self._run(ids, torch.ones_like(ids), output_hidden_states=True)
         every = output.get("hidden_states")
@@ -286,7 +288,7 @@ class StockCache:
             raise ModelError(f"{type(self.owner.model).__name__} does not show the hidden states that this needs")
         return output.logits[:, -1].float(), cache, torch.stack([every[layer] for layer in layers], dim=2)
 
-    def _run(self, ids: Tensor, mask: Tensor, **settings: bool) -> tuple[Any, StockCache]:
+    def _run(self, ids: Tensor, mask: Tensor, **settings: bool) -> tuple[Any, TransformersCache]:
         mask = torch.cat([self.mask, mask], dim=1)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         optional = {"position_ids": positions, "logits_to_keep": 1}
@@ -301,16 +303,16 @@ class StockCache:
         past = output.get(self.owner.cache_name)
         if not _has_rows(past):
             raise ModelError(f"{type(self.owner.model).__name__} keeps no cache of keys and values, which genlm needs")
-        return output, StockCache(self.owner, past, mask, self.capacity)
+        return output, TransformersCache(self.owner, past, mask, self.capacity)
 
 
-def _put_rows(tensor: Tensor, places: Tensor, rows: Tensor, length: int, *, axis: int) -> Tensor:
-    """The tensor with `rows` at these places, and the last `length` of what lies along the axis, or zeros before it."""
+def _put_rows(tensor: Tensor, slots: Tensor, rows: Tensor, length: int, *, axis: int) -> Tensor:
+    """The tensor with `rows` at these slots, and the last `length` of what lies along the axis, or zeros before it."""
     result = _last(tensor, length, axis)
-    beyond = int(places.max()) + 1 - len(result)
+    beyond = int(slots.max()) + 1 - len(result)
     if beyond > 0:
         result = torch.cat([result, result.new_zeros(beyond, *result.shape[1:])])
-    return result.index_copy(0, places, _last(rows, length, axis))
+    return result.index_copy(0, slots, _last(rows, length, axis))
 
 
 def _last(tensor: Tensor, length: int, axis: int) -> Tensor:

@@ -13,7 +13,7 @@ from support.gpt2 import byte_tokenizer, edit_json
 from support.models import END, load, save_other, save_tokenizer
 
 from genlm.errors import ModelError
-from genlm.model.stock import StockModel
+from genlm.model.adapter import TransformersModel
 
 IDS = [5, 9, 200, 31]
 
@@ -36,7 +36,7 @@ def test_another_family_runs_as_in_transformers(llama: Path) -> None:
 
     stock = AutoModelForCausalLM.from_pretrained(llama)
     model = load(llama)
-    assert isinstance(model.network, StockModel)
+    assert isinstance(model.network, TransformersModel)
     assert model.info.parameters == stock.num_parameters()
     assert (model.network.vocab_size, model.network.context) == (300, 64)
     assert model.eos_ids == {0}
@@ -160,7 +160,7 @@ def test_code_in_the_folder_never_runs(damaged: Path, tmp_path: Path) -> None:
 def test_how_a_model_is_run_is_not_for_its_folder_to_say(change: dict[str, Any], llama: Path, damaged: Path) -> None:
     edit_json(damaged / "config.json", **change)
     network = load(damaged).network
-    assert isinstance(network, StockModel)
+    assert isinstance(network, TransformersModel)
     assert network.model.config._attn_implementation == "sdpa"
     torch.testing.assert_close(network.prefill([IDS], 0)[0][0], load(llama).network.logits(IDS)[-1])
 
