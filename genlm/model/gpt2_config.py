@@ -30,8 +30,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # What GPT2Config takes for a config without an eos_token_id.
 END_OF_TEXT_ID = 50256
 
-HEAD = "lm_head.weight"
-
 # The names that transformers also takes for fields of a GPT2Config.
 ALIASES = {
     "hidden_size": "n_embd",
@@ -102,29 +100,3 @@ def supports(config: Mapping[str, Any]) -> bool:
         and not config.get("add_cross_attention")
         and not config.get("quantization_config")
     )
-
-
-def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every weight, without the prefix `transformer.`; HEAD may be lacking where it is tied."""
-    width, inner = config.n_embd, config.inner
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.vocab_size, width),
-        "wpe.weight": (config.n_positions, width),
-    }
-    for layer in range(config.n_layer):
-        block = {
-            "ln_1.weight": (width,),
-            "ln_1.bias": (width,),
-            "attn.c_attn.weight": (width, 3 * width),
-            "attn.c_attn.bias": (3 * width,),
-            "attn.c_proj.weight": (width, width),
-            "attn.c_proj.bias": (width,),
-            "ln_2.weight": (width,),
-            "ln_2.bias": (width,),
-            "mlp.c_fc.weight": (width, inner),
-            "mlp.c_fc.bias": (inner,),
-            "mlp.c_proj.weight": (inner, width),
-            "mlp.c_proj.bias": (width,),
-        }
-        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
-    return shapes | {"ln_f.weight": (width,), "ln_f.bias": (width,), HEAD: (config.vocab_size, width)}

@@ -132,20 +132,31 @@ def choose_dtype(dtype: DtypeChoice, device: str, config: Mapping[str, Any]) -> 
 def _load_lean(
     config: Mapping[str, Any], path: Path, files: list[Path], dtype: torch.dtype, device: str, *, in_int8: bool
 ) -> tuple[Network, int]:
-    from genlm.model import gpt2, gpt2_config, graph, linear
+    import torch
+
+    from genlm.model import gpt2, gpt2_config, graph
 
     try:
         settings = gpt2_config.Config.of(config)
     except ValueError as error:
         raise ModelError(f"{path / 'config.json'}: {error}") from error
-    optional = {gpt2_config.HEAD} if settings.tie_word_embeddings else set()
-    weights = read_weights(files, gpt2_config.expected_shapes(settings), optional, dtype, device)
+    with torch.device("meta"):
+        model = gpt2.GPT2(settings, graph.CudaCapture() if device == "cuda" else None)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    optional = {gpt2.HEAD} if settings.tie_word_embeddings else set()
+    weights = read_weights(files, shapes, optional, dtype, device)
     # Old checkpoints hold a tied head twice. One that differs is a head of its own, whatever the config says.
-    if optional & weights.keys() and weights[gpt2_config.HEAD].equal(weights["wte.weight"]):
-        del weights[gpt2_config.HEAD]
-    parameters = sum(weight.numel() for weight in weights.values())
-    capture = graph.CudaCapture() if device == "cuda" else None
-    return gpt2.GPT2(settings, weights, linear.INT8 if in_int8 else linear.FLOAT, capture), parameters
+    if optional & weights.keys() and weights[gpt2.HEAD].equal(weights["wte.weight"]):
+        del weights[gpt2.HEAD]
+    model.load_weights(weights)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if in_int8:
+        from genlm.model.quantize import quantize_gpt2
+
+        # The float weights are freed one by one.
+        del weights
+        quantize_gpt2(model)
+    return model, parameters
 
 
 def _load_any(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:

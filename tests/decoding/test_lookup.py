@@ -14,7 +14,7 @@ from genlm.decoding.dispatch import decode
 from genlm.decoding.lookup import NGRAM, Lookup, LookupCache
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
-from genlm.model.gpt2_cache import GPT2Cache
+from genlm.model.gpt2 import GPT2Cache
 from genlm.model.load import Model
 
 

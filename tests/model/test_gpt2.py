@@ -40,7 +40,7 @@ def test_activations_are_those_of_transformers(name: str) -> None:
 def test_a_tied_head_is_the_embedding_itself(variant: Callable[[str], Path]) -> None:
     lean = load(variant("plain")).network
     assert isinstance(lean, GPT2)
-    assert lean.head is lean.tokens
+    assert lean.lm_head.weight is lean.wte.weight
 
 
 def test_a_place_keeps_nothing_of_who_had_it_before(tiny: Path) -> None:

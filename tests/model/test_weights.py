@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.gpt2 import edit_json
-from support.models import load, read_config
+from support.models import load
 from torch import Tensor
 
 from genlm.errors import ModelError
-from genlm.model.gpt2_config import HEAD, Config, expected_shapes
-from genlm.model.weights import INDEX, PICKLED, SINGLE, read_weights, weight_files
+from genlm.model.gpt2 import GPT2, HEAD
+from genlm.model.weights import INDEX, PICKLED, SINGLE
 
 IDS = [5, 9, 200, 31]
 
@@ -220,13 +220,13 @@ def test_a_pickled_file_of_something_else(contents: object, copied: Path) -> Non
 
 
 def test_float32_weights_stay_in_the_file(tiny: Path) -> None:
-    shapes = expected_shapes(Config.of(read_config(tiny)))
-    files = weight_files(tiny, allow_pickle=False)
-    weights = read_weights(files, shapes, {HEAD}, torch.float32, "cpu")
+    network = load(tiny).network
+    assert isinstance(network, GPT2)
     maps = Path("/proc/self/maps")
     if not maps.exists():
-        pytest.skip("only Linux tells what is mapped where")
-    ranges = [line.split()[0].split("-") for line in maps.read_text().splitlines() if line.endswith(str(files[0]))]
+        pytest.skip("only Linux lists what is mapped where")
+    lines = [line for line in maps.read_text().splitlines() if line.endswith(str(tiny / SINGLE))]
+    ranges = [line.split()[0].split("-") for line in lines]
     spans = [(int(start, 16), int(end, 16)) for start, end in ranges]
-    for name, tensor in weights.items():
-        assert any(start <= tensor.data_ptr() < end for start, end in spans), name
+    for name, parameter in network.named_parameters():
+        assert any(start <= parameter.data_ptr() < end for start, end in spans), name

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genlm.model.gpt2_cache import GPT2Cache
+from genlm.model.gpt2 import GPT2Cache
 from genlm.model.load import Model
 
 
