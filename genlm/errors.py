@@ -87,3 +87,11 @@ def _restore(kind: type[GenlmError], arguments: tuple[Any, ...], attributes: dic
     error.args = arguments
     error.__dict__.update(attributes)
     return error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, with its name where that alone says little."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines or isinstance(error, KeyError):
+        return " ".join([type(error).__name__, *lines[:1]])
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -11,10 +11,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from genlm.errors import ModelError
+from genlm.errors import ModelError, first_line
+from genlm.model.attention import attention_weights, queries_and_keys
 from genlm.model.network import QueryKey, check_room
-from genlm.model.stock_attention import attention_weights, queries_and_keys
-from genlm.model.thirdparty import first_line, silence_transformers
+
+
+def silence_transformers() -> None:
+    """No progress bars and no advice from transformers: what matters to the user genlm says itself."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def load_transformers_model(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:

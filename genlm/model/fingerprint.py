@@ -8,9 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 from genlm.errors import ModelError
+from genlm.model.files import weight_files
 from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import VOCABULARIES
-from genlm.model.weights import weight_files
 
 # What a text depends on beside the weights.
 OTHERS = ("config.json", "generation_config.json", "tokenizer_config.json", "merges.txt", *VOCABULARIES)

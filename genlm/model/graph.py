@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from genlm.model.thirdparty import first_line
+from genlm.errors import first_line
 
 # Runs on a stream of its own before the capture: libraries set themselves up in the first, which cannot be captured.
 WARM_UPS = 3

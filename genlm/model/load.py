@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from genlm.errors import ModelError, UsageError
-from genlm.model.engine import ENGINES, Engine
-from genlm.model.files import read_json
-from genlm.model.info import ModelInfo
+from genlm.model.files import read_json, weight_files
+from genlm.model.info import ENGINES, Engine, ModelInfo
 from genlm.model.memory import keep_freed_memory
 from genlm.model.network import Network
 from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import Tokenizer, load_tokenizer
-from genlm.model.weights import read_weights, weight_files
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+# Constants that old GPT-2 checkpoints hold beside the weights.
+MASKS = (".attn.bias", ".attn.masked_bias")
 
 
 @dataclass(frozen=True)
@@ -186,3 +188,74 @@ def _start_id(config: Mapping[str, Any], tokenizer: Tokenizer, vocab_size: int) 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def read_weights(
+    files: list[Path],
+    shapes: Mapping[str, tuple[int, ...]],
+    optional: Collection[str],
+    dtype: torch.dtype,
+    device: str,
+) -> dict[str, Tensor]:
+    """GPT-2's weights as `shapes` names them, from files with or without the prefix `transformer.`.
+
+    What is not a weight of `shapes`, as the masks in old checkpoints, is left in the file. A weight that has the
+    dtype already stays mapped on the CPU: it costs no memory of its own.
+
+    Raises:
+        ModelError: a damaged file, a weight that is missing or of another shape, or more layers than in `shapes`.
+    """
+    found: dict[str, Tensor] = {}
+    for file in files:
+        read = _read_safetensors if file.suffix == ".safetensors" else _read_pickled
+        for name, tensor in read(file, shapes).items():
+            if tuple(tensor.shape) != shapes[name]:
+                raise ModelError(
+                    f"{file}: {name} has shape {tuple(tensor.shape)}, where config.json asks for {shapes[name]}"
+                )
+            found[name] = tensor.to(device=device, dtype=dtype)
+    missing = [name for name in shapes if name not in found and name not in optional]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{files[0]}: the weights lack {missing[0]}{more}, which config.json asks for")
+    return found
+
+
+def _wanted(names: Iterable[str], shapes: Mapping[str, object], file: Path) -> dict[str, str]:
+    """Of the names in a file those to read, each with its name in `shapes`."""
+    plain = {name: name.removeprefix("transformer.") for name in names}
+    for name in plain.values():
+        if name not in shapes and name.startswith("h.") and not name.endswith(MASKS):
+            raise ModelError(f"{file} holds {name}, which config.json knows nothing of", hint="are both of one model?")
+    return {name: short for name, short in plain.items() if short in shapes}
+
+
+def _read_safetensors(file: Path, shapes: Mapping[str, object]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            wanted = _wanted(opened.keys(), shapes, file)
+            return {short: opened.get_tensor(name) for name, short in wanted.items()}
+    except SafetensorError as error:
+        raise ModelError(f"{file}: damaged or cut short: {error}", hint="copy or download the file again") from error
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _read_pickled(file: Path, shapes: Mapping[str, object]) -> dict[str, Tensor]:
+    """Only tensors and plain containers are unpickled; anything else in the file is an error, and never run."""
+    import pickle
+
+    import torch
+
+    try:
+        # The format before torch 1.6, as of the first GPT-2 checkpoints, cannot be mapped.
+        state = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{file}: damaged, or holds more than weights, which genlm does not load") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{file}: damaged or cut short", hint="copy or download the file again") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ModelError(f"{file}: not a file of named weights")
+    return {short: state[name] for name, short in _wanted(state, shapes, file).items()}

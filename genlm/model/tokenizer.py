@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from genlm.errors import ModelError
+from genlm.errors import ModelError, first_line
 from genlm.model.files import read_json
-from genlm.model.thirdparty import first_line, silence_transformers
 
 END_OF_TEXT = "<|endoftext|>"
 # The files that a tokenizer's vocabulary lies in, by the names of transformers.
@@ -109,6 +108,8 @@ def _from_transformers(folder: Path) -> Backend:
             hint="it needs tokenizer.json, or vocab.json with merges.txt, beside the weights",
         )
     from transformers import AutoTokenizer
+
+    from genlm.model.adapter import silence_transformers
 
     silence_transformers()
     try:

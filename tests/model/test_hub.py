@@ -20,7 +20,7 @@ from support.driving import genlm
 from support.hub_server import Faults, Hub, Repository, commit_of
 from support.systems import needs_unix
 
-from genlm.model.hub import FIRST_ANSWER_S
+from genlm.model.source import FIRST_ANSWER_S
 
 NAME = "someone/tiny"
 WEIGHTS = "model.safetensors"

@@ -17,7 +17,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(name)
         raise HubUnreachable(name, "the Hub is asleep")
 
-    monkeypatch.setattr("genlm.model.hub.fetch", fetch)
+    monkeypatch.setattr("genlm.model.source.fetch_from_hub", fetch)
     return asked
 
 

@@ -13,8 +13,8 @@ from support.models import load
 from torch import Tensor
 
 from genlm.errors import ModelError
+from genlm.model.files import INDEX, PICKLED, SINGLE
 from genlm.model.gpt2 import GPT2, HEAD
-from genlm.model.weights import INDEX, PICKLED, SINGLE
 
 IDS = [5, 9, 200, 31]
 
