@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 Engine: TypeAlias = Literal["genlm", "transformers"]
 ENGINES: tuple[Engine, ...] = ("genlm", "transformers")
 # Where a model was found.
-Source: TypeAlias = Literal["bundled", "local", "hub"]
+ModelSource: TypeAlias = Literal["bundled", "local", "hub"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ModelInfo:
     """
 
     name: str
-    source: Source
+    source: ModelSource
     revision: str | None
     parameters: int
     dtype: str

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from support.models import save_other
+from support.models import load, save_other
 
-import genlm
-from genlm.model.gpt2 import Embedding, Head, Linear
+from genlm.errors import ModelError
+from genlm.model.gpt2 import GPT2, Embedding, Head, Linear
+from genlm.model.load import Model
 from genlm.model.quantize import Int8Embedding, Int8Linear, quantize
+from genlm.model.source import BUNDLED, BUNDLED_FOLDER
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -75,30 +78,34 @@ def test_an_embedding_and_its_tied_head_are_close_to_the_float_ones() -> None:
     assert (near - exact).norm() / exact.norm() < 0.015
 
 
-def test_int8_is_a_dtype_of_the_bundled_model_with_the_quality_of_float32(tiny: Path) -> None:
+def test_int8_has_the_quality_of_float32() -> None:
     text = (
         "Once upon a time there lived a king who had three daughters, and the youngest of them was so fair that the "
         "sun himself wondered whenever he shone upon her face. Near the castle lay a great dark forest, and in the "
         "forest under an old tree was a well; and when the day was hot the child went out into the wood and sat down "
         "by the side of the cool water, and took a golden ball, and threw it up and caught it again."
     )
-    bits = {dtype: bits_per_byte(genlm.load("fable", dtype=dtype), text) for dtype in ("float32", "int8")}
+    bits = {dtype: bits_per_byte(load(BUNDLED_FOLDER / BUNDLED, dtype=dtype), text) for dtype in ("float32", "int8")}
     assert bits["int8"] == pytest.approx(bits["float32"], rel=0.01)
 
 
-def bits_per_byte(lm: genlm.LanguageModel, text: str) -> float:
-    ids = lm._model.tokenizer.encode(text)
-    logprobs = lm._model.network.logits(ids)[:-1].log_softmax(-1)
+def bits_per_byte(model: Model, text: str) -> float:
+    ids = model.tokenizer.encode(text)
+    logprobs = model.network.logits(ids)[:-1].log_softmax(-1)
     return -logprobs.gather(-1, torch.tensor(ids[1:])[:, None]).sum().item() / math.log(2) / len(text.encode())
 
 
-def test_int8_reports_itself_and_keeps_no_float_copy(tiny: Path) -> None:
-    lm = genlm.load(str(tiny), dtype="int8")
-    assert lm.info.dtype == "int8"
-    exact = genlm.load(str(tiny))
-    assert lm._model.network.step_bytes(1, 0) < 0.35 * exact._model.network.step_bytes(1, 0)
+@pytest.mark.parametrize("name", ["plain", "untied"])
+def test_int8_keeps_no_float_copy_of_a_weight(name: str, variant: Callable[[str], Path]) -> None:
+    exact, model = load(variant(name)), load(variant(name), dtype="int8")
+    assert model.info.dtype == "int8"
+    assert model.info.parameters == exact.info.parameters
+    assert model.network.step_bytes(1, 0) < 0.35 * exact.network.step_bytes(1, 0)
+    assert isinstance(model.network, GPT2)
+    modules = dict(model.network.named_modules())
+    assert not any(isinstance(module, (Linear, Embedding, Head)) for name, module in modules.items() if name != "wpe")
 
 
 def test_int8_is_for_gpt2_on_the_cpu(tmp_path: Path) -> None:
-    with pytest.raises(genlm.GenlmError, match="int8 runs GPT-2 models on the CPU only"):
-        genlm.load(str(save_other(tmp_path / "llama", "llama")), dtype="int8")
+    with pytest.raises(ModelError, match="int8 works for GPT-2 models on the CPU only"):
+        load(save_other(tmp_path / "llama", "llama"), dtype="int8")
