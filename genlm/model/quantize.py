@@ -21,16 +21,16 @@ def quantize_gpt2(model: GPT2) -> None:
 
     Layer norms and positions stay float32: they are small, and int8 would show in the result.
     """
-    is_tied = model.lm_head.weight is model.wte.weight
-    rows, scale = quantize(model.wte.weight)
-    head = Int8Linear(rows, scale) if is_tied else Int8Linear(*quantize(model.lm_head.weight))
-    model.add_module("wte", Int8Embedding(rows, scale))
-    model.add_module("lm_head", head)
     # One at a time, so that each float weight is freed before the next int8 one is made.
     for parent in (part for block in model.h for part in block.children()):
         for name, module in parent.named_children():
             if isinstance(module, Linear):
                 parent.add_module(name, Int8Linear(*quantize(module.weight.t().contiguous()), module.bias))
+    is_tied = model.lm_head.weight is model.wte.weight
+    rows, scale = quantize(model.wte.weight)
+    head = Int8Linear(rows, scale) if is_tied else Int8Linear(*quantize(model.lm_head.weight))
+    model.add_module("wte", Int8Embedding(rows, scale))
+    model.add_module("lm_head", head)
     speed_up_attributes(model)
 
 
