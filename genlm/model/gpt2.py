@@ -37,7 +37,7 @@ class Module(nn.Module):
 def speed_up_attributes(model: nn.Module) -> None:
     """Store parameters, buffers and submodules as plain attributes too, which Python finds without nn.Module's help.
 
-    Call it once they have their final values; without it a step of a small model takes a tenth longer.
+    Call it once they have their final values. Without it the steps of a small model take up to a tenth longer.
     """
     for module in model.modules():
         own = (module.named_parameters(recurse=False), module.named_buffers(recurse=False), module.named_children())
@@ -49,7 +49,7 @@ class LayerNorm(Module, nn.LayerNorm):
 
 
 class Embedding(Module):
-    """A vector for each id. Unlike nn.Embedding it draws no random weights, which takes seconds on the meta device."""
+    """A vector for each id. Unlike nn.Embedding it draws no random weights, which is slow on the meta device."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
