@@ -10,8 +10,7 @@ from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.request import draw_seed
 from genlm.decoding.strategy import Strategy
 from genlm.errors import UsageError
-from genlm.model.engine import Engine
-from genlm.model.info import ModelInfo
+from genlm.model.info import Engine, ModelInfo
 from genlm.model.source import Notify, find_model
 from genlm.records.attention import AttentionMaps
 from genlm.records.batch import BatchRecord

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from genlm.cli import options
 from genlm.cli.signals import insistent_interrupts
-from genlm.model.engine import Engine
+from genlm.model.info import Engine
 from genlm.model.source import ModelFolder, Notify, find_model
 from genlm.views.spinner import Spinner
 

@@ -72,7 +72,7 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
         running = [group for group in running if not group.is_done()]
         if not running:
             break
-        cache = cache.take(torch.tensor(_move_rows(running), device=logits.device))
+        cache = cache.select(torch.tensor(_move_rows(running), device=logits.device))
         tokens = [beam.ids[-1] for group in running for beam in group.beams]
         logits = cache.step(torch.tensor(tokens, device=logits.device))
     for index, hypothesis in enumerate(_best(groups, request)):

@@ -25,7 +25,7 @@ from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request, generate_one
 from genlm.decoding.sampling import check_choice, check_memory, check_numbers
 from genlm.decoding.strategy import Strategy
-from genlm.model.network import Network, WatchedCache
+from genlm.model.network import HiddenStatesCache, Network
 
 
 def contrastive_search(network: Network, request: Request) -> Iterator[Event]:
@@ -49,20 +49,22 @@ class _Search:
         check_memory(network, request, "top_k", self.width)
         self.processors = request_processors(replace(request, strategy=_penalties(request.strategy)))
         self.layers = [network.layers]
-        self.cache: WatchedCache
-        self.logits, self.cache, states = network.watch(request.prompt_ids, request.max_new_tokens, self.layers)
+        self.cache: HiddenStatesCache
+        self.logits, self.cache, states = network.prefill_with_states(
+            request.prompt_ids, request.max_new_tokens, self.layers
+        )
         self.seen = _directions(states)
 
     def choose(self, history: Sequence[int]) -> tuple[int, float]:
         """Return the next token and its log-probability, and move the state past it."""
         logprobs = self.logits.log_softmax(-1)[0]
         probabilities, candidates = self._candidates(history)
-        cache = self.cache.take(torch.zeros_like(candidates))
-        logits, states = cache.watch(candidates, self.layers)
+        cache = self.cache.select(torch.zeros_like(candidates))
+        logits, states = cache.step_with_states(candidates, self.layers)
         directions = _directions(states)
         similarity = (directions @ self.seen.T).amax(-1)
         best = ((1 - self.alpha) * probabilities - self.alpha * similarity).argmax().view(1)
-        self.logits, self.cache = logits[best], cache.take(best)
+        self.logits, self.cache = logits[best], cache.select(best)
         self.seen = torch.cat([self.seen, directions[best]])
         token = int(candidates[best])
         return token, float(logprobs[token])

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from genlm.decoding.completion import Event, Failed
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
-from genlm.model.network import Network, SharedCache, WatchedCache
+from genlm.model.network import HiddenStatesCache, Network, SharedCache
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from genlm.decoding.scheduler import Scheduler
-    from genlm.model.stock import StockModel
+    from genlm.model.adapter import TransformersModel
 
 K = TypeVar("K")
 
@@ -105,7 +105,7 @@ def _search(network: Network, request: Request) -> Iterator[Event] | None:
     if request.engine == "transformers":
         from genlm.decoding.stock import stock_generate
 
-        return stock_generate(cast("StockModel", network), request)
+        return stock_generate(cast("TransformersModel", network), request)
     loop = request.strategy.declaration.loop
     return cast("Iterator[Event]", resolve_name(loop)(network, request)) if loop else None
 
@@ -139,7 +139,7 @@ class _Prefill:
         """Return a copy of the cache: some loops write to the one that they get."""
         import torch
 
-        return self.cache.take(torch.zeros(1, dtype=torch.long, device=self.logits.device))
+        return self.cache.select(torch.zeros(1, dtype=torch.long, device=self.logits.device))
 
 
 class _SharedPrefill:
@@ -164,12 +164,14 @@ class _SharedPrefill:
             last = self._last = _Prefill(tuple(prompts[0]), room, logits, cache, None)
         return last.logits, last.copy_cache()
 
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, WatchedCache, Tensor]:
+    def prefill_with_states(
+        self, prompt: Sequence[int], room: int, layers: Sequence[int]
+    ) -> tuple[Tensor, HiddenStatesCache, Tensor]:
         """See Network."""
         last = self._recall(prompt, room)
         if last is None or last.states is None:
             room = max(room, self._room)
-            logits, cache, states = self._network.watch(prompt, room, range(self._network.layers + 1))
+            logits, cache, states = self._network.prefill_with_states(prompt, room, range(self._network.layers + 1))
             last = self._last = _Prefill(tuple(prompt), room, logits, cache, states)
         assert last.states is not None
         return last.logits, last.copy_cache(), last.states[:, list(layers)]

@@ -23,7 +23,7 @@ from genlm.decoding.kinds.standard import DOLA_LAYERS
 from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request, generate_one
 from genlm.decoding.sampling import check_choice, check_numbers
-from genlm.model.network import Network, WatchedCache
+from genlm.model.network import HiddenStatesCache, Network
 
 # Rule out tokens with less than this fraction of the largest probability.
 RELATIVE_TOP = 0.1
@@ -49,9 +49,11 @@ class _Contrast:
         self.network, self.request = network, request
         self.layers = candidate_layers(request.strategy[DOLA_LAYERS], network.layers, tied=network.tied)
         self.processors = request_processors(request)
-        self.cache: WatchedCache
-        self.final, self.cache, states = network.watch(request.prompt_ids, request.max_new_tokens, self.layers)
-        self.early = network.read_out(states[-1])
+        self.cache: HiddenStatesCache
+        self.final, self.cache, states = network.prefill_with_states(
+            request.prompt_ids, request.max_new_tokens, self.layers
+        )
+        self.early = network.logits_from_states(states[-1])
         self.length = len(request.prompt_ids)
 
     def choose(self, history: Sequence[int]) -> tuple[int, float]:
@@ -68,8 +70,8 @@ class _Contrast:
 
     def _feed(self, history: Sequence[int]) -> None:
         last = torch.tensor(history[-1:], device=self.network.device)
-        self.final, states = self.cache.watch(last, self.layers)
-        self.early, self.length = self.network.read_out(states[0]), len(history)
+        self.final, states = self.cache.step_with_states(last, self.layers)
+        self.early, self.length = self.network.logits_from_states(states[0]), len(history)
 
 
 def candidate_layers(part: str, layers: int, *, tied: bool) -> list[int]:

@@ -91,10 +91,10 @@ class LookupCache:
         self._reject()
         return self._run(ids)
 
-    def take(self, rows: Tensor) -> Cache:
+    def select(self, rows: Tensor) -> Cache:
         """See Cache. The rest of the draft is forgotten first."""
         self._reject()
-        return self._cache.take(rows)
+        return self._cache.select(rows)
 
     def _accept(self) -> Tensor:
         self._draft.pop(0)

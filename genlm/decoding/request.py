@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from genlm.decoding.completion import Completion, FinishReason, Piece, TracedToken
 from genlm.decoding.strategy import Strategy
 from genlm.decoding.text import Decode, TextStream
-from genlm.model.engine import Engine
+from genlm.model.info import Engine
 from genlm.model.pieces import Pieces
 
 if TYPE_CHECKING:

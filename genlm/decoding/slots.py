@@ -41,7 +41,7 @@ class Slots:
             entering = list(group)
             slots = range(len(self.sequences), len(self.sequences) + len(entering))
             rows = self._tensor(_prompt(sequence).row for sequence in entering)
-            cache.put(self._tensor(slots), source, rows, max(each.request.max_new_tokens for each in entering))
+            cache.insert(self._tensor(slots), source, rows, max(each.request.max_new_tokens for each in entering))
             self.sequences += entering
         self._cache = self._stepping = cache
         self._pad()
@@ -68,11 +68,11 @@ class Slots:
         gaps = [slot for slot, sequence in enumerate(self.sequences[:count]) if sequence not in kept]
         movers = [slot for slot, sequence in enumerate(self.sequences) if slot >= count and sequence in kept]
         if gaps:
-            self._cache.put(self._tensor(gaps), self._cache, self._tensor(movers), 0)
+            self._cache.insert(self._tensor(gaps), self._cache, self._tensor(movers), 0)
         for gap, mover in zip(gaps, movers, strict=True):
             self.sequences[gap] = self.sequences[mover]
         del self.sequences[count:]
-        self._cache.crop(count)
+        self._cache.keep_first(count)
         self._pad()
 
     def clear(self) -> None:
@@ -82,13 +82,13 @@ class Slots:
 
     def _new_cache(self, sequences: list[Sequence], expected: int) -> SharedCache:
         rows = max(min(self.capacity, expected), len(sequences), sequences[0].request.least_rows)
-        return _prompt(sequences[0]).cache.fresh(rows, max(each.request.max_length for each in sequences))
+        return _prompt(sequences[0]).cache.new_empty(rows, max(each.request.max_length for each in sequences))
 
     def _pad(self) -> None:
         """Copy the first sequence into as many rows as a step needs at least."""
         missing = range(len(self.sequences), self._min_rows())
         if missing and self._cache is not None:
-            self._cache.put(self._tensor(missing), self._cache, self._tensor([0] * len(missing)), 0)
+            self._cache.insert(self._tensor(missing), self._cache, self._tensor([0] * len(missing)), 0)
 
     def _min_rows(self) -> int:
         return max(len(self.sequences), self.sequences[0].request.least_rows)

@@ -18,10 +18,10 @@ from genlm.decoding.request import Request
 from genlm.decoding.sampling import check_memory
 from genlm.decoding.strategy import transformers_settings
 from genlm.decoding.text import INCOMPLETE, TextStream, first_stop
-from genlm.model.stock import StockModel
+from genlm.model.adapter import TransformersModel
 
 
-def stock_generate(network: StockModel, request: Request) -> Iterator[Event]:
+def stock_generate(network: TransformersModel, request: Request) -> Iterator[Event]:
     """Yield the sequences that `generate` returns, in its order.
 
     Raises:
@@ -53,7 +53,7 @@ def _has_stop(request: Request, ids: Sequence[int]) -> bool:
     return first_stop(text, request.stop) is not None
 
 
-def _completion(network: StockModel, request: Request, index: int, ids: Sequence[int]) -> Completion:
+def _completion(network: TransformersModel, request: Request, index: int, ids: Sequence[int]) -> Completion:
     """Return a row of `generate` as a completion, without the padding at its end."""
     text = TextStream(request.decode, request.prompt_ids, request.stop)
     reason: FinishReason = "length"
@@ -71,7 +71,7 @@ def _completion(network: StockModel, request: Request, index: int, ids: Sequence
     return Completion(index, text.text, tuple(new_ids), "stop" if text.stopped else reason, logprob)
 
 
-def _logprob(network: StockModel, prompt: Sequence[int], new: Sequence[int]) -> float:
+def _logprob(network: TransformersModel, prompt: Sequence[int], new: Sequence[int]) -> float:
     """Return the log-probability of new tokens under the model, before any logits processor, in nats."""
     logits = network.logits_of([[*prompt, *new[:-1]]], [len(prompt) - 1])
     return float(score_tokens(logits, torch.tensor(new, device=logits.device)).logprobs.sum())

@@ -1,1 +1,1 @@
-"""What runs: find a model, load it safely, encode prompts, the forward pass."""
+"""Models: find one, load it safely, encode prompts, run the forward pass."""

@@ -1,4 +1,4 @@
-"""Which weights a folder holds, whatever it is called and wherever it lies."""
+"""A fingerprint of a model folder: which weights it holds, whatever its name and location."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from itertools import chain
 from pathlib import Path
 
 from genlm.errors import ModelError
+from genlm.model.files import weight_files
 from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import VOCABULARIES
-from genlm.model.weights import weight_files
 
-# What a text depends on beside the weights.
-OTHERS = ("config.json", "generation_config.json", "tokenizer_config.json", "merges.txt", *VOCABULARIES)
+# The other files that a generated text depends on.
+SMALL_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "merges.txt", *VOCABULARIES)
 LENGTH = 16
-BLOCK = 1 << 20
+CHUNK = 1 << 20
 
 
 def fingerprinted(folder: ModelFolder, *, allow_pickle: bool = False) -> ModelFolder:
-    """The folder with its fingerprint, the first 16 hexadecimal digits of a SHA-256 of all that a text depends on.
+    """Return the folder with its fingerprint: 16 hexadecimal digits of a SHA-256 of all that a text depends on.
 
-    Every byte counts, for training may change only some of the weights: that takes about as long as reading them. The
-    model of a commit on the Hub has none, for its revision says which it is.
+    Every byte counts, because training may change only some of the weights; so this takes about as long as reading
+    them. A commit on the Hub gets none: its revision identifies it.
 
     Raises:
-        ModelError: a folder without weights, or a file that cannot be read.
+        ModelError: the folder has no weights, or a file cannot be read.
     """
     if folder.source == "hub":
         return folder
-    files = weight_files(folder.path, allow_pickle=allow_pickle)
-    others = chain.from_iterable(sorted(folder.path.glob(pattern)) for pattern in OTHERS)
+    weights = weight_files(folder.path, allow_pickle=allow_pickle)
+    others = chain.from_iterable(sorted(folder.path.glob(pattern)) for pattern in SMALL_FILES)
     digest = hashlib.sha256()
-    for file in (*files, *others):
+    for file in (*weights, *others):
         digest.update(f"{file.name} {_digest(file)}\n".encode())
     return replace(folder, fingerprint=digest.hexdigest()[:LENGTH])
 
@@ -41,8 +41,8 @@ def _digest(file: Path) -> str:
     try:
         digest = hashlib.sha256()
         with file.open("rb") as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
         return digest.hexdigest()
     except OSError as error:
         raise ModelError(f"cannot read {file}: {error.strerror or error}") from error

@@ -1,55 +1,225 @@
-"""GPT-2's forward pass, lean: torch only, the keys and values of all tokens kept in one preallocated cache.
+"""GPT-2 (Radford et al. 2019), with every variation that transformers' GPT2Config describes.
 
-Radford et al. 2019, with every variation that transformers' GPT2Config describes. It gives the same logits as
-transformers' GPT2LMHeadModel up to float rounding.
+It reads from top to bottom: embedding, linear layer, attention, MLP, block, head, model, and the cache of keys and
+values. The logits equal those of transformers' GPT2LMHeadModel up to rounding.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, MutableMapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from genlm.model.gpt2_block import Attend, Block, attend_causally, attend_each
-from genlm.model.gpt2_cache import GPT2Cache
-from genlm.model.gpt2_config import HEAD, Config
-from genlm.model.graph import Capture, Graphs
-from genlm.model.linear import FLOAT, Embedding, Precision
+from genlm.model.attention import softmax_of
+from genlm.model.gpt2_config import ACTIVATIONS, Config
+from genlm.model.graph import Capture, Graphs, Steps
 from genlm.model.network import QueryKey, check_room
+from genlm.model.operators import find_linear
+
+HEAD = "lm_head.weight"
 
 
-class GPT2:
-    """A GPT-2 ready to run, built on its weights without copying them; they are taken out of `weights` one by one.
+class Module(nn.Module):
+    """A module without hooks: calling it calls `forward` directly, which shortens the decode steps of small models."""
 
-    `capture` is what may record its decode steps, see `graph`.
+    __call__: Callable[..., Tensor]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__call__ = cls.forward  # type: ignore[method-assign]
+
+
+def speed_up_attributes(model: nn.Module) -> None:
+    """Store parameters, buffers and submodules as plain attributes too, which Python finds without nn.Module's help.
+
+    Call it once they have their final values. Without it the steps of a small model take up to a tenth longer.
     """
+    for module in model.modules():
+        own = (module.named_parameters(recurse=False), module.named_buffers(recurse=False), module.named_children())
+        vars(module).update(chain(*own))
 
-    def __init__(
-        self,
-        config: Config,
-        weights: MutableMapping[str, Tensor],
-        precision: Precision = FLOAT,
-        capture: Capture | None = None,
-    ) -> None:
-        self.graphs = Graphs(capture)
+
+class LayerNorm(Module, nn.LayerNorm):
+    """Layer normalization."""
+
+
+class Embedding(Module):
+    """A vector for each id. Unlike nn.Embedding it draws no random weights, which is slow on the meta device."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the vectors of `ids`: (*ids, width)."""
+        return F.embedding(ids, self.weight)
+
+
+class Linear(Module):
+    """A linear layer whose weight is (in, out), as in GPT-2's checkpoints; transformers calls it Conv1D."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, in) to (n, out)."""
+        return find_linear()(x, self.weight.t(), self.bias)
+
+
+class Attention(Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
+        self.layer = layer
+        self.heads = config.n_head
+        self.head_width = config.n_embd // config.n_head
+        self.upcast = config.reorder_and_upcast_attn
+        self.scale = 1.0 / math.sqrt(self.head_width) if config.scale_attn_weights else 1.0
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scale /= layer + 1
+
+    def forward(self, x: Tensor, rows: int, attend: Attend) -> Tensor:
+        """Return what new tokens attend to. `x`: (rows * tokens, width), like the result."""
+        qkv = self.c_attn(x).view(rows, -1, 3, self.heads, self.head_width)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = attend(self, query, key, value)
+        return self.c_proj(mixed.transpose(1, 2).reshape(x.shape))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
+        """Return softmax(QK^T * scale) V. Shapes: (rows, heads, tokens, head width)."""
+        if self.upcast:
+            query, key = query.float(), key.float()
+            mixed = F.scaled_dot_product_attention(query, key, value.float(), mask, 0.0, is_causal, scale=self.scale)
+            return mixed.to(value.dtype)
+        return F.scaled_dot_product_attention(query, key, value, mask, 0.0, is_causal, scale=self.scale)
+
+
+# (attention, query, key, value) of new tokens -> the mixed values. It may add keys and values to a cache and use those
+# of earlier tokens. Shapes: (rows, heads, tokens, head width).
+Attend: TypeAlias = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
+
+
+def attend_causally(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Let each new token attend to itself and to the new tokens before it."""
+    return attention.mix(query, key, value, None, is_causal=True)
+
+
+def attend_to_memory(lengths: Tensor, keys: Tensor, values: Tensor) -> Attend:
+    """Let one new token a row attend to itself and to the row's earlier tokens; keep its key and value.
+
+    `lengths`: (rows,); `keys`, `values`: (layers, rows, heads, tokens, head width). No shape depends on the lengths.
+    """
+    rows = torch.arange(len(lengths), device=lengths.device)
+    visible = (torch.arange(keys.shape[3], device=lengths.device) <= lengths[:, None])[:, None, None]
+
+    def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        own_keys, own_values = keys[attention.layer], values[attention.layer]
+        own_keys[rows, :, lengths] = key[:, :, 0]
+        own_values[rows, :, lengths] = value[:, :, 0]
+        return attention.mix(query, own_keys, own_values, visible, is_causal=False)
+
+    return attend
+
+
+class MLP(Module):
+    """The feed-forward network."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.c_fc = Linear(config.n_embd, config.inner)
+        self.c_proj = Linear(config.inner, config.n_embd)
+        self.activation = ACTIVATIONS[config.activation_function]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: (n, width), like the result."""
+        return self.c_proj(self.activation(self.c_fc(x)))
+
+
+class Block(Module):
+    """Attention and MLP, each applied to a normalized copy of the stream and added to it."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        self.attn = Attention(config, layer)
+        self.ln_2 = LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rows: int, attend: Attend) -> Tensor:
+        """`x`: (rows * tokens, width), like the result."""
+        x = x + self.attn(self.ln_1(x), rows, attend)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Head(Module):
+    """The output head."""
+
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, width))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return logits, (n, vocab), float32. `states`: (n, width)."""
+        return find_linear()(states, self.weight, None).float()
+
+
+class GPT2(Module):
+    """GPT-2 with its output head, as a Network. `capture` may record its decode steps, see `graph`."""
+
+    def __init__(self, config: Config, capture: Capture | None = None) -> None:
+        super().__init__()
+        self.wte = Embedding(config.vocab_size, config.n_embd)
+        self.wpe = Embedding(config.n_positions, config.n_embd)
+        self.h = nn.ModuleList([Block(config, layer) for layer in range(config.n_layer)])
+        self.ln_f = LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        self.lm_head = Head(config.n_embd, config.vocab_size)
+        self.requires_grad_(False)
         self.config = config
         self.vocab_size = config.vocab_size
         self.context: int | None = config.n_positions
         self.layers = config.n_layer
         self.tied = config.tie_word_embeddings
-        self.positions = precision.plain(weights.pop("wpe.weight"))
-        self.blocks = [Block(weights, config, layer, precision) for layer in range(config.n_layer)]
-        self.norm = precision.norm(weights.pop("ln_f.weight"), weights.pop("ln_f.bias"), config.layer_norm_epsilon)
-        self.tokens = precision.embedding(weights.pop("wte.weight"))
-        self.head: Embedding = precision.embedding(weights.pop(HEAD)) if HEAD in weights else self.tokens
+        self.graphs = Graphs(capture)
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Use these weights where they are, without a copy. If there is none for the head, tie it to the embedding."""
+        head = weights.get(HEAD, weights["wte.weight"])
+        self.load_state_dict({**weights, HEAD: head}, strict=True, assign=True)
+        if HEAD not in weights:
+            self.lm_head.weight = self.wte.weight
+        speed_up_attributes(self)
+
+    def forward(self, ids: Tensor, positions: Tensor, attend: Attend, states: list[Tensor] | None = None) -> Tensor:
+        """Return the last hidden state of `ids`, (rows, tokens). Shape: (rows * tokens, width).
+
+        Append all hidden states to `states`: the embeddings, and the stream after each block, the last one normalized.
+        """
+        x = (self.wte(ids) + self.wpe(positions)).flatten(0, 1)
+        for block in self.h:
+            if states is not None:
+                states.append(x)
+            x = block(x, len(ids), attend)
+        x = self.ln_f(x)
+        if states is not None:
+            states.append(x)
+        return x
+
+    # The rest is the interface to decoding.
 
     @property
     def device(self) -> torch.device:
         """See Network."""
-        return self.positions.device
+        return self.wpe.weight.device
 
     @property
     def graph_note(self) -> str | None:
@@ -64,26 +234,28 @@ class GPT2:
         check_room(longest + room, self.context)
         padded = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=self.device)
         cache = GPT2Cache.empty(self, len(prompts), longest + room)
-        hidden = self.hidden(padded, torch.arange(longest, device=padded.device), cache.write_prompts)
+        hidden = self(padded, torch.arange(longest, device=padded.device), cache.write_prompts)
         cache.lengths, cache.longest, cache.ragged = lengths, longest, len(set(map(len, prompts))) > 1
         last = hidden[torch.arange(len(prompts), device=padded.device) * longest + lengths - 1]
-        return self.head(last), cache
+        return self.lm_head(last), cache
 
     @torch.inference_mode()
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, GPT2Cache, Tensor]:
+    def prefill_with_states(
+        self, prompt: Sequence[int], room: int, layers: Sequence[int]
+    ) -> tuple[Tensor, GPT2Cache, Tensor]:
         """See Network."""
         check_room(len(prompt) + room, self.context)
         ids = torch.tensor([list(prompt)], device=self.device)
         cache = GPT2Cache.empty(self, 1, len(prompt) + room)
-        positions = torch.arange(len(prompt), device=ids.device)
-        last, states = self.states(ids, positions, cache.write_prompts, layers)
+        states: list[Tensor] = []
+        last = self(ids, torch.arange(len(prompt), device=ids.device), cache.write_prompts, states)
         cache.lengths, cache.longest = cache.lengths + len(prompt), len(prompt)
-        return self.head(last[-1:]), cache, states
+        return self.lm_head(last[-1:]), cache, torch.stack([states[layer] for layer in layers], dim=1)
 
     @torch.inference_mode()
-    def read_out(self, states: Tensor) -> Tensor:
+    def logits_from_states(self, states: Tensor) -> Tensor:
         """See Network."""
-        return self.head(states)
+        return self.lm_head(states)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """See Network."""
@@ -99,75 +271,203 @@ class GPT2:
         lengths = torch.tensor([len(row) for row in rows], device=padded.device)
         first = torch.tensor(list(skips), device=padded.device)
         wanted = (positions >= first[:, None]) & (positions < lengths[:, None])
-        return self.head(self.hidden(padded, positions, attend_causally)[wanted.flatten()])
+        return self.lm_head(self(padded, positions, attend_causally)[wanted.flatten()])
 
     @torch.inference_mode()
     def attention(self, ids: Sequence[int]) -> list[Tensor]:
-        """See Network."""
-        seen: list[Tensor] = []
+        """See Network. The fast kernel never holds these weights, so they are computed by definition."""
+        layers: list[Tensor] = []
 
-        def attend(query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
-            weights = block.weights(query, key)
-            seen.append(weights[0])
-            return weights.to(value.dtype) @ value
+        def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            layers.append(softmax_of(QueryKey(query[0], key[0], attention.scale, None)))
+            return layers[-1].to(value.dtype) @ value
 
         self._run_one(ids, attend)
-        return seen
+        return layers
 
     @torch.inference_mode()
     def queries_and_keys(self, ids: Sequence[int]) -> list[QueryKey]:
         """See Network."""
-        seen: list[QueryKey] = []
+        layers: list[QueryKey] = []
 
-        def attend(query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
-            seen.append(QueryKey(query[0], key[0], block.scale, None))
-            return attend_causally(query, key, value, block)
+        def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            layers.append(QueryKey(query[0], key[0], attention.scale, None))
+            return attend_causally(attention, query, key, value)
 
         self._run_one(ids, attend)
-        return seen
+        return layers
 
-    def _run_one(self, ids: Sequence[int], attend: Attend) -> Tensor:
+    def _run_one(self, ids: Sequence[int], attend: Attend) -> None:
         check_room(len(ids), self.context)
         row = torch.tensor([list(ids)], device=self.device)
-        return self.hidden(row, torch.arange(len(ids), device=row.device), attend)
+        self(row, torch.arange(len(ids), device=row.device), attend)
 
     def decode(self, ids: Tensor, lengths: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See Decode: attention goes over the whole memory, with what is beyond a row's length hidden."""
-        return self.head(self.hidden(ids[:, None], lengths[:, None], attend_each(lengths, keys, values)))
+        """See Decode."""
+        hidden = self(ids[:, None], lengths[:, None], attend_to_memory(lengths, keys, values))
+        return self.lm_head(hidden)
 
     def row_bytes(self, length: int) -> int:
-        """See Network: the cache, and some copies of a row of logits in double precision."""
-        cache = 2 * self.config.n_layer * self.config.n_embd * length * self.positions.element_size()
-        return 2 * cache + 4 * 8 * self.vocab_size
+        """See Network: the cache, with room for a copy, and some copies of a row of logits in double precision."""
+        return 2 * self._cache_bytes(length) + 4 * 8 * self.vocab_size
 
     def step_bytes(self, rows: int, length: int) -> int:
         """See Network."""
-        weights = sum(tensor.nbytes for tensor in self._tensors()) - self.positions.nbytes
-        return weights + 2 * rows * length * self.config.n_layer * self.config.n_embd * self.positions.element_size()
+        read = [
+            tensor for part in (self.h, self.ln_f, self.lm_head) for tensor in (*part.parameters(), *part.buffers())
+        ]
+        return sum(tensor.nbytes for tensor in read) + rows * self._cache_bytes(length)
 
-    def _tensors(self) -> Iterator[Tensor]:
-        """Every weight once."""
-        yield self.positions
-        yield from self.tokens.tensors()
-        if self.head is not self.tokens:
-            yield from self.head.tensors()
-        yield from self.norm.tensors()
-        for block in self.blocks:
-            yield from block.tensors()
+    def _cache_bytes(self, length: int) -> int:
+        return 2 * self.config.n_layer * self.config.n_embd * length * self.wpe.weight.element_size()
 
-    def hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """The stream after the last block, normalised. `ids`: (rows, tokens). Shape: (rows * tokens, width)."""
-        return deque(self._stream(ids, positions, attend), maxlen=1).pop()
 
-    def states(self, ids: Tensor, positions: Tensor, attend: Attend, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As `hidden`, with the stream after these layers. Shape: (rows * tokens, len(layers), width)."""
-        every = list(self._stream(ids, positions, attend))
-        return every[-1], torch.stack([every[layer] for layer in layers], dim=1)
+class GPT2Cache:
+    """The keys and values of every layer: those of row r's tokens are at 0 .. lengths[r] - 1.
 
-    def _stream(self, ids: Tensor, positions: Tensor, attend: Attend) -> Iterator[Tensor]:
-        """The embeddings, and the stream after each block, the last of it normalised."""
-        x = (self.tokens.look_up(ids) + F.embedding(positions, self.positions)).flatten(0, 1)
-        for block in self.blocks:
-            yield x
-            x = block(x, len(ids), attend)
-        yield self.norm(x)
+    The memory may hold more rows than the cache has.
+    """
+
+    def __init__(self, model: GPT2, keys: Tensor, values: Tensor) -> None:
+        self.model = model
+        self._graphs = model.graphs
+        self._use(keys, values)
+        self.lengths = torch.zeros(keys.shape[1], dtype=torch.long, device=keys.device)
+        self.longest = 0
+        # Positions from here on have never been written to.
+        self._written = 0
+        self.ragged = False
+        self._mask: Tensor | None = None
+
+    @classmethod
+    def empty(cls, model: GPT2, rows: int, capacity: int) -> GPT2Cache:
+        """Return a cache for `rows` sequences of up to `capacity` tokens."""
+        config = model.config
+        shape = (config.n_layer, rows, config.n_head, capacity, config.n_embd // config.n_head)
+        # Zeros, because a masked position still counts as 0 times its value.
+        return cls(model, model.wpe.weight.new_zeros(shape), model.wpe.weight.new_zeros(shape))
+
+    @property
+    def room(self) -> int:
+        """How many more tokens each row can take."""
+        return self.keys.shape[3] - self.longest
+
+    @torch.inference_mode()
+    def step(self, ids: Tensor) -> Tensor:
+        """See Cache."""
+        check_room(self.longest + 1, self.keys.shape[3])
+        logits = self._steps.run(ids, self.lengths, lambda: self.model.lm_head(self._forward(ids)))
+        self._lengthen(1)
+        return logits
+
+    @torch.inference_mode()
+    def step_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See HiddenStatesCache."""
+        check_room(self.longest + 1, self.keys.shape[3])
+        states: list[Tensor] = []
+        logits = self.model.lm_head(self._forward(ids, states))
+        self._lengthen(1)
+        return logits, torch.stack([states[layer] for layer in layers], dim=1)
+
+    def _forward(self, ids: Tensor, states: list[Tensor] | None = None) -> Tensor:
+        """Run the model on one more token for each row, (rows,), and keep their keys and values."""
+        if not self.ragged:
+            self._mask = None
+            return self.model(ids[:, None], self.lengths[:1], self._write_even, states)
+        rows, end = len(self.lengths), self.longest + 1
+        attend = attend_to_memory(self.lengths, self.keys[:, :rows, :, :end], self.values[:, :rows, :, :end])
+        return self.model(ids[:, None], self.lengths[:, None], attend, states)
+
+    @torch.inference_mode()
+    def extend(self, ids: Tensor) -> Tensor:
+        """See Rewindable, for rows of one length. `ids`: (rows, n). Shape: (rows * n, vocab)."""
+        new = ids.shape[1]
+        check_room(self.longest + new, self.keys.shape[3])
+        positions = torch.arange(self.longest, self.longest + new, device=ids.device)
+        self._mask = torch.arange(self.longest + new, device=ids.device) <= positions[:, None]
+        hidden = self.model(ids, positions, self._write_even)
+        self._lengthen(new)
+        return self.model.lm_head(hidden)
+
+    def drop(self, tokens: int) -> None:
+        """See Rewindable. Later tokens overwrite the dropped ones."""
+        self._lengthen(-tokens)
+
+    @torch.inference_mode()
+    def select(self, rows: Tensor) -> GPT2Cache:
+        """See Cache."""
+        selected = GPT2Cache(self.model, self.keys[:, rows], self.values[:, rows])
+        selected.lengths, selected.longest, selected.ragged = self.lengths[rows], self.longest, self.ragged
+        selected._written = self._written
+        return selected
+
+    def new_empty(self, rows: int, length: int) -> GPT2Cache:
+        """See SharedCache."""
+        cache = GPT2Cache.empty(self.model, rows, length)
+        cache.lengths = cache.lengths[:0]
+        return cache
+
+    @torch.inference_mode()
+    def insert(self, slots: Tensor, source: GPT2Cache, rows: Tensor, room: int) -> None:
+        """See SharedCache."""
+        filled = source.longest
+        count = max(len(self.lengths), int(slots.max()) + 1)
+        self._reserve(count, filled + room)
+        for memory, other in ((self.keys, source.keys), (self.values, source.values)):
+            memory[:, slots, :, :filled] = other[:, rows, :, :filled]
+            # A stale NaN would leak through the mask.
+            memory[:, slots, :, filled : self._written] = 0.0
+        self._written = max(self._written, filled)
+        lengths = self.lengths.new_zeros(count)
+        lengths[: len(self.lengths)] = self.lengths
+        lengths[slots] = source.lengths[rows]
+        self._set_lengths(lengths)
+
+    def keep_first(self, rows: int) -> None:
+        """See SharedCache. The memory of the other rows is kept for later ones."""
+        self._set_lengths(self.lengths[:rows])
+
+    def never_capture(self) -> None:
+        """See Capturable."""
+        self._graphs = Graphs()
+        self._use(self.keys, self.values)
+
+    def write_prompts(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend causally and keep the keys and values of the prompts."""
+        self._written = key.shape[2]
+        self.keys[attention.layer, :, :, : self._written] = key
+        self.values[attention.layer, :, :, : self._written] = value
+        return attend_causally(attention, query, key, value)
+
+    def _write_even(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend to all earlier tokens, when all rows have one length, and keep the new keys and values."""
+        rows, end = len(self.lengths), self.longest + key.shape[2]
+        keys, values = self.keys[attention.layer, :rows], self.values[attention.layer, :rows]
+        keys[:, :, self.longest : end] = key
+        values[:, :, self.longest : end] = value
+        return attention.mix(query, keys[:, :, :end], values[:, :, :end], self._mask, is_causal=False)
+
+    def _reserve(self, rows: int, capacity: int) -> None:
+        """Make the memory large enough for this many rows and tokens."""
+        old_rows, old_capacity = self.keys.shape[1], self.keys.shape[3]
+        if rows > old_rows or capacity > old_capacity:
+            larger = GPT2Cache.empty(self.model, max(rows, old_rows), max(capacity, old_capacity))
+            larger.keys[:, :old_rows, :, : self.longest] = self.keys[:, :, :, : self.longest]
+            larger.values[:, :old_rows, :, : self.longest] = self.values[:, :, :, : self.longest]
+            self._use(larger.keys, larger.values)
+
+    def _use(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+        self._steps = Steps(self._graphs, self.model.decode, keys, values)
+
+    def _set_lengths(self, lengths: Tensor) -> None:
+        self.lengths = lengths
+        if len(lengths):
+            shortest, longest = (int(length) for length in lengths.aminmax())
+            self.longest, self.ragged = longest, shortest < longest
+            self._written = max(self._written, longest)
+
+    def _lengthen(self, tokens: int) -> None:
+        self.lengths = self.lengths + tokens
+        self.longest += tokens
+        self._written = max(self._written, self.longest)

@@ -1,4 +1,4 @@
-"""What a `config.json` of the GPT-2 family says: its fields, which models the lean forward covers, their weights."""
+"""GPT-2's `config.json`: its fields, and which models `gpt2` covers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
 }
 
-# What GPT2Config takes for a config without an eos_token_id.
+# transformers' default for a config without an eos_token_id.
 END_OF_TEXT_ID = 50256
 
-HEAD = "lm_head.weight"
-
-# The names that transformers also takes for fields of a GPT2Config.
+# Other names that transformers accepts for fields of a GPT2Config.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -60,41 +58,44 @@ class Config:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Config:
-        """From the contents of a `config.json`. Raises ValueError, with the field, where they make no sense."""
+        """Return the config for the contents of a `config.json`.
+
+        Raises:
+            ValueError: a field has an impossible value.
+        """
         config = {ALIASES.get(name, name): value for name, value in config.items()}
-        given = {field.name: config[field.name] for field in fields(cls) if field.name in config}
-        made = cls(**given)
+        result = cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
         for field in fields(cls):
-            _check(field.name, getattr(made, field.name), field.default)
-        if made.n_embd % made.n_head:
-            raise ValueError(f"n_embd={made.n_embd} cannot be divided among n_head={made.n_head} heads")
-        return made
+            _check(field.name, getattr(result, field.name), field.default)
+        if result.n_embd % result.n_head:
+            raise ValueError(f"n_embd={result.n_embd} cannot be divided among n_head={result.n_head} heads")
+        return result
 
     @property
     def inner(self) -> int:
-        """The width of the hidden layer of the feed-forward network."""
+        """The width of the MLP's hidden layer."""
         return self.n_inner if self.n_inner is not None else 4 * self.n_embd
 
 
 def _check(name: str, value: object, default: object) -> None:
-    """Raise ValueError where a field's value is not of the kind that its default is of."""
+    """Raise ValueError if a field's value is not of the same kind as its default."""
     is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
     if default is None:
-        fits, wanted = value is None or is_count, "a whole number above 0, or null"
+        fits, wanted = value is None or is_count, "a positive integer or null"
     elif isinstance(default, bool):
         fits, wanted = isinstance(value, bool), "true or false"
     elif isinstance(default, int):
-        fits, wanted = is_count, "a whole number above 0"
+        fits, wanted = is_count, "a positive integer"
     elif isinstance(default, float):
         fits, wanted = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
     else:
-        fits, wanted = value in ACTIVATIONS, "an activation function"
+        fits, wanted = value in ACTIVATIONS, "a known activation function"
     if not fits:
         raise ValueError(f"{name} must be {wanted}, not {value!r}")
 
 
 def supports(config: Mapping[str, Any]) -> bool:
-    """Whether this forward pass covers the model that a `config.json` describes."""
+    """Return whether `gpt2` covers the model that a `config.json` describes."""
     return (
         config.get("model_type") == "gpt2"
         and config.get("architectures") in (None, ["GPT2LMHeadModel"])
@@ -102,29 +103,3 @@ def supports(config: Mapping[str, Any]) -> bool:
         and not config.get("add_cross_attention")
         and not config.get("quantization_config")
     )
-
-
-def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every weight, without the prefix `transformer.`; HEAD may be lacking where it is tied."""
-    width, inner = config.n_embd, config.inner
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.vocab_size, width),
-        "wpe.weight": (config.n_positions, width),
-    }
-    for layer in range(config.n_layer):
-        block = {
-            "ln_1.weight": (width,),
-            "ln_1.bias": (width,),
-            "attn.c_attn.weight": (width, 3 * width),
-            "attn.c_attn.bias": (3 * width,),
-            "attn.c_proj.weight": (width, width),
-            "attn.c_proj.bias": (width,),
-            "ln_2.weight": (width,),
-            "ln_2.bias": (width,),
-            "mlp.c_fc.weight": (width, inner),
-            "mlp.c_fc.bias": (inner,),
-            "mlp.c_proj.weight": (inner, width),
-            "mlp.c_proj.bias": (width,),
-        }
-        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
-    return shapes | {"ln_f.weight": (width,), "ln_f.bias": (width,), HEAD: (config.vocab_size, width)}

@@ -1,7 +1,7 @@
-"""A decode step as a CUDA graph: its kernels are launched at once, where one by one the launching takes longest.
+"""Decode steps as CUDA graphs: one launch replaces one for each kernel, which would take most of a step's time.
 
-A graph does the same on the same memory again. So what is captured has shapes that stay, and everything that changes
-from step to step, ids and lengths, lies in tensors that stay too. The keys and values are the cache's own.
+A graph repeats the same work on the same memory. So a captured step has fixed shapes, and whatever changes from step
+to step (ids and lengths) is copied into tensors that stay. The keys and values are the cache's own.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from genlm.model.thirdparty import first_line
+from genlm.errors import first_line
 
-# Runs on a stream of its own before the capture: libraries set themselves up in the first, which cannot be captured.
+# Runs on a side stream before the capture: libraries initialize in the first, which cannot be captured.
 WARM_UPS = 3
-# A capture takes the time of some steps: the warm-ups, the capture itself, and one step that is made twice. Where it
-# waits for about as many, it can hardly double the time of rows that change soon after.
+# Steps with the same rows before a capture. A capture costs several steps: the warm-ups, the capture, and one step
+# done twice. Waiting for about as many bounds the loss if the rows change soon after.
 PATIENCE = 8
-# What there is to say of graphs that are in use.
+# The note when graphs are in use.
 REPLAYED = "replayed"
 
 
@@ -27,48 +27,48 @@ class Capture(Protocol):
     """Records what a function does on the device."""
 
     def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """What does the same again on the same tensors, and returns the same tensor, written anew.
+        """Return a function that repeats `run` on the same tensors and returns the same tensor, overwritten.
 
-        Raises whatever the device or its libraries do not allow.
+        Raises whatever the device or its libraries raise.
         """
         ...
 
 
 class Decode(Protocol):
-    """A decode step of shapes that do not depend on lengths."""
+    """A decode step whose shapes do not depend on the lengths."""
 
     def __call__(self, ids: Tensor, lengths: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Keep each row's new token at its length; `ids`, `lengths`: (rows,). Returns logits: (rows, vocab)."""
+        """Add each row's token at the row's length and return logits, (rows, vocab). `ids`, `lengths`: (rows,)."""
         ...
 
 
 @runtime_checkable
 class Capturable(Protocol):
-    """A cache whose steps may come to be captured."""
+    """A cache whose steps may be captured."""
 
     def never_capture(self) -> None:
-        """Take the ordinary step always: its rounding does not depend on how much memory the cache has."""
+        """Always take the ordinary step, whose rounding does not depend on how much memory the cache has."""
         ...
 
 
 class CudaCapture:
-    """Captures by torch.cuda.CUDAGraph."""
+    """Captures with torch.cuda.CUDAGraph."""
 
     def __init__(self) -> None:
-        # One for all: the workspaces of the libraries are kept for each stream that was ever used.
+        # One stream for all captures: libraries keep a workspace for every stream ever used.
         self._stream = torch.cuda.Stream()
 
     def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See Capture."""
         self._warm_up(run)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may do on the device what they like.
+        # "thread_local": let other threads use the device during capture.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            made = run()
+            result = run()
 
         def replay() -> Tensor:
             graph.replay()
-            return made
+            return result
 
         return replay
 
@@ -82,9 +82,9 @@ class CudaCapture:
 
 
 class Graphs:
-    """What captures the steps of a model, as long as it can be trusted.
+    """How a model's steps are captured, until that fails.
 
-    `note` says what became of that: "replayed", or why it was given up; None before the first graph is ready.
+    `note` is "replayed" once graphs are in use, or why they were given up; None before the first one is ready.
     """
 
     def __init__(self, capture: Capture | None = None) -> None:
@@ -97,9 +97,9 @@ class Graphs:
 
 
 class Steps:
-    """The decode steps of a cache: ordinary ones, until so many had the same rows that a graph pays.
+    """The decode steps of a cache: ordinary ones until enough had the same rows for a graph to pay.
 
-    `keys`, `values`: the cache's memory, (layers, rows, heads, capacity, head width), of which a graph takes no copy.
+    `keys`, `values`: the cache's memory, (layers, rows, heads, capacity, head width), which graphs use without a copy.
     """
 
     def __init__(self, graphs: Graphs, decode: Decode, keys: Tensor, values: Tensor) -> None:
@@ -108,10 +108,10 @@ class Steps:
         self._keys, self._values = keys, values
         self._graph: _Graph | None = None
         self._is_trusted = False
-        self._rows = self._alike = 0
+        self._rows = self._same = 0
 
     def run(self, ids: Tensor, lengths: Tensor, ordinary: Callable[[], Tensor]) -> Tensor:
-        """The logits of one more token a row, (rows, vocab), as `ordinary` makes them. `ids`, `lengths`: (rows,)."""
+        """Return the logits that `ordinary` computes, (rows, vocab), from a graph if possible. `ids`: (rows,)."""
         capture = self._graphs.capture
         if capture is None:
             self._graph = None
@@ -122,51 +122,51 @@ class Steps:
         logits = ordinary()
         try:
             self._prepare(capture, ids, lengths, logits)
-        # Drivers and libraries fail in ways of their own, and no text needs a graph.
+        # Drivers and libraries may raise anything, and decoding works without graphs.
         except Exception as error:
             self._give_up(first_line(error))
         return logits
 
     def _count(self, rows: int) -> None:
-        """Take note of a step; the graph of other rows is let go before there is another."""
+        """Count steps with the same rows; drop the graph when the rows change."""
         if rows != self._rows:
             self._graph, self._is_trusted = None, False
-            self._rows, self._alike = rows, 0
-        self._alike += 1
+            self._rows, self._same = rows, 0
+        self._same += 1
 
     def _prepare(self, capture: Capture, ids: Tensor, lengths: Tensor, logits: Tensor) -> None:
-        """Capture a step when it is time, and compare the next: what a graph takes for fixed has changed by then."""
+        """Capture a step when it is time. Compare the next one, in which everything that can change has changed."""
         if self._graph is not None:
             self._compare(self._graph, ids, lengths, logits)
-        elif self._alike >= PATIENCE:
-            self._graph = _Graph(capture, self._decode, ids, lengths, *self._held())
+        elif self._same >= PATIENCE:
+            self._graph = _Graph(capture, self._decode, ids, lengths, *self._memory())
 
     def _compare(self, graph: _Graph, ids: Tensor, lengths: Tensor, logits: Tensor) -> None:
-        """Trust the graph if it makes the same logits; else undo what it did, and give graphs up."""
-        held = self._held()
-        saved = [memory.clone() for memory in held]
+        """Trust the graph if its logits are the same; otherwise undo what it wrote and give graphs up."""
+        memory = self._memory()
+        saved = [tensor.clone() for tensor in memory]
         try:
             self._is_trusted = is_rounding(graph(ids, lengths), logits, self._keys.dtype)
         finally:
             if not self._is_trusted:
-                for memory, copy in zip(held, saved, strict=True):
-                    memory.copy_(copy)
+                for tensor, copy in zip(memory, saved, strict=True):
+                    tensor.copy_(copy)
         if self._is_trusted:
             self._graphs.note = REPLAYED
         else:
-            self._give_up("its logits were not those of the ordinary step")
+            self._give_up("its logits differ from those of the ordinary step")
 
     def _give_up(self, reason: str) -> None:
         self._graph = None
         self._graphs.give_up(reason)
 
-    def _held(self) -> tuple[Tensor, Tensor]:
-        """The keys and values of the rows that there are."""
+    def _memory(self) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of the rows in use."""
         return self._keys[:, : self._rows], self._values[:, : self._rows]
 
 
 class _Graph:
-    """A step that is captured, and the tensors that it reads and writes."""
+    """A captured step and the tensors that it reads and writes."""
 
     def __init__(
         self, capture: Capture, decode: Decode, ids: Tensor, lengths: Tensor, keys: Tensor, values: Tensor
@@ -178,17 +178,17 @@ class _Graph:
         own_ids, own_lengths, *_ = self._inputs
         own_ids.copy_(ids)
         own_lengths.copy_(lengths)
-        # The next replay writes over it.
+        # Cloned, because the next replay overwrites it.
         return self._replay().clone()
 
 
-def is_rounding(made: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether logits, (rows, vocab), differ by no more than rounding in `dtype` may leave, in every row.
+def is_rounding(logits: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether logits, (rows, vocab), differ by no more than rounding in `dtype` allows, in every row.
 
-    Rounding a logit moves it by up to half a unit in its last place. Sums in another order, from layer to layer, cost
-    at most half of the digits, which counts against how far the logits of a row lie apart.
+    Rounding moves a logit by up to half a unit in its last place. Sums in another order, from layer to layer, cost at
+    most half of the digits, relative to how far a row's logits are spread.
     """
     unit = torch.finfo(dtype).eps
-    error = (made - expected).square().mean(-1).sqrt()
+    error = (logits - expected).square().mean(-1).sqrt()
     allowed = unit * expected.abs().amax(-1) + unit**0.5 * expected.std(-1, correction=0)
     return bool((error <= allowed).all())

@@ -1,33 +1,35 @@
-"""From a model's folder to a model that runs."""
+"""From a model folder to a running model."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from genlm.errors import ModelError, UsageError
-from genlm.model.engine import ENGINES, Engine
-from genlm.model.files import read_json
-from genlm.model.info import ModelInfo
+from genlm.model.files import read_json, weight_files
+from genlm.model.info import ENGINES, Engine, ModelInfo
 from genlm.model.memory import keep_freed_memory
 from genlm.model.network import Network
 from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import Tokenizer, load_tokenizer
-from genlm.model.weights import read_weights, weight_files
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+# Constants that old GPT-2 checkpoints store beside the weights.
+MASKS = (".attn.bias", ".attn.masked_bias")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is loaded: what runs, its tokenizer, and what ends and starts a text.
+    """A loaded model with its tokenizer, and the tokens that end and start a text.
 
     `fingerprint` is that of its folder.
     """
@@ -50,38 +52,37 @@ def load_model(
     allow_pickle: bool = False,
     engine: Engine = "genlm",
 ) -> Model:
-    """Load a model. `auto` is the best device there is, and float32 on the CPU, the checkpoint's own dtype elsewhere.
+    """Load a model.
 
-    The engine transformers runs every model, GPT-2 too, and `generate`, as transformers does.
+    `auto` picks the best device, and float32 on the CPU or the checkpoint's own dtype elsewhere. With the engine
+    transformers, every model runs as a transformers model, GPT-2 too.
 
     Raises:
-        UsageError: an engine that there is not, or int8 by transformers.
-        ModelError: files that are missing, damaged or at odds with each other, or a device that is not there.
+        UsageError: an unknown engine, or int8 with the engine transformers.
+        ModelError: files are missing, damaged or inconsistent, or the device does not exist.
     """
     from genlm.model import gpt2_config
 
     started = time.perf_counter()
     _check_engine(engine, dtype)
     config = read_json(folder.path / "config.json")
-    place = choose_device(device)
-    if place == "cpu":
+    chosen_device = choose_device(device)
+    if chosen_device == "cpu":
         keep_freed_memory()
-    precision = choose_dtype(dtype, place, config)
+    chosen_dtype = choose_dtype(dtype, chosen_device, config)
     in_int8 = dtype == "int8"
     tokenizer = load_tokenizer(folder.path, config.get("model_type"))
     files = weight_files(folder.path, allow_pickle=allow_pickle)
-    is_lean = engine == "genlm" and gpt2_config.supports(config)
-    if in_int8 and (place != "cpu" or not gpt2_config.supports(config)):
-        raise ModelError("int8 runs GPT-2 models on the CPU only", hint="--dtype auto takes what the model runs in")
-    if is_lean:
-        network, parameters = _load_lean(config, folder.path, files, precision, place, in_int8=in_int8)
+    is_gpt2 = gpt2_config.supports(config)
+    if in_int8 and (chosen_device != "cpu" or not is_gpt2):
+        raise ModelError("int8 works for GPT-2 models on the CPU only", code="int8-unsupported")
+    if engine == "genlm" and is_gpt2:
+        network, parameters = _load_gpt2(config, folder.path, files, chosen_dtype, chosen_device, in_int8=in_int8)
     else:
-        network, parameters = _load_any(folder.path, precision, place, allow_pickle)
-    info = ModelInfo(
-        folder.name, folder.source, folder.revision, parameters, "int8" if in_int8 else _name(precision), place
-    )
+        network, parameters = _load_other(folder.path, chosen_dtype, chosen_device, allow_pickle)
+    name = "int8" if in_int8 else str(chosen_dtype).removeprefix("torch.")
     return Model(
-        info,
+        ModelInfo(folder.name, folder.source, folder.revision, parameters, name, chosen_device),
         network,
         tokenizer,
         eos_ids=_eos_ids(folder.path, config, network.vocab_size),
@@ -94,13 +95,17 @@ def load_model(
 
 def _check_engine(engine: Engine, dtype: DtypeChoice) -> None:
     if engine not in ENGINES:
-        raise UsageError(f"no engine {engine!r}", hint="there are " + ", ".join(ENGINES))
+        raise UsageError(f"no engine {engine!r}", hint="choose one of " + ", ".join(ENGINES))
     if engine == "transformers" and dtype == "int8":
-        raise UsageError("the engine transformers has no int8", hint="--engine genlm has, for GPT-2 models on the CPU")
+        raise UsageError("the engine transformers does not support int8", code="int8-needs-genlm")
 
 
 def choose_device(device: DeviceChoice) -> str:
-    """The device that runs: the one named, or the best there is. Raises ModelError where it is not there."""
+    """Return the device to run on: the given one, or the best available.
+
+    Raises:
+        ModelError: torch does not find the device.
+    """
     import torch
 
     available = {
@@ -109,69 +114,155 @@ def choose_device(device: DeviceChoice) -> str:
         "cpu": True,
     }
     if device == "auto":
-        return next(name for name, there in available.items() if there)
+        return next(name for name, is_available in available.items() if is_available)
     if not available[device]:
-        raise ModelError(f"torch finds no {device} device here", hint="--device auto takes the best there is")
+        raise ModelError(f"torch finds no {device} device", code="device-unavailable")
     return device
 
 
 def choose_dtype(dtype: DtypeChoice, device: str, config: Mapping[str, Any]) -> torch.dtype:
-    """The type of weights and activations."""
+    """Return the dtype of weights and activations."""
     import torch
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype in known:
         return known[dtype]
-    # Of int8 too: it is made from float32, and what is not a product stays so.
+    # For int8 too: it is quantized from float32, and what is not a matrix product stays float32.
     if device == "cpu":
         return torch.float32
     own = config.get("dtype") or config.get("torch_dtype")
     return known.get(str(own), torch.float32)
 
 
-def _load_lean(
+def _load_gpt2(
     config: Mapping[str, Any], path: Path, files: list[Path], dtype: torch.dtype, device: str, *, in_int8: bool
 ) -> tuple[Network, int]:
-    from genlm.model import gpt2, gpt2_config, graph, linear
+    """Return a GPT-2 and its number of parameters."""
+    import torch
+
+    from genlm.model.gpt2 import GPT2, HEAD
+    from genlm.model.gpt2_config import Config
+    from genlm.model.graph import CudaCapture
 
     try:
-        settings = gpt2_config.Config.of(config)
+        gpt2_config = Config.of(config)
     except ValueError as error:
         raise ModelError(f"{path / 'config.json'}: {error}") from error
-    optional = {gpt2_config.HEAD} if settings.tie_word_embeddings else set()
-    weights = read_weights(files, gpt2_config.expected_shapes(settings), optional, dtype, device)
-    # Old checkpoints hold a tied head twice. One that differs is a head of its own, whatever the config says.
-    if optional & weights.keys() and weights[gpt2_config.HEAD].equal(weights["wte.weight"]):
-        del weights[gpt2_config.HEAD]
-    parameters = sum(weight.numel() for weight in weights.values())
-    capture = graph.CudaCapture() if device == "cuda" else None
-    return gpt2.GPT2(settings, weights, linear.INT8 if in_int8 else linear.FLOAT, capture), parameters
+    # On the meta device the model takes no memory until it is given its weights.
+    with torch.device("meta"):
+        model = GPT2(gpt2_config, CudaCapture() if device == "cuda" else None)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    optional = {HEAD} if gpt2_config.tie_word_embeddings else set()
+    weights = read_weights(files, shapes, optional, dtype, device)
+    # Old checkpoints store a tied head twice. A different one is a head of its own, whatever the config says.
+    if optional & weights.keys() and weights[HEAD].equal(weights["wte.weight"]):
+        del weights[HEAD]
+    model.load_weights(weights)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if in_int8:
+        from genlm.model.quantize import quantize_gpt2
+
+        # Otherwise no float weight would be freed before all are quantized.
+        del weights
+        quantize_gpt2(model)
+    return model, parameters
 
 
-def _load_any(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:
-    from genlm.model.stock import StockModel, load_stock
+def read_weights(
+    files: list[Path],
+    shapes: Mapping[str, tuple[int, ...]],
+    optional: Collection[str],
+    dtype: torch.dtype,
+    device: str,
+) -> dict[str, Tensor]:
+    """Return GPT-2's weights by their names in `shapes`; in the files they may have the prefix `transformer.`.
 
-    model = load_stock(path, device, dtype, allow_pickle=allow_pickle)
-    return StockModel(model), model.num_parameters()
+    Anything else, such as the masks in old checkpoints, is not read. On the CPU a weight that already has the dtype
+    stays memory-mapped and takes no memory of its own.
+
+    Raises:
+        ModelError: a file is damaged, a weight is missing or has another shape, or there are more layers than in
+            `shapes`.
+    """
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        read = _read_safetensors if file.suffix == ".safetensors" else _read_pickled
+        for name, tensor in read(file, shapes).items():
+            if tuple(tensor.shape) != shapes[name]:
+                raise ModelError(
+                    f"{file}: {name} has shape {tuple(tensor.shape)}, but config.json needs {shapes[name]}"
+                )
+            weights[name] = tensor.to(device=device, dtype=dtype)
+    missing = [name for name in shapes if name not in weights and name not in optional]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{files[0]}: the weights lack {missing[0]}{more}, which config.json needs")
+    return weights
+
+
+def _wanted(names: Iterable[str], shapes: Mapping[str, object], file: Path) -> dict[str, str]:
+    """Return the names in a file that are to be read, each with its name in `shapes`."""
+    plain = {name: name.removeprefix("transformer.") for name in names}
+    for name in plain.values():
+        if name not in shapes and name.startswith("h.") and not name.endswith(MASKS):
+            raise ModelError(
+                f"{file} contains {name}, which does not fit config.json", hint="are both from the same model?"
+            )
+    return {name: short for name, short in plain.items() if short in shapes}
+
+
+def _read_safetensors(file: Path, shapes: Mapping[str, object]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            wanted = _wanted(opened.keys(), shapes, file)
+            return {short: opened.get_tensor(name) for name, short in wanted.items()}
+    except SafetensorError as error:
+        raise ModelError(f"{file}: damaged or incomplete: {error}", hint="copy or download the file again") from error
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _read_pickled(file: Path, shapes: Mapping[str, object]) -> dict[str, Tensor]:
+    """Unpickle only tensors and plain containers; anything else in the file is an error and never runs."""
+    import pickle
+
+    import torch
+
+    try:
+        # Files from before torch 1.6, such as the first GPT-2 checkpoints, cannot be memory-mapped.
+        state = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{file}: damaged, or contains more than weights, which genlm does not load") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{file}: damaged or incomplete", hint="copy or download the file again") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ModelError(f"{file}: not a file of named weights")
+    return {short: state[name] for name, short in _wanted(state, shapes, file).items()}
+
+
+def _load_other(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:
+    """Return a transformers model and its number of parameters."""
+    from genlm.model.adapter import TransformersModel, load_transformers_model
+
+    model = load_transformers_model(path, device, dtype, allow_pickle=allow_pickle)
+    return TransformersModel(model), model.num_parameters()
 
 
 def _eos_ids(path: Path, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
-    """The ids that end a text. They are all that is taken from `generation_config.json`."""
+    """Return the ids that end a text; nothing else is used from `generation_config.json`."""
     from genlm.model import gpt2_config
 
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").is_file() else {}
     default = gpt2_config.END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
     own = generation.get("eos_token_id", config.get("eos_token_id", default))
     ids = own if isinstance(own, list) else [own]
-    # A config may name GPT-2's 50256 over a smaller vocabulary: that model has no end.
+    # A config may name GPT-2's 50256 although the vocabulary is smaller; such a model never ends a text.
     return frozenset(token for token in ids if isinstance(token, int) and 0 <= token < vocab_size)
 
 
 def _start_id(config: Mapping[str, Any], tokenizer: Tokenizer, vocab_size: int) -> int | None:
-    """The id that an empty prompt starts from: BOS, else the end of text, else none."""
+    """Return the id that an empty prompt starts from: BOS, else the end of text, else None."""
     own = (config.get("bos_token_id"), config.get("eos_token_id"), tokenizer.start_id())
     return next((token for token in own if isinstance(token, int) and 0 <= token < vocab_size), None)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

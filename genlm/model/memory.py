@@ -1,4 +1,4 @@
-"""How much memory there is, and how many rows fit in it."""
+"""How much memory is free, how many rows fit in it, and how much was used."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
     from genlm.model.network import Network
 
-# Beyond this many rows a step is no cheaper per row.
+# With more rows than this, a step is no cheaper per row.
 MOST_ROWS = 256
-# The part of the free memory that one group of rows may take.
+# The share of the free memory that the rows of one cache may take.
 SHARE = 0.25
-# On a CPU, whose steps of many rows take as long as their numbers are many, more than this gains little; but so many
-# rows share the reading of the weights.
+# On a CPU, where the time of a large step grows with its size, more bytes than this gain little; but at least this many
+# rows should share one pass over the weights.
 CPU_BYTES, CPU_ROWS = 3 * 2**28, 16
-# If the machine does not tell how much memory is free.
+# Assumed if the system does not report how much memory is free.
 ASSUMED_BYTES = 2**31
 # Linux control groups, version 2: the limits of a container, which psutil does not know.
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def rows_that_fit(network: Network, length: int) -> int:
-    """How many rows of `length` tokens to decode at once on this machine: as many as pay and fit, at least one."""
+    """Return how many rows of `length` tokens to decode at once: as many as are worthwhile and fit, at least one."""
     row = network.row_bytes(length)
-    pay = max(CPU_ROWS, int(CPU_BYTES / row)) if network.device.type == "cpu" else MOST_ROWS
-    return max(1, min(MOST_ROWS, pay, int(SHARE * free_bytes(network.device) / row)))
+    worthwhile = max(CPU_ROWS, int(CPU_BYTES / row)) if network.device.type == "cpu" else MOST_ROWS
+    return max(1, min(MOST_ROWS, worthwhile, int(SHARE * free_bytes(network.device) / row)))
 
 
 def free_bytes(device: torch.device) -> int:
-    """The memory of a device that is free now."""
+    """Return how much memory of a device is free."""
     if device.type == "cuda":
         import torch
 
@@ -45,10 +45,10 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. On the CPU torch raises a plain RuntimeError for that, worded differently on Windows."""
-    torch_says = ("out of memory", "can't allocate memory", "not enough memory")
+    """Return whether memory ran out; on a CPU torch raises a RuntimeError, with another message on Windows."""
+    messages = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in torch_says)
+        isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
     )
 
 
@@ -58,7 +58,7 @@ def _free_in_machine() -> int | None:
 
         return int(psutil.virtual_memory().available)
     except (ImportError, OSError):
-        # As in a sandbox without /proc.
+        # For example in a sandbox without /proc.
         return None
 
 
@@ -84,16 +84,16 @@ def _read_numbers(path: Path) -> dict[str, int]:
     return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdigit()}
 
 
-# The parameters of mallopt, as in malloc.h, and sizes that no tensor of a step goes beyond; glibc may take the second.
+# mallopt's parameters, from malloc.h, and sizes above any tensor of a step; glibc may accept only the second.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 MOST_KEPT = (2**30, 2**25)
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for each step to take it again.
+    """Let the C library keep freed memory, so that each step reuses it.
 
-    It gives large pieces, as the logits of many rows, back to the system, and new ones cost more than what is done
-    with them. Only glibc can be told; elsewhere nothing happens.
+    By default it returns large blocks, such as the logits of many rows, to the system, and getting new ones takes
+    longer than the work on them. Only glibc can be told to keep them; elsewhere this does nothing.
     """
     import ctypes
 
@@ -102,12 +102,12 @@ def keep_freed_memory() -> None:
         mallopt(TRIM_THRESHOLD, MOST_KEPT[0])
 
 
-# Large enough to lie outside every cache, in float32 numbers.
+# Larger than any processor cache, in float32 numbers.
 READ_SIZE = 2**26
 
 
 def measure_bandwidth(device: torch.device) -> float:
-    """How many bytes a second the device is seen to read: the best of some sums over a large tensor."""
+    """Measure how many bytes a second the device reads: the best of several sums over a large tensor."""
     import torch
 
     tensor = torch.ones(READ_SIZE, device=device)

@@ -1,4 +1,4 @@
-"""The seam between decoding loops and models: what a loop needs of a model, and nothing more."""
+"""The interface between decoding loops and models: what a loop needs from a model, and nothing more."""
 
 from __future__ import annotations
 
@@ -12,60 +12,61 @@ if TYPE_CHECKING:
 
 
 class Cache(Protocol):
-    """Sequences under way, one a row, with the keys and values of their tokens so far."""
+    """The keys and values of running sequences, one sequence a row."""
 
     def step(self, ids: Tensor) -> Tensor:
-        """Add one token to each row. `ids`: (rows,). Returns the next token's logits, (rows, vocab), float32.
+        """Add one token to each row and return the next token's logits, (rows, vocab), float32. `ids`: (rows,).
 
-        Raises ValueError where there is no room left.
+        Raises:
+            ValueError: the cache is full.
         """
         ...
 
-    def take(self, rows: Tensor) -> Cache:
-        """A new cache with these rows, each as often as it is named. `rows`: (n,)."""
+    def select(self, rows: Tensor) -> Cache:
+        """Return a new cache with a copy of each of these rows. `rows`: (n,); a row may be repeated."""
         ...
 
 
 class SharedCache(Cache, Protocol):
-    """A cache whose rows sequences come to and leave one by one, each of a length of its own."""
+    """A cache whose rows are slots: sequences of any length come and go one by one."""
 
-    def take(self, rows: Tensor) -> Self:
+    def select(self, rows: Tensor) -> Self:
         """See Cache."""
         ...
 
-    def fresh(self, rows: int, length: int) -> Self:
-        """A cache of the same kind without any rows yet, for about so many, of up to `length` tokens."""
+    def new_empty(self, rows: int, length: int) -> Self:
+        """Return a cache of the same kind without rows, with memory for about `rows` sequences of `length` tokens."""
         ...
 
-    def put(self, places: Tensor, source: Self, rows: Tensor, room: int) -> None:
-        """Let copies of `source`'s rows, with room for `room` more tokens, take these places, old or new; (n,) both.
+    def insert(self, slots: Tensor, source: Self, rows: Tensor, room: int) -> None:
+        """Copy rows of `source` into slots, and make room for `room` more tokens in each. `slots`, `rows`: (n,).
 
-        What was there is forgotten. A new place is the next after the last. `source` may be the cache itself.
+        An occupied slot is overwritten; new slots follow the last one. `source` may be this cache.
         """
         ...
 
-    def crop(self, rows: int) -> None:
-        """Forget all rows but the first so many."""
+    def keep_first(self, rows: int) -> None:
+        """Drop all rows but the first `rows`."""
         ...
 
 
-class WatchedCache(Protocol):
-    """A cache that shows the hidden states of what it is fed."""
+class HiddenStatesCache(Protocol):
+    """A cache that also returns hidden states."""
 
-    def watch(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As `Cache.step`, with the new tokens' hidden states after these layers: (rows, len(layers), width)."""
+    def step_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Do a step and also return the new tokens' hidden states at these layers: (rows, len(layers), width)."""
         ...
 
-    def take(self, rows: Tensor) -> WatchedCache:
+    def select(self, rows: Tensor) -> HiddenStatesCache:
         """See Cache."""
         ...
 
 
 class QueryKey(NamedTuple):
-    """What a layer's attention is made of, for one sequence, as the model's usual kernel was given it.
+    """What one layer's attention is computed from, for one sequence.
 
-    `query`: (heads, tokens, head width); `key`: the same, or with fewer heads that the query's share in turn.
-    `mask` is added to the scores, (tokens, tokens); None hides what comes later and nothing else.
+    `query`: (heads, tokens, head width). `key`: the same, or with fewer heads, each shared by several query heads.
+    `mask` is added to the scores, (tokens, tokens); None is the causal mask.
     """
 
     query: Tensor
@@ -75,10 +76,11 @@ class QueryKey(NamedTuple):
 
 
 class Network(Protocol):
-    """A causal language model ready to run.
+    """A causal language model.
 
-    Its hidden states are counted as transformers does: 0 is the embeddings, n the stream after block n, and that
-    after the last of the `layers` blocks is normalised. `tied` tells whether the embeddings are the output head too.
+    Hidden states are numbered as in transformers: 0 is the embeddings, n the output of block n; the output of the last
+    of the `layers` blocks is normalized. `tied` says whether the embeddings are also the output head. `context` is the
+    most tokens a sequence may have, or None.
     """
 
     vocab_size: int
@@ -88,66 +90,72 @@ class Network(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device that the model runs on."""
         ...
 
     @property
     def graph_note(self) -> str | None:
-        """What became of capturing its decode steps as CUDA graphs; None where none was captured. See `graph`."""
+        """Whether decode steps run as CUDA graphs, or why not; None if none was captured. See `graph`."""
         ...
 
     def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, SharedCache]:
-        """Encode prompts of any lengths, one a row, with room for `room` more tokens each.
+        """Encode prompts of any lengths, with room for `room` more tokens each.
 
-        Returns the next token's logits, (rows, vocab), float32, and the cache. Raises ValueError beyond the context.
+        Returns:
+            The next token's logits, (prompts, vocab), float32, and the cache.
+
+        Raises:
+            ValueError: longer than the context.
         """
         ...
 
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, WatchedCache, Tensor]:
-        """As `prefill` of one prompt, with its tokens' hidden states: (len(prompt), len(layers), width)."""
+    def prefill_with_states(
+        self, prompt: Sequence[int], room: int, layers: Sequence[int]
+    ) -> tuple[Tensor, HiddenStatesCache, Tensor]:
+        """Encode one prompt and also return its tokens' hidden states at these layers: (tokens, len(layers), width)."""
         ...
 
-    def read_out(self, states: Tensor) -> Tensor:
-        """What the output head makes of hidden states, (n, width). Shape: (n, vocab), float32."""
+    def logits_from_states(self, states: Tensor) -> Tensor:
+        """Apply the output head to hidden states, (n, width). Shape: (n, vocab), float32."""
         ...
 
     def logits(self, ids: Sequence[int]) -> Tensor:
-        """The logits after every token of one sequence. Shape: (len(ids), vocab), float32."""
+        """Return the logits after every token of one sequence. Shape: (len(ids), vocab), float32."""
         ...
 
     def logits_of(self, rows: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
-        """The logits after every token but the first `skips[r]` of each sequence r, one sequence after the other.
+        """Return the logits after every token of each sequence r but its first `skips[r]`, concatenated.
 
         Shape: (n, vocab), float32.
         """
         ...
 
     def attention(self, ids: Sequence[int]) -> list[Tensor]:
-        """The attention weights of every layer for one sequence. Shape of each: (heads, tokens, tokens), float32.
+        """Return every layer's attention weights for one sequence. Shape of each: (heads, tokens, tokens), float32.
 
         Raises:
-            ModelError: a model that has no such weights.
+            ModelError: the model has no attention weights.
         """
         ...
 
     def queries_and_keys(self, ids: Sequence[int]) -> list[QueryKey]:
-        """What the attention of every layer is made of for one sequence.
+        """Return what every layer's attention is computed from, for one sequence.
 
         Raises:
-            ModelError: a model that does not let them be read.
+            ModelError: the model does not give access to it.
         """
         ...
 
     def row_bytes(self, length: int) -> int:
-        """The memory that one row of `length` tokens takes while it is decoded, in bytes."""
+        """Return the memory in bytes that decoding one row of `length` tokens needs."""
         ...
 
     def step_bytes(self, rows: int, length: int) -> int:
-        """What a decode step of `rows` sequences of `length` tokens reads at least, in bytes: weights and cache."""
+        """Return the bytes that a decode step of `rows` sequences of `length` tokens reads: weights and cache."""
         ...
 
 
 def check_room(length: int, most: int | None) -> None:
-    """Raise ValueError where `length` tokens are more than there is room for; what lies beyond would be noise."""
+    """Raise ValueError if `length` tokens are more than `most`; whatever is computed beyond would be noise."""
     if most is not None and length > most:
-        raise ValueError(f"{length} tokens are more than there is room for: {most}")
+        raise ValueError(f"{length} tokens do not fit: there is room for {most}")

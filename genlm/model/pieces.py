@@ -1,21 +1,21 @@
-"""What each token stands for: the bytes of its piece of the vocabulary, and its place in a text."""
+"""What each token stands for: the bytes of its vocabulary entry, and its position in a text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from genlm.model.tokenizer import Tokenizer
 
-# A byte that a SentencePiece vocabulary falls back to.
+# A single byte in a SentencePiece vocabulary.
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-# SentencePiece's mark for a space.
+# SentencePiece's character for a space.
 SPACE_MARK = "\u2581"
-# A text longer than this many characters is encoded in parts.
+# Texts longer than this many characters are encoded in parts.
 PART = 1_000_000
-# A line break between two characters that are no space: no token of a byte-level vocabulary reaches across its end.
+# A line break between two characters that are not spaces: no token of a byte-level vocabulary extends past it.
 SAFE_CUT = re.compile(r"(?<=\S\n)(?=\S)")
 
 
@@ -23,9 +23,9 @@ SAFE_CUT = re.compile(r"(?<=\S\n)(?=\S)")
 class Token:
     """A token of a text.
 
-    `piece` is the vocabulary's own spelling. `start:end` is its place in the text in characters (code points),
-    `byte_start:byte_end` in UTF-8 bytes. A token that holds only part of a character spans the whole character in
-    characters, and has `whole` false. A token that the tokenizer adds by itself has an empty place.
+    `piece` is the vocabulary's own spelling. `start:end` is its span in the text in characters (code points),
+    `byte_start:byte_end` in UTF-8 bytes. A token with only part of a character has `whole` false, and its span in
+    characters covers the whole character. A token that the tokenizer adds has an empty span.
     """
 
     id: int
@@ -53,47 +53,47 @@ class Pieces:
         self._known: dict[int, tuple[bytes, str]] = {}
 
     def bytes_of(self, id: int) -> bytes:
-        """The bytes that the token adds to a text; none for an id that the tokenizer does not have."""
+        """Return the bytes that a token adds to a text; none for an id that the tokenizer does not have."""
         return self._look_up(id)[0]
 
     def text_of(self, id: int) -> str:
-        """The same as text, with U+FFFD for what is not a whole character."""
+        """Return the text of a token, with U+FFFD for incomplete characters."""
         return self._look_up(id)[1]
 
     def is_whole(self, id: int) -> bool:
-        """Whether the token is made of whole characters."""
+        """Return whether a token consists of whole characters."""
         found, text = self._look_up(id)
         return text.encode("utf-8") == found
 
     @property
     def size(self) -> int:
-        """How many tokens the tokenizer has."""
+        """The number of tokens in the vocabulary."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def knows(self, id: int) -> bool:
-        """Whether there is such a token."""
+        """Return whether the vocabulary has a token with this id."""
         return 0 <= id < 1 << 32 and self.backend.id_to_token(id) is not None
 
     def join(self, ids: Sequence[int]) -> str:
-        """The text that ids make, special tokens included; U+FFFD for what is not a whole character."""
+        """Return the text of ids, with special tokens, and with U+FFFD for incomplete characters."""
         if self.is_byte_level:
             return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
         return str(self.backend.decode(list(ids), skip_special_tokens=False))
 
     def encode(self, text: str) -> Iterator[list[int]]:
-        """The ids of a text, without special tokens of the tokenizer's own, a long one in parts."""
+        """Yield the ids of a text, without the special tokens that the tokenizer adds; long texts come in parts."""
         for part in self._parts(text):
             yield self.backend.encode(part, add_special_tokens=False).ids
 
     def tokens(self, text: str) -> list[Token]:
-        """The tokens of a text with their places, and the special tokens that the tokenizer puts around it."""
+        """Return the tokens of a text with their spans, and the special tokens that the tokenizer adds around it."""
         encoding = self.backend.encode(text)
-        return self._placed(text, encoding.ids, encoding.offsets, encoding.special_tokens_mask)
+        return self._with_spans(text, encoding.ids, encoding.offsets, encoding.special_tokens_mask)
 
     def tokens_of_ids(self, ids: Sequence[int]) -> list[Token]:
-        """The tokens of ids, with their places in the text that they make."""
+        """Return the tokens of ids, with their spans in the text that they form."""
         data = b"".join(map(self.bytes_of, ids))
-        return self._placed(data.decode("utf-8", "replace"), ids, [(0, 0)] * len(ids), [0] * len(ids), data)
+        return self._with_spans(data.decode("utf-8", "replace"), ids, [(0, 0)] * len(ids), [0] * len(ids), data)
 
     def _look_up(self, id: int) -> tuple[bytes, str]:
         if id not in self._known:
@@ -126,18 +126,18 @@ class Pieces:
             at = cut.end()
         yield text[at:] if at else text
 
-    def _placed(
+    def _with_spans(
         self,
         text: str,
         ids: Sequence[int],
         offsets: Sequence[tuple[int, int]],
-        by_itself: Sequence[int],
+        is_added: Sequence[int],
         data: bytes | None = None,
     ) -> list[Token]:
         data = text.encode("utf-8") if data is None else data
-        spelled = [b"" if added else self.bytes_of(id) for id, added in zip(ids, by_itself, strict=True)]
+        spelled = [b"" if added else self.bytes_of(id) for id, added in zip(ids, is_added, strict=True)]
         exact = b"".join(spelled) == data
-        places = _places_of_bytes(data, spelled) if exact else _places_of_characters(text, offsets)
+        spans = _spans_of_bytes(data, spelled) if exact else _spans_of_offsets(text, offsets)
         return [
             Token(
                 id,
@@ -146,35 +146,36 @@ class Pieces:
                 self.bytes_of(id),
                 self.is_whole(id),
                 bool(added) or id in self._added,
-                *place,
+                *span,
             )
-            for id, added, place in zip(ids, by_itself, places, strict=True)
+            for id, added, span in zip(ids, is_added, spans, strict=True)
         ]
 
 
-Place = tuple[int, int, int, int]
+# start, end, byte_start, byte_end: see Token.
+Span: TypeAlias = tuple[int, int, int, int]
 
 
-def _places_of_bytes(data: bytes, spelled: Sequence[bytes]) -> list[Place]:
-    """Where each piece lies when the pieces make up the text byte for byte."""
-    places: list[Place] = []
+def _spans_of_bytes(data: bytes, spelled: Sequence[bytes]) -> list[Span]:
+    """Return the span of each token if the tokens form the text byte for byte."""
+    spans: list[Span] = []
     at = begun = 0
     for piece in spelled:
-        # A character that an earlier token has begun is this one's first too.
+        # A character that an earlier token began is also the first of this one.
         start = begun - (at < len(data) and _continues(data[at]) and bool(piece))
         begun += sum(not _continues(byte) for byte in piece)
-        places.append((start, max(start, begun), at, at + len(piece)))
+        spans.append((start, max(start, begun), at, at + len(piece)))
         at += len(piece)
-    return places
+    return spans
 
 
-def _places_of_characters(text: str, offsets: Sequence[tuple[int, int]]) -> list[Place]:
-    """The places that the tokenizer tells, which may leave out a space before a word."""
+def _spans_of_offsets(text: str, offsets: Sequence[tuple[int, int]]) -> list[Span]:
+    """Return the spans that the tokenizer reports, which may omit a space before a word."""
     return [(start, end, len(text[:start].encode()), len(text[:end].encode())) for start, end in offsets]
 
 
 def _continues(byte: int) -> bool:
-    """Whether a UTF-8 byte is not the first of its character."""
+    """Return whether a UTF-8 byte is not the first of its character."""
     return byte & 0xC0 == 0x80
 
 
@@ -183,7 +184,7 @@ def _state(part: Any) -> bytes:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The printable character that stands for each byte in a byte-level vocabulary, as GPT-2's encoder has them."""
+    """Return the byte that each printable character stands for in a byte-level vocabulary such as GPT-2's."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

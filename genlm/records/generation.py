@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
-from genlm.model.engine import Engine
+from genlm.model.info import Engine
 from genlm.records.model import ModelInfo
 
 Overflow: TypeAlias = Literal["error", "truncate-left"]

@@ -13,7 +13,7 @@ from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.request import Request, draw_seed
 from genlm.decoding.strategy import Strategy, transformers_settings
 from genlm.errors import InputError, UsageError
-from genlm.model.engine import Engine
+from genlm.model.info import Engine
 from genlm.model.pieces import Pieces
 from genlm.records.generation import Generation, Timing
 from genlm.records.generation import Overflow as Overflow

@@ -139,7 +139,7 @@ def grow_tree(
         if left == 1 or not nodes:
             break
         parents = torch.tensor([parent for parent, node in grown if not node.ends], device=logits.device)
-        cache = cache.take(parents)
+        cache = cache.select(parents)
         logits = cache.step(torch.tensor([node.id for node in nodes], device=logits.device))
     pieces = Pieces(model.tokenizer)
     return Tree(model.info, prompt, ids, strategy, steps, first_entropy, _to_branches(root, pieces))

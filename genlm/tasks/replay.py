@@ -12,7 +12,7 @@ from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 from genlm.formats.saved import read_json
-from genlm.model.engine import ENGINES, Engine
+from genlm.model.info import ENGINES, Engine
 from genlm.model.pieces import Pieces
 from genlm.records.generation import Generation
 from genlm.records.replay import Difference, Replay

@@ -16,6 +16,7 @@ FOR_HELP = {
     "genlm",
     "genlm.cli",
     "genlm.cli.command",
+    "genlm.cli.hints",
     "genlm.cli.main",
     "genlm.cli.signals",
     "genlm.errors",

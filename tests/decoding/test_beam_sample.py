@@ -40,7 +40,7 @@ class Chain:
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         return CHAIN.log()[ids]
 
-    def take(self, rows: torch.Tensor) -> Chain:
+    def select(self, rows: torch.Tensor) -> Chain:
         return self
 
     def row_bytes(self, length: int) -> int:

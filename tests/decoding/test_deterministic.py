@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import genlm
-from genlm.model.gpt2_cache import GPT2Cache
+from genlm.model.gpt2 import GPT2Cache
 
 PROMPT = "Once upon a time"
 

@@ -71,9 +71,9 @@ def test_a_prefill_serves_whatever_needs_no_more(model: Model) -> None:
     assert len(counting.prefills) == 1
     shared.network.prefill([[1, 2, 3]], 13)
     assert len(counting.prefills) == 2, "more room than there is"
-    shared.network.watch([1, 2, 3], 13, [1])
+    shared.network.prefill_with_states([1, 2, 3], 13, [1])
     assert len(counting.prefills) == 3, "hidden states that were not kept"
-    shared.network.watch([1, 2, 3], 5, [0, 2])
+    shared.network.prefill_with_states([1, 2, 3], 5, [0, 2])
     shared.network.prefill([[1, 2, 3]], 1)
     assert len(counting.prefills) == 3
 

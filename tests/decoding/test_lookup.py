@@ -14,7 +14,7 @@ from genlm.decoding.dispatch import decode
 from genlm.decoding.lookup import NGRAM, Lookup, LookupCache
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
-from genlm.model.gpt2_cache import GPT2Cache
+from genlm.model.gpt2 import GPT2Cache
 from genlm.model.load import Model
 
 
@@ -101,7 +101,7 @@ def test_taking_rows_forgets_the_draft(model: Model) -> None:
     speculating = LookupCache(cache, prompt)
     speculating.step(torch.tensor([7]))
     assert cache.longest > len(prompt) + 1
-    taken = speculating.take(torch.tensor([0]))
+    taken = speculating.select(torch.tensor([0]))
     assert isinstance(taken, GPT2Cache)
     assert taken.longest == len(prompt) + 1
 

@@ -323,13 +323,13 @@ class Constant:
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         return torch.arange(1.0, 11.0).log().expand(len(ids), -1)
 
-    def fresh(self, rows: int, length: int) -> Constant:
+    def new_empty(self, rows: int, length: int) -> Constant:
         return self
 
-    def put(self, places: torch.Tensor, source: Constant, rows: torch.Tensor, room: int) -> None:
+    def insert(self, slots: torch.Tensor, source: Constant, rows: torch.Tensor, room: int) -> None:
         pass
 
-    def crop(self, rows: int) -> None:
+    def keep_first(self, rows: int) -> None:
         pass
 
     def row_bytes(self, length: int) -> int:

@@ -618,6 +618,6 @@ class TestFailures:
             cache.keys.fill_(torch.nan)
             cache.values.fill_(torch.nan)
         _, fresh = model.network.prefill([prompt(1), prompt(2)], 4)
-        cache.put(torch.tensor([0, 1]), fresh, torch.tensor([0, 1]), 4)
+        cache.insert(torch.tensor([0, 1]), fresh, torch.tensor([0, 1]), 4)
         assert len(prompt(1)) < len(prompt(2)) < len(prompt(5))
         assert cache.step(torch.tensor([9, 9])).isfinite().all()

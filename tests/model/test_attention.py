@@ -1,9 +1,10 @@
-"""Attention weights: those of the eager implementation, of every variant and family; rows that sum to one."""
+"""Attention weights: equal to the eager implementation's, for every variant and family, with rows that sum to 1."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from support.gpt2 import TEXT, VARIANTS
 from support.models import load, save_other
 
 from genlm.errors import InputError, ModelError, UsageError
-from genlm.model.attention import softmax_of
+from genlm.model.adapter import TransformersModel
+from genlm.model.attention import attention_weights, softmax_of
 from genlm.model.load import Model
 from genlm.model.network import QueryKey
-from genlm.model.stock import StockModel
 from genlm.tasks.attention import look_at_attention
 
 PROMPT = "The king"
@@ -26,7 +27,7 @@ def model(tiny: Path) -> Model:
 
 
 def eager(folder: Path, ids: list[int]) -> list[torch.Tensor]:
-    """The weights that transformers returns when it is loaded to keep them."""
+    """Return the weights of a transformers model that is loaded with eager attention."""
     from transformers import AutoModelForCausalLM
 
     loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
@@ -35,7 +36,7 @@ def eager(folder: Path, ids: list[int]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_weights_are_those_of_the_eager_implementation(name: str, variant: Callable[[str], Path]) -> None:
+def test_weights_equal_those_of_the_eager_implementation(name: str, variant: Callable[[str], Path]) -> None:
     loaded = load(variant(name))
     ids = loaded.tokenizer.encode(PROMPT)
     expected = eager(variant(name), ids)
@@ -50,11 +51,11 @@ def test_weights_are_those_of_the_eager_implementation(name: str, variant: Calla
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
-def test_other_families_keep_weights_that_their_fast_kernel_does_not(family: str, tmp_path: Path) -> None:
+def test_other_families_return_weights_that_their_fast_kernel_does_not_compute(family: str, tmp_path: Path) -> None:
     changes = {"num_key_value_heads": 2} if family == "llama" else {}
     folder = save_other(tmp_path / family, family, **changes)
     loaded = load(folder)
-    assert isinstance(loaded.network, StockModel)
+    assert isinstance(loaded.network, TransformersModel)
     usual = loaded.network.model.config._attn_implementation
     maps = look_at_attention(loaded, PROMPT, check=True)
     expected = eager(folder, loaded.tokenizer.encode(PROMPT))
@@ -85,13 +86,13 @@ def test_a_layer_and_a_head_can_be_chosen(model: Model) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "most"), [("layer", 2, 1), ("layer", -1, 1), ("head", 4, 3), ("head", -1, 3)]
 )
-def test_a_layer_or_head_that_is_not_there_is_refused(model: Model, name: str, value: int, most: int) -> None:
+def test_an_unknown_layer_or_head_is_an_error(model: Model, name: str, value: int, most: int) -> None:
     with pytest.raises(UsageError, match=f"the model has no {name} {value}") as caught:
         look_at_attention(model, PROMPT, **{name: value})  # type: ignore[arg-type]
     assert caught.value.hint == f"its {name}s are 0 to {most}"
 
 
-def test_the_check_finds_weights_that_do_not_come_from_the_queries_and_keys(
+def test_the_check_finds_weights_that_do_not_match_the_queries_and_keys(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = model.network.attention
@@ -109,7 +110,7 @@ def test_the_check_finds_weights_that_do_not_come_from_the_queries_and_keys(
     assert check.largest_above_diagonal == pytest.approx(0.2)
 
 
-def test_softmax_by_hand_with_shared_keys_and_a_mask() -> None:
+def test_softmax_worked_out_by_hand_with_shared_keys_and_a_mask() -> None:
     """Two query heads share a key head; the mask hides the first token from the second."""
     query = torch.tensor([[[1.0], [1.0]], [[0.0], [2.0]]])
     key = torch.tensor([[[0.0], [1.0]]])
@@ -121,29 +122,57 @@ def test_softmax_by_hand_with_shared_keys_and_a_mask() -> None:
     assert softmax_of(QueryKey(query, key, 2.0, hidden))[0].tolist() == [[1, 0], [0, 1]]
 
 
-def test_a_model_without_attention_is_an_error_and_not_an_empty_answer(tmp_path: Path) -> None:
+def test_a_model_without_attention_is_an_error_not_an_empty_result(tmp_path: Path) -> None:
     from transformers import MambaConfig, MambaForCausalLM
 
     mamba = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1, state_size=4)).eval()
-    with pytest.raises(ModelError, match="MambaForCausalLM gives no attention weights"):
-        StockModel(mamba).attention([1, 2, 3])
+    with pytest.raises(ModelError, match="MambaForCausalLM has no attention weights"):
+        TransformersModel(mamba).attention([1, 2, 3])
 
 
-def test_a_model_whose_queries_cannot_be_read_says_so() -> None:
+def test_a_model_that_gives_no_access_to_its_queries_is_an_error() -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
-    bloom = StockModel(BloomForCausalLM(BloomConfig(vocab_size=20, hidden_size=16, n_layer=1, n_head=2)).eval())
+    bloom = TransformersModel(BloomForCausalLM(BloomConfig(vocab_size=20, hidden_size=16, n_layer=1, n_head=2)).eval())
     assert bloom.attention([1, 2, 3])[0].shape == (2, 3, 3)
-    with pytest.raises(ModelError, match="does not let its queries and keys be read"):
+    with pytest.raises(ModelError, match="gives no access to its queries and keys"):
         bloom.queries_and_keys([1, 2, 3])
 
 
-def test_a_prompt_beyond_the_context_is_refused(model: Model) -> None:
+class Stub:
+    """A transformers model whose config does not say which attention implementation is in use."""
+
+    def __init__(self, unsupported: str = "") -> None:
+        self.config = object()
+        self.unsupported = unsupported
+        self.chosen: list[str] = []
+
+    def set_attn_implementation(self, name: str) -> None:
+        self.chosen.append(name)
+        if name == self.unsupported:
+            raise ValueError("not supported")
+
+    def __call__(self, row: torch.Tensor, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(attentions=[torch.ones(1, 2, 1, 1)])
+
+
+@pytest.mark.parametrize(
+    ("unsupported", "chosen"), [("", ["eager", "sdpa"]), ("sdpa", ["eager", "sdpa", "eager"])], ids=["sdpa", "no sdpa"]
+)
+def test_an_unknown_implementation_is_replaced_by_the_best_that_the_model_supports(
+    unsupported: str, chosen: list[str]
+) -> None:
+    stub = Stub(unsupported)
+    assert attention_weights(stub, torch.tensor([[1]]))[0].shape == (2, 1, 1)
+    assert stub.chosen == chosen
+
+
+def test_a_prompt_longer_than_the_context_is_an_error(model: Model) -> None:
     with pytest.raises(InputError, match="has 65 tokens, beyond the model's context of 64"):
         look_at_attention(model, "o" * 65)
 
 
-def test_weights_that_are_not_numbers_are_an_error(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_nan_are_an_error(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.network, "attention", lambda ids: [torch.full((4, len(ids), len(ids)), torch.nan)])
     with pytest.raises(ModelError, match="not numbers"):
         look_at_attention(model, PROMPT)

@@ -1,4 +1,4 @@
-"""A fingerprint tells what a model's folder holds."""
+"""A fingerprint identifies the contents of a model folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def of(folder: Path) -> str:
     return fingerprint
 
 
-def test_a_copy_has_the_same(tiny: Path, copied: Path) -> None:
+def test_a_copy_has_the_same_fingerprint(tiny: Path, copied: Path) -> None:
     assert of(copied) == of(tiny)
     assert len(of(tiny)) == 16
 
@@ -46,18 +46,18 @@ def swap_two_tokens(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [flip_last_byte, change_config, swap_two_tokens])
-def test_what_a_text_depends_on_changes_it(tiny: Path, copied: Path, change: Callable[[Path], None]) -> None:
+def test_any_change_that_affects_texts_changes_it(tiny: Path, copied: Path, change: Callable[[Path], None]) -> None:
     change(copied)
     assert of(copied) != of(tiny)
 
 
-def test_what_no_text_depends_on_does_not(tiny: Path, copied: Path) -> None:
+def test_other_files_do_not_change_it(tiny: Path, copied: Path) -> None:
     (copied / "README.md").write_text("a card")
     (copied / "log.jsonl").write_text("{}")
     assert of(copied) == of(tiny)
 
 
-def test_shards_count_as_one_file_does(copied: Path) -> None:
+def test_sharded_weights_count_too(copied: Path) -> None:
     shutil.move(copied / "model.safetensors", copied / "part-1.safetensors")
     (copied / "model.safetensors.index.json").write_text('{"weight_map": {"wte.weight": "part-1.safetensors"}}')
     before = of(copied)
@@ -66,12 +66,12 @@ def test_shards_count_as_one_file_does(copied: Path) -> None:
     assert of(copied) != before
 
 
-def test_the_bundled_model_has_one_and_a_commit_on_the_hub_needs_none(tmp_path: Path) -> None:
+def test_the_bundled_model_has_a_fingerprint_and_a_hub_commit_needs_none(tmp_path: Path) -> None:
     assert fingerprinted(find_model("fable")).fingerprint is not None
     published = ModelFolder("gpt2", "hub", tmp_path, "607a30d")
     assert fingerprinted(published) is published
 
 
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="holds no weights"):
+def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no weights in"):
         fingerprinted(find_model(str(tmp_path)))

@@ -1,7 +1,7 @@
-"""Decode steps that are captured: the captured step itself, and when it is taken, checked and given up.
+"""Captured decode steps: the fixed-shape step itself, and when it is captured, checked and given up.
 
-The recorder of these tests calls the captured function again, where CUDA would replay its kernels. So all but the
-device's own part is tried on any machine; the last tests need a GPU.
+The recorder of these tests calls the captured function again where CUDA would replay its kernels, so most of this runs
+on any machine; the last tests need a GPU.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from support.models import load
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import genlm
+from genlm import LanguageModel, Strategy
 from genlm.decoding.completion import Completion
 from genlm.decoding.dispatch import decode_many, make_scheduler
 from genlm.decoding.request import Request
-from genlm.model.gpt2 import GPT2
-from genlm.model.gpt2_cache import GPT2Cache
-from genlm.model.gpt2_config import HEAD, Config, expected_shapes
+from genlm.model.gpt2 import GPT2, GPT2Cache
+from genlm.model.gpt2_config import Config
 from genlm.model.graph import PATIENCE, REPLAYED, CudaCapture, Graphs, is_rounding
+from genlm.model.load import Model
 
 EVEN, RAGGED = ([5, 9, 200], [42, 8, 7], [8, 250, 3]), ([5, 9, 200, 31], [42], [8, 250, 3])
 RECORDED_AFTER, TRUSTED_AFTER = PATIENCE, PATIENCE + 1
 
 
 class Recorder:
-    """A Capture that runs the function again, into one tensor as a graph does; `spoil` is done to what it made."""
+    """A Capture that calls the function again and writes into one tensor, like a graph; `spoil` changes the result."""
 
     def __init__(self, spoil: Callable[[Tensor], Tensor] = lambda logits: logits) -> None:
         self.spoil = spoil
@@ -53,27 +53,27 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> GPT2:
-    lean = load(save_gpt2(tmp_path_factory.mktemp("models") / "graph")).network
-    assert isinstance(lean, GPT2)
-    return lean
+    gpt2 = load(save_gpt2(tmp_path_factory.mktemp("models") / "graph")).network
+    assert isinstance(gpt2, GPT2)
+    return gpt2
 
 
 @pytest.fixture
 def recorder(network: GPT2, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """What the network's steps are captured by."""
+    """What captures the network's steps."""
     made = Recorder()
     monkeypatch.setattr(network, "graphs", Graphs(made))
     return made
 
 
 def start(network: GPT2, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, GPT2Cache]:
-    """The first greedy tokens, and the cache."""
+    """Return the first greedy tokens and the cache."""
     logits, cache = network.prefill(prompts, room)
     return logits.argmax(-1), cache
 
 
 def follow(cache: GPT2Cache, ids: Tensor, steps: int) -> list[Tensor]:
-    """The logits of greedy steps."""
+    """Return the logits of greedy steps."""
     made = []
     for _ in range(steps):
         made.append(cache.step(ids))
@@ -82,7 +82,7 @@ def follow(cache: GPT2Cache, ids: Tensor, steps: int) -> list[Tensor]:
 
 
 def plainly(network: GPT2, prompts: Sequence[Sequence[int]], steps: int) -> list[Tensor]:
-    """The logits of greedy steps that nothing captures."""
+    """Return the logits of greedy steps that are never captured."""
     ids, cache = start(network, prompts, steps)
     cache.never_capture()
     return follow(cache, ids, steps)
@@ -92,13 +92,13 @@ def assert_same(made: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     torch.testing.assert_close(torch.stack(list(made)), torch.stack(list(expected)), rtol=1e-4, atol=1e-4)
 
 
-# The step that is captured.
+# The fixed-shape step.
 
 
 @pytest.mark.parametrize("prompts", [EVEN, RAGGED], ids=["even", "ragged"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_its_logits_are_those_of_the_ordinary_step(
+def test_a_fixed_shape_step_gives_the_logits_of_the_ordinary_step(
     name: str, dtype: str, prompts: Sequence[Sequence[int]], variant: Callable[[str], Path]
 ) -> None:
     network = load(variant(name), dtype=dtype).network
@@ -116,16 +116,16 @@ def test_its_logits_are_those_of_the_ordinary_step(
             torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
         assert is_rounding(made, expected, fixed.keys.dtype)
         ids, lengths = expected.argmax(-1), lengths + 1
-        # The same token, but where rounding decides between the best two.
+        # The same token, unless rounding decides between the best two.
         best = made.gather(-1, ids[:, None])[:, 0]
         assert (made.amax(-1) - best <= 2 * (made - expected).abs().amax(-1)).all()
 
 
-def test_it_neither_reads_anything_back_nor_leaves_the_device() -> None:
-    """On the meta device a tensor has no numbers, so that nothing can ask for one."""
+def test_a_fixed_shape_step_never_reads_a_value_or_leaves_the_device() -> None:
+    """A tensor on the meta device has no values, so nothing can read one."""
     config = Config(n_embd=32, n_head=4, n_layer=2, n_positions=64, vocab_size=50, reorder_and_upcast_attn=True)
-    shapes = {name: shape for name, shape in expected_shapes(config).items() if name != HEAD}
-    network = GPT2(config, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    with torch.device("meta"):
+        network = GPT2(config)
     keys, values = torch.empty(2, 2, 3, 4, 20, 8, device="meta")
     ids, lengths = torch.zeros(2, 3, dtype=torch.long, device="meta")
     with OnlyOn("meta"):
@@ -133,7 +133,7 @@ def test_it_neither_reads_anything_back_nor_leaves_the_device() -> None:
 
 
 class OnlyOn(TorchDispatchMode):
-    """Fails where an operation's result lies on another device."""
+    """Fail if an operation's result is on another device."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -146,11 +146,11 @@ class OnlyOn(TorchDispatchMode):
         return made
 
 
-# When a step is captured, and what becomes of the graph.
+# When a step is captured, and what happens to the graph.
 
 
 @pytest.mark.parametrize("prompts", [EVEN, RAGGED], ids=["even", "ragged"])
-def test_after_some_steps_one_is_captured_the_next_compared_and_the_others_replayed(
+def test_a_step_is_captured_then_compared_then_replayed(
     network: GPT2, recorder: Recorder, prompts: Sequence[Sequence[int]]
 ) -> None:
     steps = TRUSTED_AFTER + 12
@@ -164,11 +164,11 @@ def test_after_some_steps_one_is_captured_the_next_compared_and_the_others_repla
     made += follow(cache, made[-1].argmax(-1), 12)
     assert (recorder.captures, recorder.replays) == (1, 13)
     assert_same(made, plainly(network, prompts, steps))
-    with pytest.raises(ValueError, match="more than there is room for"):
+    with pytest.raises(ValueError, match="there is room for"):
         cache.step(ids)
 
 
-def test_logits_that_were_returned_stay_as_they_are(network: GPT2, recorder: Recorder) -> None:
+def test_a_replay_does_not_overwrite_earlier_logits(network: GPT2, recorder: Recorder) -> None:
     ids, cache = start(network, EVEN, 30)
     follow(cache, ids, TRUSTED_AFTER)
     first = cache.step(ids)
@@ -178,36 +178,36 @@ def test_logits_that_were_returned_stay_as_they_are(network: GPT2, recorder: Rec
     assert first.equal(copy)
 
 
-def test_a_graph_writes_into_the_cache_itself(network: GPT2, recorder: Recorder) -> None:
+def test_a_graph_writes_into_the_cache(network: GPT2, recorder: Recorder) -> None:
     ids, cache = start(network, EVEN[:1], TRUSTED_AFTER + 4)
     memory = cache.keys.data_ptr()
     made = follow(cache, ids, TRUSTED_AFTER + 2)
     assert recorder.replays > 1
     assert cache.keys.data_ptr() == memory
-    # Several tokens at once go the ordinary way, on what the replays have kept.
+    # Several tokens at once take the ordinary way, on what the replays wrote.
     draft = torch.tensor([[7, 8]])
     chosen = [int(ids)] + [int(logits.argmax()) for logits in made[:-1]]
     expected = network.logits([*EVEN[0], *chosen, 7, 8])[-2:]
     torch.testing.assert_close(cache.extend(draft), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_rows_that_are_taken_begin_in_the_ordinary_way(network: GPT2, recorder: Recorder) -> None:
+def test_selected_rows_start_with_ordinary_steps(network: GPT2, recorder: Recorder) -> None:
     ids, cache = start(network, EVEN, 40)
     made = follow(cache, ids, TRUSTED_AFTER + 2)
     replays, ids = recorder.replays, made[-1].argmax(-1)
     swapped = torch.tensor([2, 0])
-    taken = follow(cache.take(swapped), ids[swapped], 3)
+    taken = follow(cache.select(swapped), ids[swapped], 3)
     assert recorder.replays == replays
     assert_same([logits[swapped] for logits in follow(cache, ids, 3)], taken)
     assert recorder.replays == replays + 3
 
 
-def test_rows_that_leave_and_come_keep_the_graph_where_there_are_as_many(network: GPT2, recorder: Recorder) -> None:
+def test_replacing_a_row_keeps_the_graph(network: GPT2, recorder: Recorder) -> None:
     steps = TRUSTED_AFTER + 4
     ids, cache = start(network, EVEN, 40)
     ids = follow(cache, ids, steps)[-1].argmax(-1)
     first, other = start(network, [[77, 5]], 0)
-    cache.put(torch.tensor([1]), other, torch.tensor([0]), 12)
+    cache.insert(torch.tensor([1]), other, torch.tensor([0]), 12)
     ids[1] = first[0]
     replays = recorder.replays
     made = follow(cache, ids, 12)
@@ -218,10 +218,10 @@ def test_rows_that_leave_and_come_keep_the_graph_where_there_are_as_many(network
     )
 
 
-def test_fewer_rows_go_the_ordinary_way_until_they_are_captured_anew(network: GPT2, recorder: Recorder) -> None:
+def test_fewer_rows_take_ordinary_steps_until_captured_again(network: GPT2, recorder: Recorder) -> None:
     ids, cache = start(network, RAGGED, 40)
     ids = follow(cache, ids, TRUSTED_AFTER + 1)[-1].argmax(-1)
-    cache.crop(2)
+    cache.keep_first(2)
     replays = recorder.replays
     made = follow(cache, ids[:2], TRUSTED_AFTER)
     assert (recorder.captures, recorder.replays) == (2, replays + 1)
@@ -229,20 +229,20 @@ def test_fewer_rows_go_the_ordinary_way_until_they_are_captured_anew(network: GP
     assert_same(made, [logits[:2] for logits in plainly(network, RAGGED, 40)[TRUSTED_AFTER + 1 :][: len(made)]])
 
 
-def test_a_cache_that_grows_is_captured_anew(network: GPT2, recorder: Recorder) -> None:
+def test_a_cache_that_grows_is_captured_again(network: GPT2, recorder: Recorder) -> None:
     ids, cache = start(network, EVEN, TRUSTED_AFTER + 2)
     ids = follow(cache, ids, TRUSTED_AFTER + 2)[-1].argmax(-1)
-    cache.put(torch.tensor([0]), cache, torch.tensor([0]), 20)
+    cache.insert(torch.tensor([0]), cache, torch.tensor([0]), 20)
     replays = recorder.replays
     follow(cache, ids, RECORDED_AFTER)
     assert (recorder.captures, recorder.replays) == (2, replays)
 
 
-def test_there_is_one_graph_at_a_time_and_it_goes_with_the_cache(network: GPT2, recorder: Recorder) -> None:
+def test_there_is_one_graph_at_a_time_and_it_is_freed_with_the_cache(network: GPT2, recorder: Recorder) -> None:
     ids, cache = start(network, EVEN, 40)
     follow(cache, ids, TRUSTED_AFTER)
     assert len(recorder.graphs) == 1
-    cache.crop(2)
+    cache.keep_first(2)
     cache.step(ids[:2])
     assert len(recorder.graphs) == 0
     follow(cache, ids[:2], TRUSTED_AFTER)
@@ -251,10 +251,10 @@ def test_there_is_one_graph_at_a_time_and_it_goes_with_the_cache(network: GPT2, 
     assert len(recorder.graphs) == 0
 
 
-# What goes wrong.
+# Failures.
 
 
-def test_graphs_in_use_are_let_go_when_another_is_given_up(network: GPT2, recorder: Recorder) -> None:
+def test_giving_graphs_up_frees_those_in_use(network: GPT2, recorder: Recorder) -> None:
     ids, cache = start(network, EVEN, 40)
     ids = follow(cache, ids, TRUSTED_AFTER + 1)[-1].argmax(-1)
     recorder.spoil = lambda logits: logits * 2.0
@@ -267,7 +267,7 @@ def test_graphs_in_use_are_let_go_when_another_is_given_up(network: GPT2, record
 
 
 def assert_given_up(network: GPT2, recorder: Recorder, reason: str, *, replays: int) -> None:
-    """A text goes on as it would have, with no graph; so does the next one, without another try."""
+    """Check that a text continues unchanged without a graph, and the next one too, without another attempt."""
     expected = plainly(network, RAGGED, 30)
     for _ in range(2):
         ids, cache = start(network, RAGGED, 30)
@@ -277,12 +277,12 @@ def assert_given_up(network: GPT2, recorder: Recorder, reason: str, *, replays: 
     assert len(recorder.graphs) == 0
 
 
-def test_a_graph_that_makes_other_logits_is_given_up(network: GPT2, recorder: Recorder) -> None:
+def test_a_graph_with_wrong_logits_is_given_up(network: GPT2, recorder: Recorder) -> None:
     recorder.spoil = lambda logits: logits.roll(1, -1)
-    assert_given_up(network, recorder, "its logits were not those of the ordinary step", replays=1)
+    assert_given_up(network, recorder, "its logits differ from those of the ordinary step", replays=1)
 
 
-def test_a_graph_that_takes_for_fixed_what_changes_is_given_up(network: GPT2, recorder: Recorder) -> None:
+def test_a_graph_that_ignores_its_inputs_is_given_up(network: GPT2, recorder: Recorder) -> None:
     seen: list[Tensor] = []
     recorder.spoil = lambda logits: seen.append(logits) or seen[0]  # type: ignore[func-returns-value]
     capture = recorder.__call__
@@ -292,10 +292,10 @@ def test_a_graph_that_takes_for_fixed_what_changes_is_given_up(network: GPT2, re
         return capture(run)
 
     network.graphs.capture = frozen
-    assert_given_up(network, recorder, "its logits were not those of the ordinary step", replays=1)
+    assert_given_up(network, recorder, "its logits differ from those of the ordinary step", replays=1)
 
 
-def test_what_a_wrong_graph_did_to_the_cache_is_undone(network: GPT2, recorder: Recorder) -> None:
+def test_what_a_wrong_graph_wrote_to_the_cache_is_undone(network: GPT2, recorder: Recorder) -> None:
     expected = plainly(network, RAGGED, 30)
     ids, cache = start(network, RAGGED, 30)
 
@@ -309,12 +309,12 @@ def test_what_a_wrong_graph_did_to_the_cache_is_undone(network: GPT2, recorder: 
     assert recorder.replays == 1
 
 
-def test_logits_that_are_not_numbers_are_given_up(network: GPT2, recorder: Recorder) -> None:
+def test_a_graph_with_nan_logits_is_given_up(network: GPT2, recorder: Recorder) -> None:
     recorder.spoil = lambda logits: logits * torch.nan
-    assert_given_up(network, recorder, "its logits were not those of the ordinary step", replays=1)
+    assert_given_up(network, recorder, "its logits differ from those of the ordinary step", replays=1)
 
 
-def test_a_replay_that_fails_the_first_time_is_given_up(network: GPT2, recorder: Recorder) -> None:
+def test_a_failing_replay_is_given_up(network: GPT2, recorder: Recorder) -> None:
     def fail(logits: Tensor) -> Tensor:
         raise RuntimeError("CUDA error: out of memory\nfor debugging")
 
@@ -322,7 +322,7 @@ def test_a_replay_that_fails_the_first_time_is_given_up(network: GPT2, recorder:
     assert_given_up(network, recorder, "CUDA error: out of memory", replays=1)
 
 
-def test_a_capture_that_fails_is_given_up(network: GPT2, recorder: Recorder) -> None:
+def test_a_failing_capture_is_given_up(network: GPT2, recorder: Recorder) -> None:
     def fail(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         recorder.captures += 1
         raise TypeError("graph() got an unexpected keyword")
@@ -332,7 +332,7 @@ def test_a_capture_that_fails_is_given_up(network: GPT2, recorder: Recorder) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_rounding_is_told_from_what_is_not(dtype: torch.dtype) -> None:
+def test_is_rounding_accepts_rounding_only(dtype: torch.dtype) -> None:
     logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0)).mul_(3.0) - 100.0
     assert is_rounding(logits.to(dtype).float(), logits, dtype)
     assert not is_rounding(logits * torch.nan, logits, dtype)
@@ -347,7 +347,7 @@ def test_another_sequence_is_not_rounding(network: GPT2) -> None:
         assert not is_rounding(others, logits, dtype)
 
 
-# The loops that decode.
+# Decoding.
 
 
 PROMPTS = ("Once upon a time", "The king", "“Who goes there?” said the wolf, and")
@@ -356,37 +356,38 @@ PROMPTS = ("Once upon a time", "The king", "“Who goes there?” said the wolf,
 @pytest.mark.parametrize(
     ("spec", "count"), [("greedy", 1), ("top-p:temperature=1.5", 5), ("greedy:repetition_penalty=1.3", 1)]
 )
-def test_texts_are_the_same(tiny: Path, spec: str, count: int) -> None:
-    plain, recorded = genlm.load(str(tiny), device="cpu"), genlm.load(str(tiny), device="cpu")
+def test_graphs_do_not_change_texts(tiny: Path, spec: str, count: int) -> None:
+    plain, recorded = LanguageModel(load(tiny)), load(tiny)
     recorder = record(recorded)
+    lm = LanguageModel(recorded)
     for prompt in PROMPTS:
         options: dict[str, Any] = {"strategy": spec, "max_new_tokens": 30, "num_return_sequences": count, "seed": 4}
-        assert tokens(recorded.generate(prompt, **options)) == tokens(plain.generate(prompt, **options))
+        assert tokens(lm.generate(prompt, **options)) == tokens(plain.generate(prompt, **options))
     assert recorder.replays > 20
 
 
-def test_texts_of_many_prompts_that_share_steps_are_the_same(tiny: Path) -> None:
-    lm = genlm.load(str(tiny), device="cpu")
+def test_graphs_do_not_change_texts_that_share_steps(tiny: Path) -> None:
+    model = load(tiny)
     requests = [
         Request(
             tuple(range(5, 6 + 3 * number % 17)),
-            genlm.Strategy.parse("top-p"),
+            Strategy.parse("top-p"),
             max_new_tokens=12 + 5 * number % 30,
             count=1,
             seed=number,
             eos_ids=frozenset(),
             stop=(),
-            decode=lm._model.tokenizer.decode,
+            decode=model.tokenizer.decode,
         )
         for number in range(12)
     ]
 
     def texts() -> dict[int, Any]:
-        events = decode_many(make_scheduler(lm._model.network, 4), enumerate(requests))
+        events = decode_many(make_scheduler(model.network, 4), enumerate(requests))
         return {key: event.token_ids for key, event in events if isinstance(event, Completion)}
 
     expected = texts()
-    recorder = record(lm)
+    recorder = record(model)
     assert texts() == expected
     assert len(expected) == 12
     assert recorder.captures > 0
@@ -394,16 +395,16 @@ def test_texts_of_many_prompts_that_share_steps_are_the_same(tiny: Path) -> None
 
 
 @pytest.mark.parametrize("spec", ["beam:num_beams=3", "contrastive", "dola"])
-def test_searches_keep_the_ordinary_step(tiny: Path, spec: str) -> None:
-    lm = genlm.load(str(tiny), device="cpu")
-    recorder = record(lm)
+def test_searches_take_ordinary_steps(tiny: Path, spec: str) -> None:
+    model = load(tiny)
+    recorder, lm = record(model), LanguageModel(model)
     lm.generate(PROMPTS[0], strategy=spec, max_new_tokens=20)
     assert recorder.captures == 0
 
 
-def test_what_is_to_be_deterministic_keeps_the_ordinary_step(tiny: Path) -> None:
-    lm = genlm.load(str(tiny), device="cpu")
-    recorder = record(lm)
+def test_deterministic_requests_take_ordinary_steps(tiny: Path) -> None:
+    model = load(tiny)
+    recorder, lm = record(model), LanguageModel(model)
     lm.generate(PROMPTS[0], strategy="top-p", seed=1, max_new_tokens=30, num_return_sequences=2, deterministic=True)
     assert recorder.captures == 0
     lm.generate(PROMPTS[0], strategy="top-p", seed=1, max_new_tokens=30, num_return_sequences=2)
@@ -416,11 +417,11 @@ def test_nothing_is_captured_on_a_cpu(tiny: Path) -> None:
     assert network.graphs.capture is None
 
 
-def record(lm: genlm.LanguageModel) -> Recorder:
-    """Let a model's steps be captured."""
-    assert isinstance(lm._model.network, GPT2)
+def record(model: Model) -> Recorder:
+    """Capture a model's steps."""
+    assert isinstance(model.network, GPT2)
     recorder = Recorder()
-    lm._model.network.graphs = Graphs(recorder)
+    model.network.graphs = Graphs(recorder)
     return recorder
 
 
@@ -454,7 +455,7 @@ def test_a_gpu_replays_the_ordinary_step(
 
 
 @needs_cuda
-def test_a_gpu_captures_anew_when_rows_leave_and_gives_the_memory_back(tiny: Path) -> None:
+def test_a_gpu_captures_again_when_rows_leave_and_frees_the_memory(tiny: Path) -> None:
     network = load(tiny, device="cuda").network
     assert isinstance(network, GPT2)
     expected = plainly(network, RAGGED, 40)
@@ -462,7 +463,7 @@ def test_a_gpu_captures_anew_when_rows_leave_and_gives_the_memory_back(tiny: Pat
     for _ in range(20):
         ids, cache = start(network, RAGGED, 40)
         made = follow(cache, ids, 20)
-        cache.crop(2)
+        cache.keep_first(2)
         rest = follow(cache, made[-1].argmax(-1)[:2], 20)
         assert_same(made, expected[:20])
         assert_same(rest, [logits[:2] for logits in expected[20:]])
@@ -473,9 +474,9 @@ def test_a_gpu_captures_anew_when_rows_leave_and_gives_the_memory_back(tiny: Pat
 
 
 @needs_cuda
-def test_a_gpu_gives_the_texts_of_the_ordinary_step(tiny: Path) -> None:
-    lm = genlm.load(str(tiny), device="cuda", dtype="float32")
-    network = lm._model.network
+def test_graphs_on_a_gpu_do_not_change_texts(tiny: Path) -> None:
+    model = load(tiny, device="cuda", dtype="float32")
+    lm, network = LanguageModel(model), model.network
     assert isinstance(network, GPT2)
     options: dict[str, Any] = {"strategy": "top-p", "max_new_tokens": 40, "num_return_sequences": 5, "seed": 2}
     made = lm.generate(PROMPTS[0], **options)

@@ -1,3 +1,5 @@
+"""Free memory, how many rows fit in it, and peak memory."""
+
 from __future__ import annotations
 
 import mmap
@@ -21,7 +23,7 @@ GIB = 2**30
 
 
 class Sized:
-    """As much of a network as its memory depends on."""
+    """The part of a Network that its memory depends on."""
 
     def __init__(self, row_bytes: int) -> None:
         self.device = CPU
@@ -54,7 +56,7 @@ def contain(machine: Path, limit: str, used: int, files: int) -> None:
     (machine / "memory.stat").write_text(f"anon 5\nactive_file {files // 2}\ninactive_file {files - files // 2}\n")
 
 
-def test_what_the_machine_has_free(machine: Path) -> None:
+def test_free_memory_of_the_machine(machine: Path) -> None:
     assert memory.free_bytes(CPU) == 8 * GIB
 
 
@@ -68,8 +70,8 @@ def test_a_container_without_a_limit(machine: Path) -> None:
     assert memory.free_bytes(CPU) == 8 * GIB
 
 
-def test_a_machine_that_does_not_tell(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a sandbox without /proc, or one in which psutil cannot be imported."""
+def test_free_memory_that_is_not_reported(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example in a sandbox without /proc, or without psutil."""
 
     def fail() -> Any:
         raise FileNotFoundError("/proc/meminfo")
@@ -84,32 +86,32 @@ def test_the_memory_of_this_machine_is_known() -> None:
     assert 0 < memory.free_bytes(CPU) <= psutil.virtual_memory().total
 
 
-def test_a_gpu_tells_itself(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_of_a_gpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * GIB, 80 * GIB))
     assert memory.free_bytes(torch.device("cuda")) == 5 * GIB
 
 
-def test_a_quarter_of_the_free_memory_is_for_rows(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_take_a_quarter_of_the_free_memory(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     have_free(2 * GIB, monkeypatch)
     assert rows(row_bytes=2**20, length=32) == 2 * GIB // 4 // (32 * 2**20)
 
 
-def test_one_row_is_run_however_little_there_is(machine: Path) -> None:
+def test_one_row_always_runs(machine: Path) -> None:
     contain(machine, str(GIB), used=2 * GIB, files=0)
     assert rows(row_bytes=2**20, length=32) == 1
 
 
-def test_on_a_cpu_large_rows_are_few_even_if_there_is_room(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_runs_few_large_rows_even_if_more_fit(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     have_free(1024 * GIB, monkeypatch)
     assert rows(row_bytes=2**20, length=32) == memory.CPU_BYTES // (32 * 2**20) == 24
     assert rows(row_bytes=2**20, length=200) == memory.CPU_ROWS == 16
 
 
-def test_there_are_never_more_rows_than_pay(machine: Path) -> None:
+def test_there_are_never_more_rows_than_are_worthwhile(machine: Path) -> None:
     assert rows(row_bytes=1, length=1) == memory.MOST_ROWS
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory on request")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     script = """
         import resource, torch
@@ -117,7 +119,7 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 
         def new_pages():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            # More than glibc keeps by itself, whatever it has learned.
+            # More than glibc keeps by default.
             torch.ones(10_000_000)
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -148,7 +150,7 @@ def test_the_peak_counts_what_was_freed() -> None:
 def test_the_peak_without_proc_and_the_module_resource(
     peak: dict[str, int], expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Windows, which tells psutil the peak."""
+    """As on Windows, which reports the peak; elsewhere only the memory in use is known."""
 
     def fail(*_: Any) -> Any:
         raise FileNotFoundError
@@ -168,6 +170,6 @@ def test_the_peak_without_proc_and_the_module_resource(
         "MPS backend out of memory (MPS allocated: 8.00 GB, ...",
     ],
 )
-def test_torch_words_a_lack_of_memory_differently_on_every_system(message: str) -> None:
+def test_every_out_of_memory_message_is_recognized(message: str) -> None:
     assert memory.is_out_of_memory(RuntimeError(message))
     assert not memory.is_out_of_memory(ValueError(message))

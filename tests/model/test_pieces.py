@@ -1,4 +1,4 @@
-"""Pieces: every byte of a text belongs to one token, whatever the tokenizer."""
+"""Tokens and their spans: every byte of a text belongs to one token, whatever the tokenizer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from genlm.tasks.tokenize import detokenize, open_tokenizer, tokenize
 from genlm.tasks.train.tokenizers import train_bpe
 
 BYTES = Pieces(Tokenizer(byte_tokenizer()))
-# It has tokens of spaces and line breaks together, which a cut between them would part.
+# It has tokens with both spaces and line breaks, which a cut between them would split.
 SPACES = Pieces(Tokenizer(train_bpe(["a \n\n\nb\n \n", "b.\n\n  a \n", "\n \n\n"] * 9, 300)))
 
 
 def sentencepiece() -> Tokenizer:
-    """A tokenizer with marks for spaces, and bytes for what it does not know."""
+    """A tokenizer with a character for spaces, and bytes for characters outside its vocabulary."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers
 
@@ -41,7 +41,7 @@ def sentencepiece() -> Tokenizer:
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
-def test_bytes_lie_one_after_the_other_and_characters_around_them(text: str) -> None:
+def test_byte_spans_are_contiguous_and_lie_within_character_spans(text: str) -> None:
     data = text.encode()
     tokens = BYTES.tokens(text)
     assert b"".join(token.bytes for token in tokens) == data
@@ -65,18 +65,18 @@ def test_a_text_encoded_in_parts_has_the_same_tokens(text: str) -> None:
     assert parts == whole
 
 
-def test_a_character_over_several_tokens_shows_its_bytes() -> None:
+def test_a_character_split_over_several_tokens_keeps_its_bytes() -> None:
     tokens = BYTES.tokens("a🦊")
     assert [token.bytes for token in tokens[1:]] == [b"\xf0", b"\x9f", b"\xa6", b"\x8a"]
     assert {(token.start, token.end, token.whole) for token in tokens[1:]} == {(1, 2, False)}
 
 
-def test_an_end_of_text_in_the_text_is_a_special_token() -> None:
+def test_an_end_of_text_within_a_text_is_a_special_token() -> None:
     (token,) = BYTES.tokens("<|endoftext|>")
     assert (token.id, token.text, token.special) == (0, "<|endoftext|>", True)
 
 
-def test_a_token_that_the_tokenizer_adds_takes_no_place() -> None:
+def test_a_token_that_the_tokenizer_adds_has_an_empty_span() -> None:
     from tokenizers import processors
 
     backend = byte_tokenizer()
@@ -90,7 +90,7 @@ def test_a_token_that_the_tokenizer_adds_takes_no_place() -> None:
     assert next(pieces.encode("fox")) == [token.id for token in others]
 
 
-def test_marks_for_spaces_and_bytes_are_read() -> None:
+def test_sentencepiece_spaces_and_bytes_are_decoded() -> None:
     pieces = Pieces(sentencepiece())
     ids = next(pieces.encode("fox é"))
     assert [pieces.bytes_of(id) for id in ids] == [b" fox", b" ", b"\xc3", b"\xa9"]
@@ -109,7 +109,7 @@ def test_an_id_without_a_token_has_no_text() -> None:
     )
 
 
-def test_ids_make_the_text_again(tiny: Path) -> None:
+def test_ids_give_the_text_back(tiny: Path) -> None:
     tokenizer = open_tokenizer(find_model(str(tiny)))
     (there,) = tokenize(tokenizer, [Text(TEXT, "a.txt", 3)])
     for written in (" ".join(str(token.id) for token in there.tokens), str([token.id for token in there.tokens])):
@@ -123,7 +123,7 @@ def test_no_weights_are_needed(copied: Path) -> None:
     assert "".join(token.text for token in found.tokens) == "fox"
 
 
-def test_half_a_character_is_decoded_to_its_stand_in(tiny: Path) -> None:
+def test_half_a_character_decodes_to_the_replacement_character(tiny: Path) -> None:
     tokenizer = open_tokenizer(find_model(str(tiny)))
     half = tokenizer.encode("🦊")[:2]
     (found,) = detokenize(tokenizer, [Text(" ".join(map(str, half)))])
@@ -139,6 +139,6 @@ def test_half_a_character_is_decoded_to_its_stand_in(tiny: Path) -> None:
         ("9999", "no token 9999"),
     ],
 )
-def test_what_is_no_id_is_refused(tiny: Path, text: str, message: str) -> None:
+def test_an_invalid_id_is_an_error(tiny: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         list(detokenize(open_tokenizer(find_model(str(tiny))), [Text(text)]))

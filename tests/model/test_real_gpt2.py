@@ -1,4 +1,4 @@
-"""Against the real gpt2, on a machine that can reach the Hub: GENLM_TEST_HUB=1 pytest tests/test_real_gpt2.py."""
+"""The real gpt2, on a machine that can reach the Hub: GENLM_TEST_HUB=1 pytest tests/model/test_real_gpt2.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTINUATION = ", but I'm not sure if I'll ever be able to walk with my dog." + 
 )
 
 
-def test_greedy_continues_as_published() -> None:
+def test_greedy_gives_the_published_continuation() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     command = [sys.executable, "-m", "genlm", "generate", PROMPT, "-m", "gpt2", "-s", "greedy", "--format", "json"]
     done = subprocess.run(command, env=environment, capture_output=True, check=True, encoding="utf-8")

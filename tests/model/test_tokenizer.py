@@ -1,3 +1,5 @@
+"""Tokenizers: the ids of transformers, exact text, and damaged files."""
+
 from __future__ import annotations
 
 import json
@@ -23,12 +25,12 @@ TEXTS = [
 
 @pytest.fixture(params=["tokenizer.json", "vocab.json and merges.txt"])
 def folder(request: pytest.FixtureRequest, copied: Path) -> Path:
-    """A GPT-2's folder, with its tokenizer in the present format and in the first one."""
+    """A GPT-2 folder with its tokenizer in the current and in the first format."""
     return copied if request.param == "tokenizer.json" else to_first_format(copied)
 
 
 def to_first_format(folder: Path) -> Path:
-    """Leave only `vocab.json` and `merges.txt` of a tokenizer, as in the first GPT-2 folders."""
+    """Replace a tokenizer by `vocab.json` and `merges.txt`, as in the first GPT-2 folders."""
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     for path in folder.glob("*token*"):
         path.unlink()
@@ -45,7 +47,7 @@ def bare(tmp_path: Path, names: Sequence[str]) -> Path:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_ids_are_those_of_transformers(text: str, folder: Path) -> None:
+def test_ids_equal_those_of_transformers(text: str, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     ids = load_tokenizer(folder, "gpt2").encode(text)
@@ -53,12 +55,12 @@ def test_ids_are_those_of_transformers(text: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_text_comes_back_as_it_was_but_for_special_tokens(text: str, folder: Path) -> None:
+def test_decoding_restores_the_text_without_special_tokens(text: str, folder: Path) -> None:
     tokenizer = load_tokenizer(folder, "gpt2")
     assert tokenizer.decode(tokenizer.encode(text)) == text.replace(END, "")
 
 
-def test_nothing_is_cut_or_padded(copied: Path) -> None:
+def test_nothing_is_truncated_or_padded(copied: Path) -> None:
     edit_json(
         copied / "tokenizer.json",
         truncation={"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
@@ -76,14 +78,14 @@ def test_nothing_is_cut_or_padded(copied: Path) -> None:
     assert len(tokenizer.encode("a")) == 1
 
 
-def test_a_prefix_space_where_the_settings_ask_for_it(copied: Path) -> None:
+def test_a_prefix_space_is_added_if_the_settings_say_so(copied: Path) -> None:
     to_first_format(copied)
     plain = load_tokenizer(copied, "gpt2").encode(" fox")
     (copied / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
     assert load_tokenizer(copied, "gpt2").encode("fox") == plain
 
 
-def test_a_special_token_that_the_vocabulary_lacks_gets_no_id_beyond_it(copied: Path) -> None:
+def test_a_special_token_outside_the_vocabulary_gets_no_id(copied: Path) -> None:
     to_first_format(copied)
     vocabulary = json.loads((copied / "vocab.json").read_text())
     without = {token: at for at, token in enumerate(t for t in vocabulary if t != END)}
@@ -104,18 +106,18 @@ def test_a_special_token_that_the_vocabulary_lacks_gets_no_id_beyond_it(copied: 
     ],
     ids=["none", "bos", "an object", "a bos that is not there", "an object without content"],
 )
-def test_what_a_text_starts_from(settings: dict[str, object], token: str, copied: Path) -> None:
+def test_the_token_that_a_text_starts_from(settings: dict[str, object], token: str, copied: Path) -> None:
     (copied / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = load_tokenizer(copied, "gpt2")
     assert tokenizer.start_id() == tokenizer.backend.token_to_id(token)
 
 
-def test_no_tokenizer(copied: Path) -> None:
+def test_a_missing_tokenizer(copied: Path) -> None:
     for path in copied.glob("*token*"):
         path.unlink()
-    with pytest.raises(ModelError, match="copied holds no tokenizer") as caught:
+    with pytest.raises(ModelError, match=r"no tokenizer in .*copied") as caught:
         load_tokenizer(copied, "gpt2")
-    assert caught.value.hint == "it needs tokenizer.json, or vocab.json with merges.txt, beside the weights"
+    assert caught.value.hint == "a model folder needs tokenizer.json, or vocab.json with merges.txt"
 
 
 @pytest.mark.parametrize("contents", ["", "{}", "[]", '{"version": "1.0", "model": {"type": "Rhyme"}}', "\x00\x01"])
@@ -134,7 +136,7 @@ def test_damaged_files_of_the_first_format(name: str, copied: Path) -> None:
 
 def test_a_vocabulary_without_merges(copied: Path) -> None:
     (to_first_format(copied) / "merges.txt").unlink()
-    with pytest.raises(ModelError, match=r"copied holds vocab.json, and no merges.txt"):
+    with pytest.raises(ModelError, match=r"copied has vocab.json but no merges.txt"):
         load_tokenizer(copied, "gpt2")
 
 
@@ -145,7 +147,7 @@ def test_damaged_settings(contents: str, message: str, copied: Path) -> None:
         load_tokenizer(copied, "gpt2")
 
 
-def test_other_files_are_left_to_transformers_and_damage_is_told_in_one_line(
+def test_transformers_reads_other_files_and_its_error_becomes_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ModelError, match="transformers cannot load the tokenizer of") as caught:
@@ -154,7 +156,7 @@ def test_other_files_are_left_to_transformers_and_damage_is_told_in_one_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_which_files_hold_a_tokenizer() -> None:
+def test_file_names_that_hold_a_tokenizer() -> None:
     assert names_hold_tokenizer(["config.json", "tokenizer.json"])
     assert names_hold_tokenizer(["spiece.model"])
     assert not names_hold_tokenizer(["tokenizer_config.json", "onnx/tokenizer.json", "model.safetensors"])

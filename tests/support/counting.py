@@ -20,6 +20,6 @@ class Counting:
         self.prefills += prompts
         return self.network.prefill(prompts, room)
 
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> Any:
+    def prefill_with_states(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> Any:
         self.prefills.append(prompt)
-        return self.network.watch(prompt, room, layers)
+        return self.network.prefill_with_states(prompt, room, layers)

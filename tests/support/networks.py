@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genlm.model.gpt2_cache import GPT2Cache
+from genlm.model.gpt2 import GPT2Cache
 from genlm.model.load import Model
 
 
@@ -30,9 +30,9 @@ class Recording:
         logits, cache = self.network.prefill(prompts, room)
         return logits, RecordingCache(self, cache)
 
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> Any:
+    def prefill_with_states(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> Any:
         self.prefills.append([prompt])
-        return self.network.watch(prompt, room, layers)
+        return self.network.prefill_with_states(prompt, room, layers)
 
     def step(self, cache: Any, ids: Tensor) -> Tensor:
         self.rows.append(len(ids))
@@ -50,17 +50,17 @@ class RecordingCache:
     def step(self, ids: Tensor) -> Tensor:
         return self.network.step(self.cache, ids)
 
-    def take(self, rows: Tensor) -> RecordingCache:
-        return RecordingCache(self.network, self.cache.take(rows))
+    def select(self, rows: Tensor) -> RecordingCache:
+        return RecordingCache(self.network, self.cache.select(rows))
 
-    def fresh(self, rows: int, length: int) -> RecordingCache:
-        return RecordingCache(self.network, self.cache.fresh(rows, length))
+    def new_empty(self, rows: int, length: int) -> RecordingCache:
+        return RecordingCache(self.network, self.cache.new_empty(rows, length))
 
-    def put(self, places: Tensor, source: RecordingCache, rows: Tensor, room: int) -> None:
-        self.cache.put(places, source.cache, rows, room)
+    def insert(self, slots: Tensor, source: RecordingCache, rows: Tensor, room: int) -> None:
+        self.cache.insert(slots, source.cache, rows, room)
 
-    def crop(self, rows: int) -> None:
-        self.cache.crop(rows)
+    def keep_first(self, rows: int) -> None:
+        self.cache.keep_first(rows)
 
 
 class Poisoned(Recording):
@@ -79,9 +79,9 @@ class Poisoned(Recording):
         logits, cache = super().prefill(prompts, room)
         return self._spoiled(logits, torch.tensor(hit)), cache
 
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> Any:
+    def prefill_with_states(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> Any:
         self._raise_if(self.at == "prompt" and self.token in prompt)
-        return super().watch(prompt, room, layers)
+        return super().prefill_with_states(prompt, room, layers)
 
     def step(self, cache: Any, ids: Tensor) -> Tensor:
         hit = (ids == self.token) & (self.at == "step")

@@ -209,7 +209,7 @@ class TestCommand:
             (["-s", "diverse-beam"], "transformers has no strategy of the kind diverse-beam"),
             (["-s", "mirostat"], "transformers has no strategy of the kind mirostat"),
             (["-s", "sample:xtc_probability=0.5"], "transformers has no xtc_probability"),
-            (["--dtype", "int8"], "the engine transformers has no int8"),
+            (["--dtype", "int8"], "the engine transformers does not support int8"),
             (
                 ["--deterministic"],
                 "the engine transformers has no deterministic decoding:"

@@ -49,22 +49,22 @@ def exact_loss(model: Any, held: Held, context: int) -> float:
 
 
 def _mean_loss(model: Any, windows: list[Window]) -> float:
-    from genlm.model.stock import StockModel
+    from genlm.model.adapter import TransformersModel
 
     with _evaluating(model):
-        scores = score_windows(StockModel(model), windows)
+        scores = score_windows(TransformersModel(model), windows)
     total = sum(score.logprobs.double().sum().item() for score in scores if score is not None)
     return -total / sum(len(window.targets) for window in windows)
 
 
 def sample_text(model: Any, tokenizer: Tokenizer, end: int, seed: int) -> str:
     """A little text from a model in training."""
+    from genlm.model.adapter import TransformersModel
     from genlm.model.load import Model
-    from genlm.model.stock import StockModel
     from genlm.model.tokenizer import Tokenizer as Exact
 
     info = ModelInfo("in training", "local", None, model.num_parameters(), "float32", str(model.device))
-    whole = Model(info, StockModel(model), Exact(tokenizer), frozenset([end]), end, 0.0)
+    whole = Model(info, TransformersModel(model), Exact(tokenizer), frozenset([end]), end, 0.0)
     with _evaluating(model):
         room = (whole.network.context or SAMPLE_TOKENS + 1) - 1
         result = result_of(continue_prompt(whole, "", DEFAULT_STRATEGY, Limits(max(1, min(SAMPLE_TOKENS, room))), seed))

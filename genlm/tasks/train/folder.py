@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from genlm.errors import OutputError
 from genlm.formats.folder import LOCK
-from genlm.model.thirdparty import silence_transformers
 from genlm.tasks.train.network import weights_of
 
 if TYPE_CHECKING:
@@ -113,14 +112,16 @@ def load_saved(out: Path, device: str) -> Any:
     """The model that is in the folder, in float32."""
     import torch
 
-    from genlm.model.stock import load_stock
+    from genlm.model.adapter import load_transformers_model
 
-    return load_stock(out, device, torch.float32, allow_pickle=False)
+    return load_transformers_model(out, device, torch.float32, allow_pickle=False)
 
 
 def save_model(model: Any, dtype: SavedType, out: Path) -> None:
     """Write config and weights, the weights as `dtype`. Raises OutputError where that fails."""
     import torch
+
+    from genlm.model.adapter import silence_transformers
 
     silence_transformers()
     weights = {name: value.to(getattr(torch, dtype)) for name, value in weights_of(model).items()}

@@ -143,8 +143,8 @@ def _absolute(name: str) -> str:
 
 
 def _known(request: Request, name: str, notify: Notify) -> _Model:
-    from genlm.model.stock import read_config
-    from genlm.model.weights import weight_files
+    from genlm.model.adapter import read_config
+    from genlm.model.files import weight_files
 
     extra = [f"--{part.replace('_', '-')}" for part in request.shape if part != "n_positions"]
     extra += [f"--{part}" for part in ("preset", "tokenizer") if getattr(request, part) is not None]

@@ -172,9 +172,9 @@ def _model(job: Job, vocabulary: Vocabulary) -> Any:
 def _base(name: str | None, revision: str | None, vocab_size: int) -> Any:
     import torch
 
-    from genlm.model.stock import load_stock
+    from genlm.model.adapter import load_transformers_model
 
-    model = load_stock(find_model(name, revision=revision).path, "cpu", torch.float32, allow_pickle=False)
+    model = load_transformers_model(find_model(name, revision=revision).path, "cpu", torch.float32, allow_pickle=False)
     own = model.get_input_embeddings().weight.shape[0]
     if vocab_size > own:
         raise InputError(

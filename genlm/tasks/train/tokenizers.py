@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from genlm.errors import InputError, UsageError
+from genlm.errors import InputError, UsageError, first_line
 from genlm.model.source import Notify, find_model
-from genlm.model.thirdparty import first_line
 from genlm.model.tokenizer import END_OF_TEXT, load_tokenizer
 
 if TYPE_CHECKING:

@@ -258,7 +258,7 @@ def test_a_model_of_the_hub_goes_on_from_the_commit_that_was_asked_for(
         asked.append((name, revision))
         return ModelFolder(name, "hub", story[0], "c0ffee")
 
-    monkeypatch.setattr("genlm.model.hub.fetch", fetch)
+    monkeypatch.setattr("genlm.model.source.fetch_from_hub", fetch)
     request = Request(ask(tmp_path).source, base="some/model", revision="v1", recipe={"max_steps": 2, "eval_every": 1})
     stopped = begin(request, tmp_path / "out").training
     list(stopped.run(lambda: True))

@@ -1,4 +1,4 @@
-"""Any causal language model of transformers behind the seam, for what the lean GPT-2 does not cover."""
+"""The adapter for other models: any causal language model of transformers as a Network."""
 
 from __future__ import annotations
 
@@ -11,32 +11,46 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from genlm.errors import ModelError
+from genlm.errors import ModelError, first_line
+from genlm.model.attention import attention_weights, queries_and_keys
 from genlm.model.network import QueryKey, check_room
-from genlm.model.stock_attention import attention_weights, queries_and_keys
-from genlm.model.thirdparty import first_line, silence_transformers
+
+# (new tokens of a sequence) -> whether the sequence ends with them.
+Ends: TypeAlias = Callable[[Sequence[int]], bool]
 
 
-def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
-    """A transformers model from a folder, in evaluation mode. Never runs code from the folder."""
+def silence_transformers() -> None:
+    """Turn off transformers' progress bars and advice; genlm itself says what matters to the user."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def load_transformers_model(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: bool) -> Any:
+    """Return the transformers model of a folder, in evaluation mode. Code in the folder never runs.
+
+    Raises:
+        ModelError: transformers cannot load it, or the weights do not match the config.
+    """
     from transformers import AutoModelForCausalLM
 
     config = read_config(path)
     try:
-        # A folder might name a kernel here, which is code from the Hub; None is the best that torch has.
-        config._attn_implementation = None
         config.return_dict = True
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             dtype=dtype,
+            # A folder may name a kernel, which is code from the Hub; None is the best that torch has.
+            attn_implementation=None,
             use_safetensors=None if allow_pickle else True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    # transformers raises whatever it stumbles over in a folder.
+    # transformers raises all kinds of errors for a folder that it cannot load.
     except Exception as error:
         raise _cannot_load(path, error) from error
     model, report = loaded
@@ -45,7 +59,11 @@ def load_stock(path: Path, device: str, dtype: torch.dtype, *, allow_pickle: boo
 
 
 def read_config(path: Path) -> Any:
-    """The config of a folder's model, as transformers knows it. Raises ModelError where it cannot be read."""
+    """Return the transformers config of a folder's model.
+
+    Raises:
+        ModelError: transformers cannot read it.
+    """
     from transformers import AutoConfig
 
     silence_transformers()
@@ -58,38 +76,22 @@ def read_config(path: Path) -> Any:
 
 def _cannot_load(path: Path, error: Exception) -> ModelError:
     if "trust_remote_code" in str(error):
-        return ModelError(f"{path}: the model needs code of its own, which genlm never runs")
+        return ModelError(f"{path}: the model needs its own code, which genlm never runs")
     return ModelError(f"transformers cannot load {path}: {first_line(error)}")
 
 
 def _check_complete(path: Path, report: Mapping[str, Any]) -> None:
-    """Raise ModelError where transformers made weights up at random, for those in the file do not do."""
+    """Raise ModelError if transformers initialized weights at random because the file's are missing or do not fit."""
     for name, found, wanted in sorted(report["mismatched_keys"]):
-        raise ModelError(f"{path}: {name} has shape {tuple(found)}, where config.json asks for {tuple(wanted)}")
+        raise ModelError(f"{path}: {name} has shape {tuple(found)}, but config.json needs {tuple(wanted)}")
     missing = sorted(report["missing_keys"])
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelError(f"{path}: the weights lack {missing[0]}{more}, which config.json asks for")
+        raise ModelError(f"{path}: the weights lack {missing[0]}{more}, which config.json needs")
 
 
-# Given a sequence's new tokens: whether it ends with them.
-Ends: TypeAlias = Callable[[Sequence[int]], bool]
-
-
-class _Criterion:
-    """What ends sequences, as a stopping criterion of transformers."""
-
-    def __init__(self, ends: Ends, prompt_length: int) -> None:
-        self.ends = ends
-        self.prompt_length = prompt_length
-
-    def __call__(self, ids: Tensor, scores: object, **settings: object) -> Tensor:
-        ended = [self.ends(row) for row in ids[:, self.prompt_length :].tolist()]
-        return torch.tensor(ended, device=ids.device)
-
-
-class StockModel:
-    """A transformers causal language model as a Network."""
+class TransformersModel:
+    """A causal language model of transformers as a Network."""
 
     graph_note: str | None = None
 
@@ -100,9 +102,9 @@ class StockModel:
         self.context: int | None = getattr(text_config, "max_position_embeddings", None)
         self.layers: int = text_config.num_hidden_layers
         self.tied = bool(getattr(text_config, "tie_word_embeddings", True))
-        self.takes = frozenset(inspect.signature(model.forward).parameters)
+        self.arguments = frozenset(inspect.signature(model.forward).parameters)
         # transformers 5.24 renamed both the argument and the output; the old name goes away in 5.40.
-        self.cache_name = "cache" if "cache" in self.takes else "past_key_values"
+        self.cache_name = "cache" if "cache" in self.arguments else "past_key_values"
 
     @property
     def device(self) -> torch.device:
@@ -111,25 +113,27 @@ class StockModel:
         return device
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, StockCache]:
+    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, TransformersCache]:
         """See Network. Shorter prompts are padded on the left and masked."""
         longest = max(len(prompt) for prompt in prompts)
         check_room(longest + room, self.context)
         ids = torch.tensor([[*[0] * (longest - len(p)), *p] for p in prompts], device=self.device)
         mask = torch.tensor([[*[0] * (longest - len(p)), *[1] * len(p)] for p in prompts], device=self.device)
-        return StockCache(self, None, mask[:, :0], longest + room).feed(ids, mask)
+        return TransformersCache(self, None, mask[:, :0], longest + room).feed(ids, mask)
 
     @torch.inference_mode()
-    def watch(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> tuple[Tensor, StockCache, Tensor]:
+    def prefill_with_states(
+        self, prompt: Sequence[int], room: int, layers: Sequence[int]
+    ) -> tuple[Tensor, TransformersCache, Tensor]:
         """See Network."""
         check_room(len(prompt) + room, self.context)
         ids = torch.tensor([list(prompt)], device=self.device)
-        empty = StockCache(self, None, ids[:, :0], len(prompt) + room)
-        logits, cache, states = empty.feed_watched(ids, layers)
+        empty = TransformersCache(self, None, ids[:, :0], len(prompt) + room)
+        logits, cache, states = empty.feed_with_states(ids, layers)
         return logits, cache, states[0]
 
     @torch.inference_mode()
-    def read_out(self, states: Tensor) -> Tensor:
+    def logits_from_states(self, states: Tensor) -> Tensor:
         """See Network."""
         logits: Tensor = self.model.get_output_embeddings()(states)
         return logits.float()
@@ -164,25 +168,25 @@ class StockModel:
     def generate(
         self, prompt: Sequence[int], settings: Mapping[str, object], seed: int, ends: Ends | None = None
     ) -> list[list[int]]:
-        """The new tokens of each sequence that transformers' `generate` makes with these settings, and no others.
+        """Return the new tokens of each sequence that transformers' `generate` makes with exactly these settings.
 
-        `ends` tells of a sequence's new tokens whether they are its last. A sequence that is shorter than another is
-        padded at its end.
+        `ends` is called with a sequence's new tokens and decides whether they are its last. A sequence shorter than
+        another is padded at its end.
 
         Raises:
-            ModelError: logits that are not numbers, or a step that is left no token.
+            ModelError: the logits are not numbers, or a step has no token left to choose.
         """
         from transformers import GenerationConfig
 
-        # Neither the model's own settings nor those that its config.json may hold.
+        # Drop the model's own settings, from generation_config.json or config.json.
         self.model.generation_config = GenerationConfig()
         ids = torch.tensor([list(prompt)], device=self.device)
-        # Padding is fed to the model, and so has to be a token of it.
+        # Padding is fed to the model, so it must be one of its tokens.
         padding = (settings.get("eos_token_id") or [0])[0]  # type: ignore[index]
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(seed)
             try:
-                made: Tensor = self.model.generate(
+                output: Tensor = self.model.generate(
                     ids,
                     attention_mask=torch.ones_like(ids),
                     pad_token_id=padding,
@@ -192,29 +196,40 @@ class StockModel:
             except RuntimeError as error:
                 if "probability tensor" not in str(error):
                     raise
-                raise ModelError("transformers had no distribution to draw from: every token is ruled out") from error
-        rows: list[list[int]] = made[:, len(prompt) :].tolist()
+                raise ModelError("transformers has nothing to sample from: every token is ruled out") from error
+        rows: list[list[int]] = output[:, len(prompt) :].tolist()
         return rows
 
     def row_bytes(self, length: int) -> int:
-        """See Network; an upper bound, for a model may keep fewer heads or less of the past."""
-        config = self.model.config.get_text_config()
-        cache = 2 * config.num_hidden_layers * config.hidden_size * length * self.model.dtype.itemsize
-        return int(2 * cache + 4 * 8 * self.vocab_size)
+        """See Network. This is an upper bound: a model may keep fewer heads or only part of the past."""
+        return 2 * self._cache_bytes(length) + 4 * 8 * self.vocab_size
 
     def step_bytes(self, rows: int, length: int) -> int:
-        """See Network; the cache as in `row_bytes`."""
-        config = self.model.config.get_text_config()
+        """See Network. The cache counts as in `row_bytes`."""
         weights = sum(parameter.nbytes for parameter in self.model.parameters())
-        return int(
-            weights + 2 * rows * length * config.num_hidden_layers * config.hidden_size * self.model.dtype.itemsize
-        )
+        return int(weights) + rows * self._cache_bytes(length)
+
+    def _cache_bytes(self, length: int) -> int:
+        config = self.model.config.get_text_config()
+        return int(2 * config.num_hidden_layers * config.hidden_size * length * self.model.dtype.itemsize)
 
 
-class StockCache:
-    """A transformers cache, and which of its positions are tokens and not padding."""
+class _Criterion:
+    """`Ends` as a stopping criterion of transformers."""
 
-    def __init__(self, owner: StockModel, past: Any, mask: Tensor, capacity: int) -> None:
+    def __init__(self, ends: Ends, prompt_length: int) -> None:
+        self.ends = ends
+        self.prompt_length = prompt_length
+
+    def __call__(self, ids: Tensor, scores: object, **settings: object) -> Tensor:
+        ended = [self.ends(row) for row in ids[:, self.prompt_length :].tolist()]
+        return torch.tensor(ended, device=ids.device)
+
+
+class TransformersCache:
+    """A transformers cache, with a mask that tells tokens, 1, from padding, 0."""
+
+    def __init__(self, owner: TransformersModel, past: Any, mask: Tensor, capacity: int) -> None:
         self.owner = owner
         self.past = past
         self.mask = mask
@@ -224,69 +239,69 @@ class StockCache:
     def step(self, ids: Tensor) -> Tensor:
         """See Cache."""
         check_room(self.mask.shape[1] + 1, self.capacity)
-        logits, grown = self.feed(ids[:, None], torch.ones_like(ids[:, None]))
-        self.past, self.mask = grown.past, grown.mask
+        logits, longer = self.feed(ids[:, None], torch.ones_like(ids[:, None]))
+        self.past, self.mask = longer.past, longer.mask
         return logits
 
     @torch.inference_mode()
-    def watch(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """See WatchedCache."""
+    def step_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See HiddenStatesCache."""
         check_room(self.mask.shape[1] + 1, self.capacity)
-        logits, grown, states = self.feed_watched(ids[:, None], layers)
-        self.past, self.mask = grown.past, grown.mask
+        logits, longer, states = self.feed_with_states(ids[:, None], layers)
+        self.past, self.mask = longer.past, longer.mask
         return logits, states[:, -1]
 
     @torch.inference_mode()
-    def take(self, rows: Tensor) -> StockCache:
+    def select(self, rows: Tensor) -> TransformersCache:
         """See Cache."""
         past = copy.copy(self.past)
-        # reorder_cache gives each layer new tensors, so a shallow copy leaves the old cache as it was.
+        # reorder_cache gives each layer new tensors, so a shallow copy leaves the old cache unchanged.
         past.layers = [copy.copy(layer) for layer in self.past.layers]
         past.reorder_cache(rows)
-        return StockCache(self.owner, past, self.mask[rows], self.capacity)
+        return TransformersCache(self.owner, past, self.mask[rows], self.capacity)
 
-    def fresh(self, rows: int, length: int) -> StockCache:
+    def new_empty(self, rows: int, length: int) -> TransformersCache:
         """See SharedCache."""
-        return StockCache(self.owner, None, self.mask[:0, :0], 0)
+        return TransformersCache(self.owner, None, self.mask[:0, :0], 0)
 
     @torch.inference_mode()
-    def put(self, places: Tensor, source: StockCache, rows: Tensor, room: int) -> None:
-        """See SharedCache. The last tokens of all rows lie side by side; padding that no row needs is cut away."""
-        taken = source.take(rows)
+    def insert(self, slots: Tensor, source: TransformersCache, rows: Tensor, room: int) -> None:
+        """See SharedCache. Rows are aligned at their last tokens; padding that no row needs is dropped."""
+        selected = source.select(rows)
         if self.past is None:
-            self.past, self.mask, self.capacity = taken.past, taken.mask, taken.mask.shape[1] + room
+            self.past, self.mask, self.capacity = selected.past, selected.mask, selected.mask.shape[1] + room
             return
         room = max(room, self.capacity - self.mask.shape[1])
-        self.mask = _put_rows(self.mask, places, taken.mask, max(self.mask.shape[1], taken.mask.shape[1]), axis=1)
+        self.mask = _insert(self.mask, slots, selected.mask, max(self.mask.shape[1], selected.mask.shape[1]), axis=1)
         length = int(self.mask.sum(-1).max())
         self.mask, self.capacity = self.mask[:, -length:], length + room
-        for layer, other in zip(self.past.layers, taken.past.layers, strict=True):
+        for layer, other in zip(self.past.layers, selected.past.layers, strict=True):
             window = getattr(layer, "sliding_window", None)
             kept = length if window is None else min(length, window - 1)
-            layer.keys = _put_rows(layer.keys, places, other.keys, kept, axis=2)
-            layer.values = _put_rows(layer.values, places, other.values, kept, axis=2)
+            layer.keys = _insert(layer.keys, slots, other.keys, kept, axis=2)
+            layer.values = _insert(layer.values, slots, other.values, kept, axis=2)
             if window is not None:
                 layer.cumulative_length = length
 
-    def crop(self, rows: int) -> None:
+    def keep_first(self, rows: int) -> None:
         """See SharedCache."""
-        cropped = self.take(torch.arange(rows, device=self.mask.device))
-        self.past, self.mask = cropped.past, cropped.mask
+        kept = self.select(torch.arange(rows, device=self.mask.device))
+        self.past, self.mask = kept.past, kept.mask
 
-    def feed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, StockCache]:
-        """Run new tokens, (rows, n), whose padding is 0 in `mask`, after those of the cache."""
+    def feed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, TransformersCache]:
+        """Return the logits after new tokens, (rows, n), and the longer cache. `mask` is 0 for padding."""
         output, cache = self._run(ids, mask)
         return output.logits[:, -1].float(), cache
 
-    def feed_watched(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, StockCache, Tensor]:
-        """As `feed` without padding, with the new tokens' hidden states: (rows, n, len(layers), width)."""
+    def feed_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, TransformersCache, Tensor]:
+        """Do the same without padding and also return hidden states: (rows, n, len(layers), width)."""
         output, cache = self._run(ids, torch.ones_like(ids), output_hidden_states=True)
-        every = output.get("hidden_states")
-        if every is None or len(every) != self.owner.layers + 1:
-            raise ModelError(f"{type(self.owner.model).__name__} does not show the hidden states that this needs")
-        return output.logits[:, -1].float(), cache, torch.stack([every[layer] for layer in layers], dim=2)
+        states = output.get("hidden_states")
+        if states is None or len(states) != self.owner.layers + 1:
+            raise ModelError(f"{type(self.owner.model).__name__} does not return its hidden states")
+        return output.logits[:, -1].float(), cache, torch.stack([states[layer] for layer in layers], dim=2)
 
-    def _run(self, ids: Tensor, mask: Tensor, **settings: bool) -> tuple[Any, StockCache]:
+    def _run(self, ids: Tensor, mask: Tensor, **settings: bool) -> tuple[Any, TransformersCache]:
         mask = torch.cat([self.mask, mask], dim=1)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         optional = {"position_ids": positions, "logits_to_keep": 1}
@@ -296,21 +311,21 @@ class StockCache:
             use_cache=True,
             **{self.owner.cache_name: self.past},
             **settings,
-            **{name: value for name, value in optional.items() if name in self.owner.takes},
+            **{name: value for name, value in optional.items() if name in self.owner.arguments},
         )
         past = output.get(self.owner.cache_name)
         if not _has_rows(past):
-            raise ModelError(f"{type(self.owner.model).__name__} keeps no cache of keys and values, which genlm needs")
-        return output, StockCache(self.owner, past, mask, self.capacity)
+            raise ModelError(f"{type(self.owner.model).__name__} has no cache of keys and values, which genlm needs")
+        return output, TransformersCache(self.owner, past, mask, self.capacity)
 
 
-def _put_rows(tensor: Tensor, places: Tensor, rows: Tensor, length: int, *, axis: int) -> Tensor:
-    """The tensor with `rows` at these places, and the last `length` of what lies along the axis, or zeros before it."""
+def _insert(tensor: Tensor, slots: Tensor, rows: Tensor, length: int, *, axis: int) -> Tensor:
+    """Return `tensor` with `rows` in these slots, cut or padded with zeros to its last `length` along the axis."""
     result = _last(tensor, length, axis)
-    beyond = int(places.max()) + 1 - len(result)
-    if beyond > 0:
-        result = torch.cat([result, result.new_zeros(beyond, *result.shape[1:])])
-    return result.index_copy(0, places, _last(rows, length, axis))
+    missing = int(slots.max()) + 1 - len(result)
+    if missing > 0:
+        result = torch.cat([result, result.new_zeros(missing, *result.shape[1:])])
+    return result.index_copy(0, slots, _last(rows, length, axis))
 
 
 def _last(tensor: Tensor, length: int, axis: int) -> Tensor:
@@ -323,7 +338,7 @@ def _last(tensor: Tensor, length: int, axis: int) -> Tensor:
 
 
 def _has_rows(past: Any) -> bool:
-    """Whether a cache's rows can be taken: other kinds than keys and values may be shared among copies."""
+    """Return whether rows of a cache can be selected: copies of other kinds of layers may share state."""
     from transformers.cache_utils import DynamicLayer
 
     return all(isinstance(layer, DynamicLayer) for layer in getattr(past, "layers", [None]))

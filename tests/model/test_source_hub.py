@@ -1,4 +1,4 @@
-"""The download path as a user takes it: the command, the real client, and a Hub on the loopback interface."""
+"""Downloads as a user sees them: the command, the real client, and a Hub on the loopback interface."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from support.driving import genlm
 from support.hub_server import Faults, Hub, Repository, commit_of
 from support.systems import needs_unix
 
-from genlm.model.hub import FIRST_ANSWER_S
+from genlm.model.source import FIRST_ANSWER_S
 
 NAME = "someone/tiny"
 WEIGHTS = "model.safetensors"
 MIB = 2**20
-# What a loaded machine may take for the imports.
+# How long the imports may take on a busy machine.
 SLACK_S = 30.0
 UNNEEDED = {
     "README.md": b"# Tiny",
@@ -36,9 +36,9 @@ UNNEEDED = {
     "original/tokenizer.model": b"in another format",
     "model.fp16.safetensors": b"a variant",
 }
-HINT = "hint: -m fable runs the bundled model; HF_ENDPOINT names another Hub\n"
+HINT = "hint: HF_ENDPOINT selects another Hub; -m fable runs the bundled model\n"
 
-# Finds a model as the command does, and tells how it went.
+# Find a model as the command does, and print how it went.
 FIND = """
 import json, sys, time
 from genlm.errors import GenlmError
@@ -56,7 +56,7 @@ print(json.dumps(told | {"notices": notices, "seconds": time.perf_counter() - be
 
 @dataclass
 class User:
-    """Someone with a cache of their own, who looks for models on a Hub."""
+    """Someone with an own cache who uses models from a Hub."""
 
     env: dict[str, str]
 
@@ -66,7 +66,7 @@ class User:
         return genlm("generate", "Once upon", *options, *arguments, env=self.env | env)
 
     def find(self, name: str | None = NAME, env: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
-        """Find a model, without the cost of loading it."""
+        """Find a model without loading it."""
         command = [sys.executable, "-c", FIND, json.dumps([name, options])]
         environment = {**os.environ, **self.env, **(env or {})}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -91,19 +91,19 @@ def user(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> User:
 
 @pytest.fixture(scope="session")
 def files(tiny: Path) -> dict[str, bytes]:
-    """What a Hub model needs of its files."""
+    """The files that a Hub model needs."""
     return {path.name: path.read_bytes() for path in sorted(tiny.iterdir())}
 
 
 @pytest.fixture
 def published(hub: Hub, files: dict[str, bytes]) -> Repository:
-    """The tiny model on the Hub, among files that genlm has no use for."""
+    """The tiny model on the Hub, among files that genlm does not need."""
     hub.repositories[NAME] = Repository.of({**UNNEEDED, **files})
     return hub.repositories[NAME]
 
 
 def on_terminal(run: Callable[[int], int]) -> str:
-    """What is written to a pseudo-terminal that `run` is given as a file descriptor."""
+    """Return what `run` writes to a pseudo-terminal, whose file descriptor it is given."""
     fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -129,7 +129,7 @@ def contents(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-def test_a_model_is_downloaded_once_and_then_taken_from_the_cache(hub: Hub, user: User, published: Repository) -> None:
+def test_a_model_is_downloaded_once_and_then_loaded_from_the_cache(hub: Hub, user: User, published: Repository) -> None:
     first = user.generate("-m", NAME, "--format", "json", HF_TOKEN="hf_secret")
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
@@ -151,7 +151,7 @@ def test_a_model_is_downloaded_once_and_then_taken_from_the_cache(hub: Hub, user
     assert hub.requests == requests
 
 
-def test_a_terminal_shows_the_progress_on_stderr(user: User, published: Repository) -> None:
+def test_a_terminal_shows_progress_on_stderr(user: User, published: Repository) -> None:
     def run(terminal: int) -> int:
         command = [sys.executable, "-c", FIND, json.dumps([NAME, {}])]
         environment = {**os.environ, **user.env, "COLUMNS": "80"}
@@ -186,9 +186,7 @@ def test_a_revision_is_a_branch_or_a_commit(hub: Hub, user: User, published: Rep
     assert user.find()["revision"] == published.branches["main"]
 
 
-def test_all_files_are_of_one_commit_though_the_branch_moves_on_meanwhile(
-    hub: Hub, user: User, published: Repository
-) -> None:
+def test_all_files_come_from_one_commit_even_if_the_branch_moves(hub: Hub, user: User, published: Repository) -> None:
     before = published.branches["main"]
     newer = {**published.commits[before], WEIGHTS: b"newer"}
     published.commits[commit_of(newer)] = newer
@@ -199,19 +197,17 @@ def test_all_files_are_of_one_commit_though_the_branch_moves_on_meanwhile(
 
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])
-def test_a_download_that_is_cut_or_stalls_half_way_is_taken_up_again(
-    fault: str, hub: Hub, user: User, files: dict[str, bytes]
-) -> None:
+def test_an_interrupted_download_resumes(fault: str, hub: Hub, user: User, files: dict[str, bytes]) -> None:
     large = {**files, WEIGHTS: random.Random(0).randbytes(12 * MIB)}
     hub.repositories[NAME] = Repository.of(large)
     setattr(hub.faults, fault, {WEIGHTS: [11 * MIB]})
     found = user.find(env={"HF_HUB_DOWNLOAD_TIMEOUT": "1"})
     assert contents(found["path"]) == large
-    # The client keeps what it has in pieces of 10 MiB.
+    # The client saves chunks of 10 MiB.
     assert [asked.first_byte for asked in hub.asked if asked.file == WEIGHTS] == [0, 10 * MIB]
 
 
-def test_a_download_that_breaks_off_for_good_is_an_error_and_the_next_run_goes_on_from_there(
+def test_a_failed_download_is_an_error_and_the_next_run_resumes_it(
     hub: Hub, user: User, published: Repository, files: dict[str, bytes]
 ) -> None:
     hub.faults.always_cut = {WEIGHTS}
@@ -219,7 +215,7 @@ def test_a_download_that_breaks_off_for_good_is_an_error_and_the_next_run_goes_o
     assert (broken.returncode, broken.stdout) == (1, "")
     notice, error, hint = broken.stderr.splitlines()
     assert notice == f"downloading {NAME} from the Hub"
-    assert error.startswith(f"error: {NAME} is not in the cache, and the download broke off (")
+    assert error.startswith(f"error: {NAME} is not in the cache, and the download failed (")
     assert hint + "\n" == HINT
 
     hub.faults, before = Faults(), len(hub.asked)
@@ -227,7 +223,7 @@ def test_a_download_that_breaks_off_for_good_is_an_error_and_the_next_run_goes_o
     assert [asked.file for asked in hub.asked[before:] if asked.file] == [WEIGHTS]
 
 
-def test_a_model_that_lies_in_the_cache_without_its_weights_is_completed(
+def test_a_cached_model_without_weights_is_completed(
     hub: Hub, user: User, published: Repository, files: dict[str, bytes]
 ) -> None:
     weights = Path(user.find()["path"]) / WEIGHTS
@@ -239,7 +235,7 @@ def test_a_model_that_lies_in_the_cache_without_its_weights_is_completed(
     assert [asked.file for asked in hub.asked[before:] if asked.file] == [WEIGHTS]
 
 
-def test_weights_in_several_files_are_those_of_the_index(hub: Hub, user: User, files: dict[str, bytes]) -> None:
+def test_sharded_weights_are_downloaded_as_the_index_lists_them(hub: Hub, user: User, files: dict[str, bytes]) -> None:
     index = {"weight_map": {"a": "part-one.safetensors", "b": "part-two.safetensors", "c": "part-one.safetensors"}}
     weights = {"model.safetensors.index.json": json.dumps(index).encode()}
     weights |= {"part-one.safetensors": b"1", "part-two.safetensors": b"2"}
@@ -249,48 +245,46 @@ def test_weights_in_several_files_are_those_of_the_index(hub: Hub, user: User, f
     assert user.find(env={"HF_HUB_OFFLINE": "1"})["source"] == "hub"
 
 
-def test_an_index_cannot_lead_out_of_the_repository(hub: Hub, user: User, files: dict[str, bytes]) -> None:
+def test_an_index_cannot_name_files_outside_the_repository(hub: Hub, user: User, files: dict[str, bytes]) -> None:
     index = json.dumps({"weight_map": {"a": "../../evil.safetensors"}}).encode()
     small = {name: data for name, data in files.items() if name != WEIGHTS}
     hub.repositories[NAME] = Repository.of({**small, "model.safetensors.index.json": index})
-    assert "names '../../evil.safetensors', which is outside the model's folder" in user.find()["error"]
+    assert "names '../../evil.safetensors', which is outside the model folder" in user.find()["error"]
 
 
-def test_pickled_weights_are_downloaded_only_where_that_is_asked_for(
-    hub: Hub, user: User, files: dict[str, bytes]
-) -> None:
+def test_pickled_weights_are_downloaded_only_if_allowed(hub: Hub, user: User, files: dict[str, bytes]) -> None:
     small = {name: data for name, data in files.items() if name != WEIGHTS}
     hub.repositories[NAME] = Repository.of({**small, "pytorch_model.bin": b"pickled"})
     refused = user.generate("-m", NAME)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (
         f"error: {NAME} on the Hub has only pickled weights (pytorch_model.bin), which can run code when they are "
-        "loaded\nhint: --allow-pickle loads them all the same, if you trust where they come from\n"
+        "loaded\nhint: --allow-pickle loads them, if you trust their source\n"
     )
     assert hub.downloads() == []
     assert contents(user.find(allow_pickle=True)["path"]) == {**small, "pytorch_model.bin": b"pickled"}
 
 
 @pytest.mark.parametrize(
-    ("gone", "lacks"),
+    ("gone", "missing"),
     [
         ({"config.json"}, "config.json"),
         ({"tokenizer.json"}, "a tokenizer"),
         ({WEIGHTS}, "model.safetensors"),
-        ({"config.json", WEIGHTS}, "config.json and model.safetensors"),
+        ({"config.json", WEIGHTS}, "config.json and no model.safetensors"),
     ],
     ids=["config", "tokenizer", "weights", "config and weights"],
 )
-def test_nothing_is_downloaded_of_what_cannot_run(
-    gone: set[str], lacks: str, hub: Hub, user: User, files: dict[str, bytes]
+def test_nothing_is_downloaded_from_a_model_that_cannot_run(
+    gone: set[str], missing: str, hub: Hub, user: User, files: dict[str, bytes]
 ) -> None:
     hub.repositories[NAME] = Repository.of({name: data for name, data in files.items() if name not in gone})
     told = user.find()
-    assert told["error"] == f"{NAME} on the Hub is not a model that genlm can run: it lacks {lacks}"
+    assert told["error"] == f"genlm cannot run {NAME} from the Hub: it has no {missing}"
     assert hub.downloads() == []
 
 
-def test_a_model_that_is_not_on_the_hub(user: User) -> None:
+def test_an_unknown_model(user: User) -> None:
     done = user.generate("-m", "someone/else")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
@@ -299,7 +293,7 @@ def test_a_model_that_is_not_on_the_hub(user: User) -> None:
     )
 
 
-def test_a_revision_that_is_not_on_the_hub(user: User, published: Repository) -> None:
+def test_an_unknown_revision(user: User, published: Repository) -> None:
     assert user.find(revision="nowhere")["error"] == f"{NAME} has no revision 'nowhere' on the Hub"
 
 
@@ -315,7 +309,7 @@ def test_a_revision_that_is_not_on_the_hub(user: User, published: Repository) ->
     ],
     ids=["a wrong token", "a private model", "forbidden", "some 404", "bad request", "too many requests"],
 )
-def test_refusals_by_the_hub(
+def test_http_errors_of_the_hub(
     status: int, headers: dict[str, str], message: str, hub: Hub, user: User, published: Repository
 ) -> None:
     hub.faults.refusal = (status, headers)
@@ -325,10 +319,10 @@ def test_refusals_by_the_hub(
 
 def test_a_gated_model(hub: Hub, user: User, published: Repository) -> None:
     hub.faults.refusal_of_files = (403, {"X-Error-Code": "GatedRepo"})
-    assert user.find()["error"] == f"access to {NAME} must be asked for on the Hub"
+    assert user.find()["error"] == f"{NAME} is a gated model"
 
 
-def test_a_hub_that_is_out_of_order(hub: Hub, user: User, published: Repository) -> None:
+def test_a_hub_that_fails(hub: Hub, user: User, published: Repository) -> None:
     hub.faults.refusal = (503, {})
     told = user.find()
     assert told["error"].startswith(f"{NAME} is not in the cache, and the Hub cannot be reached (Server error '503")
@@ -336,7 +330,7 @@ def test_a_hub_that_is_out_of_order(hub: Hub, user: User, published: Repository)
     assert user.find(None)["source"] == "bundled"
 
 
-def test_a_hub_that_never_answers_is_found_out_within_seconds(hub: Hub, user: User) -> None:
+def test_a_hub_that_never_answers_is_given_up_within_seconds(hub: Hub, user: User) -> None:
     hub.faults.silent = True
     with ThreadPoolExecutor() as both:
         runs = both.submit(user.generate, "-m", NAME), both.submit(user.find, None)
@@ -351,7 +345,7 @@ def test_a_hub_that_never_answers_is_found_out_within_seconds(hub: Hub, user: Us
     assert len(unnamed["notices"]) == 1
 
 
-def test_without_a_name_and_without_the_hub_the_bundled_model_runs_with_one_notice(user: User) -> None:
+def test_without_a_name_or_a_hub_the_bundled_model_runs_with_one_notice(user: User) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -366,13 +360,13 @@ def test_without_a_name_and_without_the_hub_the_bundled_model_runs_with_one_noti
     assert named["error"].startswith("gpt2 is not in the cache, and the Hub cannot be reached (")
 
 
-def test_a_hub_whose_name_leads_nowhere(user: User) -> None:
+def test_a_hub_whose_name_does_not_resolve(user: User) -> None:
     told = user.find(env={"HF_ENDPOINT": "http://nowhere.invalid"})
     assert told["error"].startswith(f"{NAME} is not in the cache, and the Hub cannot be reached (")
     assert told["seconds"] < FIRST_ANSWER_S + SLACK_S
 
 
-def test_offline_no_request_is_made(hub: Hub, user: User, published: Repository) -> None:
+def test_no_request_is_made_offline(hub: Hub, user: User, published: Repository) -> None:
     done = user.generate("-m", NAME, HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: {NAME} is not in the cache, and HF_HUB_OFFLINE is set\n{HINT}"
@@ -382,26 +376,26 @@ def test_offline_no_request_is_made(hub: Hub, user: User, published: Repository)
 
 
 @pytest.mark.parametrize("variable", ["HF_HOME", "HF_HUB_CACHE"])
-def test_a_cache_where_no_folder_can_be(variable: str, user: User, published: Repository, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_created(variable: str, user: User, published: Repository, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = user.generate("-m", NAME, **{variable: str(tmp_path / "file" / "cache")})
     assert (done.returncode, done.stdout) == (1, "")
     *_, error, hint = done.stderr.splitlines()
-    assert error.startswith(f"error: cannot keep {NAME} in the cache: {tmp_path / 'file' / 'cache'}")
+    assert error.startswith(f"error: cannot save {NAME} in the cache: {tmp_path / 'file' / 'cache'}")
     assert error.endswith(": Not a directory")
-    assert hint == "hint: set HF_HOME to a folder that can be written; -m fable runs the bundled model"
+    assert hint == "hint: set HF_HOME to a writable folder; -m fable runs the bundled model"
 
 
 @needs_unix("folders have no permissions")
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_is_read_only(user: User, published: Repository, tmp_path: Path) -> None:
+def test_a_read_only_cache(user: User, published: Repository, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir(mode=0o555)
     told = user.find()
-    assert told["error"].startswith(f"cannot keep {NAME} in the cache: {tmp_path / 'cache'}")
+    assert told["error"].startswith(f"cannot save {NAME} in the cache: {tmp_path / 'cache'}")
     assert told["error"].endswith(": Permission denied")
 
 
 @pytest.mark.parametrize("page", [b"<html>Welcome to our hotel</html>", b"{}"])
-def test_what_answers_may_not_be_a_hub(page: bytes, hub: Hub, user: User) -> None:
+def test_an_answer_that_does_not_come_from_a_hub(page: bytes, hub: Hub, user: User) -> None:
     hub.faults.page = page
-    assert user.find()["error"] == f"{NAME} is not in the cache, and what answers in its place is not a Hub"
+    assert user.find()["error"] == f"{NAME} is not in the cache, and the answer does not come from a Hub"

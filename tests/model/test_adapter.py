@@ -1,3 +1,5 @@
+"""Models of other families: loaded safely, run as in transformers."""
+
 from __future__ import annotations
 
 import json
@@ -13,19 +15,19 @@ from support.gpt2 import byte_tokenizer, edit_json
 from support.models import END, load, save_other, save_tokenizer
 
 from genlm.errors import ModelError
-from genlm.model.stock import StockModel
+from genlm.model.adapter import TransformersModel
 
 IDS = [5, 9, 200, 31]
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_other(tmp_path_factory.mktemp("stock") / "llama", "llama")
+    return save_other(tmp_path_factory.mktemp("adapter") / "llama", "llama")
 
 
 @pytest.fixture
 def damaged(llama: Path, tmp_path: Path) -> Path:
-    """A copy of the Llama's folder, to be damaged."""
+    """A copy of the Llama folder for tests that damage it."""
     import shutil
 
     return Path(shutil.copytree(llama, tmp_path / "damaged"))
@@ -34,31 +36,31 @@ def damaged(llama: Path, tmp_path: Path) -> Path:
 def test_another_family_runs_as_in_transformers(llama: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    stock = AutoModelForCausalLM.from_pretrained(llama)
+    reference = AutoModelForCausalLM.from_pretrained(llama)
     model = load(llama)
-    assert isinstance(model.network, StockModel)
-    assert model.info.parameters == stock.num_parameters()
+    assert isinstance(model.network, TransformersModel)
+    assert model.info.parameters == reference.num_parameters()
     assert (model.network.vocab_size, model.network.context) == (300, 64)
     assert model.eos_ids == {0}
     with torch.inference_mode():
-        expected = stock(torch.tensor([IDS])).logits[0]
+        expected = reference(torch.tensor([IDS])).logits[0]
     torch.testing.assert_close(model.network.logits(IDS), expected)
 
 
-def test_loading_says_nothing(llama: Path) -> None:
+def test_loading_prints_nothing(llama: Path) -> None:
     done = genlm("generate", "Once upon", "-m", str(llama), "-s", "greedy", "--max-new-tokens", "3", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Once upon")
 
 
-def test_the_rows_of_a_cache_are_counted_generously(llama: Path) -> None:
+def test_row_bytes_is_an_upper_bound(llama: Path) -> None:
     network = load(llama).network
     _, cache = network.prefill([IDS], 6)
     kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.past.layers)  # type: ignore[attr-defined]
     assert network.row_bytes(10) >= 10 * kept / len(IDS)
 
 
-def test_a_missing_weight_is_not_made_up(damaged: Path) -> None:
+def test_a_missing_weight_is_an_error(damaged: Path) -> None:
     weights = load_file(damaged / "model.safetensors")
     gone = {"model.norm.weight", "model.layers.1.mlp.up_proj.weight"}
     kept = {name: tensor for name, tensor in weights.items() if name not in gone}
@@ -96,7 +98,7 @@ def no_type(folder: Path) -> None:
     ("damage", "message"),
     [
         (more_layers, r"the weights lack model\.layers\.2\."),
-        (wider, r"mlp\.down_proj\.weight has shape \(32, 64\), where config.json asks for \(32, 65\)"),
+        (wider, r"mlp\.down_proj\.weight has shape \(32, 64\), but config.json needs \(32, 65\)"),
         (wrong_type, r"transformers cannot load .*hidden_size"),
         (truncate, "transformers cannot load"),
         (unknown_type, "transformers cannot load .*gpt-of-tomorrow"),
@@ -110,17 +112,17 @@ def test_a_folder_that_transformers_cannot_load(damage: Callable[[Path], None], 
     assert "\n" not in str(caught.value)
 
 
-def test_pickled_weights_load_where_that_is_asked_for(llama: Path, damaged: Path) -> None:
+def test_pickled_weights_load_if_allowed(llama: Path, damaged: Path) -> None:
     torch.save(load_file(damaged / "model.safetensors"), damaged / "pytorch_model.bin")
     (damaged / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="holds only pickled weights"):
+    with pytest.raises(ModelError, match="has only pickled weights"):
         load(damaged)
     logits = load(damaged, allow_pickle=True).network.logits(IDS)
     torch.testing.assert_close(logits, load(llama).network.logits(IDS))
 
 
 class Malicious:
-    """Unpickled, it writes a file."""
+    """Write a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -151,16 +153,16 @@ def test_code_in_the_folder_never_runs(damaged: Path, tmp_path: Path) -> None:
             "AutoModelForCausalLM": "modeling_mine.MineForCausalLM",
         },
     )
-    with pytest.raises(ModelError, match="the model needs code of its own, which genlm never runs"):
+    with pytest.raises(ModelError, match="the model needs its own code, which genlm never runs"):
         load(damaged)
     assert not trace.exists()
 
 
 @pytest.mark.parametrize("change", [{"attn_implementation": "someone/kernel"}, {"return_dict": False}])
-def test_how_a_model_is_run_is_not_for_its_folder_to_say(change: dict[str, Any], llama: Path, damaged: Path) -> None:
+def test_a_folder_cannot_choose_how_its_model_runs(change: dict[str, Any], llama: Path, damaged: Path) -> None:
     edit_json(damaged / "config.json", **change)
     network = load(damaged).network
-    assert isinstance(network, StockModel)
+    assert isinstance(network, TransformersModel)
     assert network.model.config._attn_implementation == "sdpa"
     torch.testing.assert_close(network.prefill([IDS], 0)[0][0], load(llama).network.logits(IDS)[-1])
 
@@ -187,7 +189,7 @@ def test_a_model_that_is_not_causal(tmp_path: Path) -> None:
         load(folder)
 
 
-def test_a_model_without_keys_and_values_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_model_without_keys_and_values_is_an_error(tmp_path: Path) -> None:
     from transformers import MambaConfig, MambaForCausalLM
 
     folder = tmp_path / "mamba"
@@ -196,5 +198,5 @@ def test_a_model_without_keys_and_values_is_refused_in_words(tmp_path: Path) -> 
     save_tokenizer(folder, byte_tokenizer(), eos_token=END)
     network = load(folder).network
     assert network.context is None
-    with pytest.raises(ModelError, match="MambaForCausalLM keeps no cache of keys and values, which genlm needs"):
+    with pytest.raises(ModelError, match="MambaForCausalLM has no cache of keys and values, which genlm needs"):
         network.prefill([IDS], 1)
