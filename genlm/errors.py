@@ -1,14 +1,14 @@
-"""Everything genlm raises on purpose.
+"""Every error that genlm raises on purpose.
 
 GenlmError                  exit code 1
 ├── InputError              a prompt, corpus or file that cannot be used
 ├── ModelError              a model that cannot be loaded or run
 │   └── HubUnreachable      the Hub cannot be reached, and the model is not cached
 ├── OutputError             a result that cannot be written
-├── ClusterError            a cluster that cannot be reached, started, or that was lost
-├── PartlyFailed            exit code 3: the result is there, but for some parts
+├── ClusterError            a cluster that cannot be started or reached, or that was lost
+├── PartlyFailed            exit code 3: the result was written, but parts of it failed
 └── UsageError              exit code 2: the request itself makes no sense
-    └── SpecError           a strategy spec, with the place that is wrong
+    └── SpecError           a strategy spec with a mistake, and where it is
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class GenlmError(Exception):
     """An error described in one line.
 
     `hint` says what to do, in words that hold for Python as well as for the command line. `code` names a problem that a
-    command-line option solves.
+    command-line option solves; genlm/cli/hints.py says which.
     """
 
     exit_code = 1
@@ -31,7 +31,7 @@ class GenlmError(Exception):
         self.code = code
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors travel between machines, whatever their constructors take."""
+        """Pickle without calling the constructor: subclasses take different arguments."""
         return _restore, (type(self), self.args, self.__dict__)
 
 
@@ -47,8 +47,11 @@ class HubUnreachable(ModelError):
     """The Hub cannot be reached and the model is not in the cache; `reason` says why."""
 
     def __init__(self, name: str, reason: str) -> None:
-        hint = "-m fable runs the bundled model; HF_ENDPOINT names another Hub"
-        super().__init__(f"{name} is not in the cache, and {reason}", hint=hint)
+        super().__init__(
+            f"{name} is not in the cache, and {reason}",
+            hint="HF_ENDPOINT selects another Hub",
+            code="hub-unreachable",
+        )
         self.reason = reason
 
 
@@ -57,23 +60,23 @@ class OutputError(GenlmError):
 
 
 class ClusterError(GenlmError):
-    """A cluster that cannot be reached, started, or that was lost."""
+    """A cluster that cannot be started or reached, or that was lost."""
 
 
 class PartlyFailed(GenlmError):
-    """A result that was written, some parts of which failed and say so."""
+    """A result that was written although parts of it failed; they are marked in it."""
 
     exit_code = 3
 
 
 class UsageError(GenlmError):
-    """A request that makes no sense whatever the machine, as a field out of its range."""
+    """A request that makes no sense on any machine, such as a field out of range."""
 
     exit_code = 2
 
 
 class SpecError(UsageError):
-    """A strategy spec that cannot be read: `spec[start:end]` is the offending place."""
+    """A strategy spec that cannot be read; `spec[start:end]` is the part that is wrong."""
 
     def __init__(self, message: str, *, spec: str, start: int, end: int, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

@@ -14,6 +14,7 @@ import typer
 
 from genlm import __version__
 from genlm.cli.command import LazyGroup, Row
+from genlm.cli.hints import hint_of
 from genlm.cli.signals import end_tidily_when_told
 from genlm.errors import GenlmError, SpecError
 from genlm.views.terminal import one_line, say, underlined
@@ -124,7 +125,7 @@ def _report(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, GenlmError):
         place = underlined(error.spec, error.start, error.end) if isinstance(error, SpecError) else None
-        _say_error(str(error), error.hint, place)
+        _say_error(str(error), hint_of(error), place)
         return error.exit_code
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)

@@ -36,7 +36,7 @@ UNNEEDED = {
     "original/tokenizer.model": b"in another format",
     "model.fp16.safetensors": b"a variant",
 }
-HINT = "hint: -m fable runs the bundled model; HF_ENDPOINT names another Hub\n"
+HINT = "hint: HF_ENDPOINT selects another Hub; -m fable runs the bundled model\n"
 
 # Finds a model as the command does, and tells how it went.
 FIND = """

@@ -79,7 +79,7 @@ def test_a_name_that_was_given_is_never_replaced(name: str, unreachable: list[st
     notices: list[str] = []
     with pytest.raises(HubUnreachable, match=f"{name} is not in the cache, and the Hub is asleep") as caught:
         find_model(name, notify=notices.append)
-    assert caught.value.hint == "-m fable runs the bundled model; HF_ENDPOINT names another Hub"
+    assert caught.value.code == "hub-unreachable"
     assert notices == []
     assert unreachable == [name]
 
