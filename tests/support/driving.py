@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import select
 import struct
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 from unittest import mock
 
 import pytest
@@ -52,6 +53,13 @@ class Done:
         """What the one `hint:` line says."""
         (line,) = [line for line in self.err.splitlines() if line.startswith("hint: ")]
         return line.removeprefix("hint: ")
+
+
+def as_json(*arguments: str | Path, stdin: bytes = b"") -> Any:
+    """Run a command with --format json and return the object that it prints."""
+    done = call(*arguments, "--format", "json", stdin=stdin)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
 
 
 class FakeTerminal(io.StringIO):
