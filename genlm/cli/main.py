@@ -14,7 +14,7 @@ import typer
 from genlm import __version__
 from genlm.cli.command import LazyGroup, Row
 from genlm.cli.errors import INTERRUPTED, report
-from genlm.cli.signals import end_tidily_when_told
+from genlm.cli.signals import unwind_on_signals
 from genlm.views.terminal import say
 
 # Each command's import path, and its line in `genlm --help`: the first line of its own help.
@@ -82,7 +82,7 @@ def _application(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    end_tidily_when_told()
+    unwind_on_signals()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

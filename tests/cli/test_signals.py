@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from support.systems import needs_unix
 
-from genlm.cli.signals import end_tidily_when_told, graceful_interrupt, insistent_interrupts
+from genlm.cli.signals import graceful_interrupt, insistent_interrupts, unwind_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_a_closed_terminal_ends_the_program_on_windows_too(monkeypatch: pytest.M
     monkeypatch.delattr(signal, "SIGHUP", raising=False)
     monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
     signal.signal(number, signal.SIG_DFL)
-    end_tidily_when_told()
+    unwind_on_signals()
     with pytest.raises(SystemExit) as exit:
         signal.raise_signal(number)
     assert exit.value.code == 128 + number
@@ -78,7 +78,7 @@ def test_a_closed_terminal_ends_the_program_on_windows_too(monkeypatch: pytest.M
 
 def test_sigterm_unwinds_the_program() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    end_tidily_when_told()
+    unwind_on_signals()
     with pytest.raises(SystemExit) as exit:
         signal.raise_signal(signal.SIGTERM)
     assert exit.value.code == 128 + signal.SIGTERM
@@ -88,5 +88,5 @@ def test_sigterm_unwinds_the_program() -> None:
 def test_an_ignored_sighup_stays_ignored() -> None:
     """As by `nohup`."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    end_tidily_when_told()
+    unwind_on_signals()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

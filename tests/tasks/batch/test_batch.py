@@ -726,7 +726,7 @@ def test_ctrl_c_or_sigterm_finishes_what_is_under_way(
         interrupted_after(2, 1, patch, number)
         done = run("in.jsonl", "-o", "out.jsonl", "--seed", "7", "--max-new-tokens", "9", "--batch-size", "4")
     assert done.code == code
-    assert "finishing what is under way; Ctrl-C again leaves at once" in done.err
+    assert "finishing the running work; press Ctrl-C again to stop immediately" in done.err
     assert "of 14 prompts are in out.jsonl" in done.err
     assert "--resume goes on" in done.err
     # The two, those under way, and any that ended with their first token before the signal was noticed.
