@@ -10,10 +10,9 @@ import typer
 
 from genlm.cli import options
 from genlm.cli.command import check_alone, grouped
-from genlm.cli.length import LengthOptions
 from genlm.cli.options import ModelOptions
 from genlm.cli.signals import graceful_interrupt
-from genlm.cli.strategies import StrategyOptions
+from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.request import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
 from genlm.formats.journal import open_journal

@@ -10,9 +10,8 @@ import typer
 
 from genlm.cli import options
 from genlm.cli.command import check_alone, grouped
-from genlm.cli.length import LengthOptions
 from genlm.cli.options import ModelOptions
-from genlm.cli.strategies import StrategyOptions
+from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.completion import Completion, Piece
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import read_prompt
