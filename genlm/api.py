@@ -120,7 +120,7 @@ class LanguageModel:
         prompts: str | Sequence[str],
         strategies: Sequence[str | Strategy] = DEFAULT_STRATEGIES,
         *,
-        samples: int = 1,
+        num_return_sequences: int = 1,
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         seed: int | None = None,
         reference: Sequence[str] = (),
@@ -129,8 +129,8 @@ class LanguageModel:
     ) -> StrategyComparison:
         """Strategies side by side: their completions of the prompts and the metrics of these, with intervals.
 
-        Of each prompt there are `samples` completions, or as many as a strategy has. `reference` are human texts, to
-        which the metrics' distance is told. A prompt that fails under a strategy is a cell with an error.
+        Each prompt has `num_return_sequences` completions, or as many as the strategy can give. `reference` are human
+        texts; the distance to their metrics is reported. A prompt that fails under a strategy is a cell with an error.
 
         Raises:
             UsageError: a strategy or count that makes no sense; a SpecError says where in the spec.
@@ -141,7 +141,7 @@ class LanguageModel:
             self._model,
             [prompts] if isinstance(prompts, str) else prompts,
             [Contender(strategy, {}) for strategy in chosen],
-            ComparisonSettings(max_new_tokens, samples, draw_seed() if seed is None else seed, overflow),
+            ComparisonSettings(max_new_tokens, num_return_sequences, draw_seed() if seed is None else seed, overflow),
             human=reference,
             judge=None if judge is None else judge._model,
         )

@@ -20,7 +20,7 @@ class GenlmError(Exception):
     """An error described in one line.
 
     `hint` says what to do, in words that hold for Python as well as for the command line. `code` names a problem that a
-    command-line option solves.
+    command-line option helps with; genlm/cli/errors.py says which option.
     """
 
     exit_code = 1

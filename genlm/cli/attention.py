@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from genlm.cli import options
-from genlm.cli.grouped import grouped
-from genlm.cli.loading import ModelOptions
-from genlm.cli.pages import open_page
+from genlm.cli.command import grouped
 from genlm.formats.output import open_output
 from genlm.formats.texts import read_prompt_or_file
 from genlm.tasks.attention import look_at_attention
@@ -27,31 +25,29 @@ def attention(
     file: options.PromptFile = None,
     layer: Annotated[
         int | None,
-        look_option(
-            metavar="L", help="This layer, from 0. Without it: all of them, of which a terminal shows the first."
-        ),
+        look_option(metavar="L", help="Only this layer, from 0. Default: all, of which text output shows the first."),
     ] = None,
     head: Annotated[
         int | None,
         look_option(
-            metavar="H",
-            help="This head of a layer, from 0. Without it: all of them, of which a terminal shows the first.",
+            metavar="H", help="Only this head of a layer, from 0. Default: all, of which text output shows the first."
         ),
     ] = None,
     check: Annotated[
         bool,
         look_option(
-            "--check", help="Make the weights anew from Q and K, in double precision, and tell the largest difference."
+            "--check",
+            help="Recompute the weights from Q and K in double precision and report the largest difference.",
         ),
     ] = False,
     overflow: options.OnOverflow = "error",
-    model: ModelOptions,
+    model: options.ModelOptions,
     format: options.Format = "text",
     output: options.Output = None,
     html: options.Html = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)), layer by layer, head by head.
+    """Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)) of each layer and head.
 
     genlm attention "The king had three sons" --layer 2 --head 1
     genlm attention "The king had three sons" --html attention.html
@@ -62,7 +58,7 @@ def attention(
         layer, head = layer or 0, head or 0
     with (
         open_output(output) as stream,
-        open_page(html, output) as page,
+        options.open_page(html, output) as page,
         Spinner(enabled=not quiet) as spinner,
     ):
         loaded = model.load(notify, spinner)

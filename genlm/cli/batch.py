@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from genlm.cli import options
-from genlm.cli.command import check_alone
-from genlm.cli.grouped import grouped
-from genlm.cli.length import LengthOptions
-from genlm.cli.loading import ModelOptions
+from genlm.cli.command import check_alone, grouped
+from genlm.cli.options import ModelOptions
 from genlm.cli.signals import graceful_interrupt
-from genlm.cli.strategies import StrategyOptions
+from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.request import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
 from genlm.formats.journal import open_journal
@@ -159,7 +157,7 @@ def batch(
             help="Leave the records as they were finished; without it they end up in the order of the input.",
         ),
     ] = False,
-    quiet: Annotated[bool, options.quiet_option(help="No progress, notices or summary on stderr.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     r"""Continue every prompt of files, and write a file of completions.
 

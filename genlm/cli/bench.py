@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from genlm.cli import options
-from genlm.cli.loading import ModelOptions
 from genlm.errors import UsageError
 from genlm.tasks.bench import Workload, bench
 from genlm.views.bench import BenchView
@@ -23,11 +22,15 @@ def bench_command(
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: Annotated[
-        str, work_option(metavar="LIST", help="Types to measure, as float32,int8; auto as in generate.")
+        str, work_option(metavar="LIST", help="Dtypes to measure, such as float32,int8; auto as in generate.")
     ] = "auto",
-    batch: Annotated[str, work_option(metavar="LIST", help="Numbers of rows to decode at once.")] = "1,16,64",
-    prompt_tokens: Annotated[int, work_option(metavar="N", help="Length of the prompts.")] = Workload.prompt_tokens,
-    new_tokens: Annotated[int, work_option(metavar="N", help="Decode steps to measure.")] = Workload.new_tokens,
+    batch_size: Annotated[
+        str, work_option(metavar="LIST", help="Numbers of sequences to decode together, such as 1,16,64.")
+    ] = "1,16,64",
+    prompt_tokens: Annotated[
+        int, work_option(metavar="N", help="Number of tokens in each prompt.")
+    ] = Workload.prompt_tokens,
+    new_tokens: Annotated[int, work_option(metavar="N", help="Number of decode steps.")] = Workload.new_tokens,
     allow_pickle: options.AllowPickle = False,
     format: options.Format = "text",
     quiet: options.Quiet = False,
@@ -35,15 +38,15 @@ def bench_command(
     """Measure how fast a model runs on this machine.
 
     genlm bench -m fable
-    genlm bench -m gpt2 --dtype float32,int8 --batch 1,4,16
+    genlm bench -m gpt2 --dtype float32,int8 --batch-size 1,4,16
     """
-    workload = Workload(_numbers(batch), prompt_tokens, new_tokens)
+    workload = Workload(_numbers(batch_size), prompt_tokens, new_tokens)
     dtypes = [_dtype(name) for name in dtype.split(",")]
     notify = notices(quiet=quiet)
     view = BenchView(format)
     for name in dtypes:
         with Spinner(enabled=not quiet) as spinner:
-            loaded = ModelOptions(model, revision, device, name, allow_pickle).load(notify, spinner)
+            loaded = options.ModelOptions(model, revision, device, name, allow_pickle).load(notify, spinner)
         for row in bench(loaded, workload):
             view.show(row)
     view.finish(notify)
@@ -53,7 +56,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise UsageError(f"--batch takes numbers with commas between them, as 1,16,64, not {text!r}") from None
+        raise UsageError(f"--batch-size: {text!r} is not a list of whole numbers such as 1,16,64") from None
 
 
 def _dtype(name: str) -> DtypeChoice:
@@ -64,4 +67,4 @@ def _dtype(name: str) -> DtypeChoice:
     for choice in get_args(DtypeChoice):
         if choice == name.strip():
             return choice  # type: ignore[no-any-return]
-    raise UsageError(f"no dtype {name!r}", hint="there are " + ", ".join(get_args(DtypeChoice)))
+    raise UsageError(f"--dtype: no dtype {name!r}", hint="the dtypes are " + ", ".join(get_args(DtypeChoice)))

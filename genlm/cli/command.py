@@ -1,9 +1,13 @@
-"""How a command shows its help, and when it is imported."""
+"""How a command is declared: groups of options, its help, and its lazy import."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import is_dataclass
+from functools import wraps
 from importlib import import_module
+from inspect import Parameter
 from typing import Any, ClassVar, NamedTuple
 
 import typer
@@ -11,12 +15,71 @@ from typer.core import TyperCommand, TyperGroup
 
 from genlm.errors import UsageError
 
+# Groups of options.
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Expand dataclass parameters into one option per field.
+
+    All parameters but the context must be keyword-only; the help lists options in their order.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    parameters = signature.parameters.values()
+    groups = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+
+    @wraps(command)
+    def ungrouped(**values: Any) -> None:
+        built = {name: _build(group, values) for name, group in groups.items()}
+        command(**values, **built)
+
+    options = [option for parameter in parameters for option in _options_of(parameter)]
+    ungrouped.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+    return ungrouped
+
+
+def _build(group: Any, values: dict[str, Any]) -> Any:
+    """Build a dataclass from the values of its fields, and remove these from `values`."""
+    return group(**{name: values.pop(name) for name in inspect.signature(group).parameters})
+
+
+def _options_of(parameter: Parameter) -> list[Parameter]:
+    group = parameter.annotation
+    if not (isinstance(group, type) and is_dataclass(group)):
+        return [parameter]
+    fields = inspect.signature(group, eval_str=True).parameters.values()
+    return [field.replace(kind=Parameter.KEYWORD_ONLY) for field in fields]
+
+
+def check_alone(
+    context: typer.Context,
+    option: str,
+    *,
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
+    hint: str | None = None,
+) -> None:
+    """Raise UsageError if a parameter that cannot be combined with `option` was given on the command line.
+
+    With `only`, these are all other parameters; with `without`, the ones it names.
+    """
+    for param in context.command.params:
+        name = param.name or ""
+        source = context.get_parameter_source(name)
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if is_given and (name in without or (only is not None and name not in only)):
+            is_argument = param.param_type_name == "argument"
+            given = getattr(param, "metavar", name) if is_argument else max(param.opts, key=len)
+            raise UsageError(f"{option} and {given} cannot be combined", hint=hint)
+
+
+# Help and lazy import.
+
 
 class Command(TyperCommand):
-    """A command whose help is free of noise: a flag has no type, and --help no panel of its own before all others."""
+    """A command with quieter help: flags show no type, and --help is listed last."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Every argument and option, --help last."""
+        """Return the arguments and options, with --help in the last panel instead of a panel of its own."""
         params = _without_flag_types(super().get_params(ctx))
         panels = [panel for param in params if (panel := getattr(param, "rich_help_panel", None))]
         if panels and params[-1].name == "help":
@@ -25,59 +88,39 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands with the same help."""
+    """A group of commands with the same quieter help."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Every option."""
+        """Return the options."""
         return _without_flag_types(super().get_params(ctx))
 
 
+def _without_flag_types(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
 class Row(NamedTuple):
-    """Where a command is, as `module:name` of a function or a Typer, and its line in the list of commands."""
+    """Where a command is (`module:name` of a function or a Typer app) and its line in the list of commands."""
 
     place: str
     help: str
 
     def load(self, name: str) -> Any:
-        """The command itself, under this name."""
+        """Import the command and return it under this name."""
         module, _, attribute = self.place.partition(":")
         found = getattr(import_module(module), attribute)
         if isinstance(found, typer.Typer):
             return typer.main.get_command(found)
-        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(name, cls=Command)(found)
-        return typer.main.get_command(alone)
-
-
-def check_alone(
-    context: typer.Context, option: str, *, only: Collection[str] | None = None, without: Collection[str] = ()
-) -> None:
-    """Raise UsageError where an option is given that does not go with another: one that is not in `only`."""
-    for param in _on_command_line(context):
-        if param.name in without or (only is not None and param.name not in only):
-            is_argument = param.param_type_name == "argument"
-            given = getattr(param, "metavar", None) if is_argument else max(param.opts, key=len)
-            raise UsageError(f"{given} does not go with {option}")
-
-
-def check_saved_alone(context: typer.Context, option: str, saved: str, *, only: Collection[str]) -> None:
-    """Raise UsageError where anything is given that is not in `only`, for `option` takes it from what is `saved`."""
-    for param in _on_command_line(context):
-        if param.name not in only:
-            given = "a prompt" if param.param_type_name == "argument" else max(param.opts, key=len)
-            raise UsageError(f"{option} takes everything from the saved {saved}: {given} does not go with it")
-
-
-def _on_command_line(context: typer.Context) -> Iterator[Any]:
-    """The arguments and options that are given there, in the order of the help."""
-    for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if source is not None and source.name == "COMMANDLINE":
-            yield param
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        app.command(name, cls=Command)(found)
+        return typer.main.get_command(app)
 
 
 class LazyGroup(Group):
-    """A group that lists its commands from a table, and imports one when it is run, helped or completed."""
+    """A group that lists its commands from a table and imports a command only when it is needed."""
 
     table: ClassVar[Mapping[str, Row]] = {}
 
@@ -86,13 +129,6 @@ class LazyGroup(Group):
         super().__init__(**{**settings, "commands": listed})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The name of the command that the arguments begin with, the command itself, and the other arguments."""
+        """Return the name of the command that `args` begins with, the command, and the remaining arguments."""
         name, listed, rest = super().resolve_command(ctx, args)
         return name, self.table[name].load(name) if name else listed, rest
-
-
-def _without_flag_types(params: list[Any]) -> list[Any]:
-    for param in params:
-        if getattr(param, "is_flag", False):
-            param.metavar = ""
-    return params

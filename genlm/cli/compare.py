@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
@@ -9,18 +10,16 @@ from typing import Annotated, Literal, TextIO
 import typer
 
 from genlm.cli import options
-from genlm.cli.command import check_saved_alone
-from genlm.cli.contenders import choose_contenders
-from genlm.cli.grouped import grouped
-from genlm.cli.loading import ModelOptions
-from genlm.cli.pages import open_page
+from genlm.cli.command import check_alone, grouped
+from genlm.cli.strategies import choose_strategy
+from genlm.decoding.grid import Axis, axes_of, check_axes, crossed, read_axis
 from genlm.decoding.request import draw_seed
 from genlm.errors import PartlyFailed, UsageError
 from genlm.formats.output import open_output
 from genlm.formats.prompt import read_prompt
 from genlm.formats.prompts import read_human_texts, read_prompts
 from genlm.records.compare import StrategyComparison
-from genlm.tasks.compare import Comparing, Settings
+from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, Contender, Settings
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS
 from genlm.tasks.saved import read_comparison
 from genlm.views.compare import (
@@ -37,7 +36,7 @@ from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices
 
 compare_option = options.panel("What to compare")
-# What a saved comparison does not tell.
+# What can be combined with --from: everything that a saved comparison does not hold.
 WITH_SAVED = {"saved", "format", "output", "html", "quiet"}
 Format = Literal["text", "json", "csv", "markdown"]
 WRITERS = {"json": comparison_json, "csv": comparison_csv, "markdown": comparison_markdown}
@@ -52,14 +51,14 @@ def compare(
         Path | None,
         options.input_option(
             metavar="FILE",
-            help="Take the prompts from this file: a line each, or the column prompt of a .jsonl, .csv, .tsv or "
+            help="Read the prompts from this file: one per line, or the column prompt of a .jsonl, .csv, .tsv or "
             ".parquet file.",
         ),
     ] = None,
     saved: Annotated[
         Path | None,
         options.input_option(
-            "--from", metavar="FILE", help="Show a comparison that --format json has written. No model is loaded."
+            "--from", metavar="FILE", help="Show a saved --format json comparison; no model is loaded."
         ),
     ] = None,
     strategy: Annotated[
@@ -68,8 +67,8 @@ def compare(
             "--strategy",
             "-s",
             metavar="SPEC",
-            help="KIND[:FIELD=VALUE,...], or @NAME for a preset; may be repeated. Without any: greedy, beam, top-k "
-            "and top-p.",
+            help="KIND[:FIELD=VALUE,...], or @NAME for a preset; may be repeated. Default: greedy, beam, top-k and "
+            "top-p.",
         ),
     ] = None,
     presets: options.Presets = None,
@@ -77,43 +76,46 @@ def compare(
         list[str] | None,
         compare_option(
             metavar="FIELD=VALUES",
-            help="Sweep a field of the strategies, as top_p=0.8,0.9 or top_p=0.5..0.9..0.1 (first..last..step); may be "
-            "repeated: every combination runs.",
+            help="Run each strategy with every value of a field, such as top_p=0.8,0.9 or top_p=0.5..0.9..0.1 "
+            "(first..last..step); may be repeated for all combinations.",
         ),
     ] = None,
     reference: Annotated[
         Path | None,
         compare_option(
             metavar="FILE",
-            help="Human text, a line each, or the column text of such a file: a row of its own, and the strategies' "
-            "distance to it. A text that begins with a prompt is read as its continuation.",
+            help="Human texts to measure the strategies against, in a row of their own: one per line, or the column "
+            "text. A text that begins with a prompt is read as its continuation.",
         ),
     ] = None,
     judge: Annotated[
-        str | None, compare_option(metavar="NAME", help="Another model, whose perplexity of the texts is a metric too.")
+        str | None,
+        compare_option(metavar="MODEL", help="Another model; its perplexity of the texts is one more metric."),
     ] = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS,
-    samples: Annotated[
+    num_return_sequences: Annotated[
         int,
         options.length_option(
-            "--samples",
+            "--num-return-sequences",
             "-n",
             metavar="N",
-            help="How many completions of each prompt; of beams as many as there are, of other searches one.",
+            help="Number of completions per prompt; at most num_beams for beam search, and one for other searches.",
         ),
     ] = 1,
     overflow: options.OnOverflow = "error",
-    model: ModelOptions,
+    model: options.ModelOptions,
     format: Annotated[
         Format,
-        options.output_option(metavar="FORMAT", help="text, json: everything, csv: a line a strategy, or markdown."),
+        options.output_option(
+            metavar="FORMAT", help="text, json: everything, csv: one line per strategy, or markdown: a table."
+        ),
     ] = "text",
     output: options.Output = None,
     html: options.Html = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare strategies side by side: their texts, and what the metrics say of them.
+    """Compare strategies side by side: their texts and metrics.
 
     genlm compare "Once upon a time" -n 8
     genlm compare "Once upon a time" -s greedy -s top-p --grid top_p=0.5..0.9..0.1 --html page.html
@@ -122,12 +124,12 @@ def compare(
     """
     notify = notices(quiet=quiet)
     if saved is not None:
-        check_saved_alone(context, "--from", "comparison", only=WITH_SAVED)
+        check_alone(context, "--from", only=WITH_SAVED, hint="the saved comparison holds all other settings")
         _show_saved(saved, format, output, html)
         return
-    with open_output(output) as stream, open_page(html, output) as page:
+    with open_output(output) as stream, options.open_page(html, output) as page:
         contenders = choose_contenders(strategy or (), presets, grid or (), notify)
-        settings = Settings(max_new_tokens, samples, draw_seed() if seed is None else seed, overflow)
+        settings = Settings(max_new_tokens, num_return_sequences, draw_seed() if seed is None else seed, overflow)
         prompts = _prompts(prompt, file)
         human = read_human_texts(reference) if reference is not None else ()
         with Spinner(enabled=not quiet) as spinner:
@@ -140,16 +142,54 @@ def compare(
         _write(result, format, stream, page)
     notify(comparison_summary(result))
     if is_interrupted:
-        notify(f"interrupted: {comparing.done:,} of {len(comparing):,} cells are there, the others count as failed")
+        notify(f"interrupted: {comparing.done:,} of {len(comparing):,} cells are complete, the others count as failed")
         raise KeyboardInterrupt
     _check_whole(result)
 
 
-def _run(comparing: Comparing, bar: ProgressBar) -> bool:
-    """Run all cells, or those for which there is time until Ctrl-C. Returns whether that was pressed.
+def choose_contenders(
+    specs: Sequence[str], presets: Path | None, grid: Sequence[str], notify: Callable[[str], None]
+) -> list[Contender]:
+    """Return the strategies to compare: each spec with every combination of the fields that the grid sweeps.
+
+    A strategy to which none of the fields apply runs once, as it is. Without specs, the fields imply the kind as plain
+    flags of `genlm generate` do; without fields either, the four best-known kinds are compared.
 
     Raises:
-        KeyboardInterrupt: where no strategy has a text by then.
+        UsageError: a spec, preset, field or grid is wrong, or a field applies to none of the strategies.
+        InputError: the file of presets cannot be read.
+    """
+    axes = [read_axis(text) for text in grid]
+    check_axes(axes)
+    if presets is not None and not any(spec.startswith("@") for spec in specs):
+        raise UsageError("--presets is given, but no preset is used", hint="-s @NAME uses one")
+    if not specs and axes:
+        found = _swept(None, None, axes, notify)
+    else:
+        found = [
+            contender
+            for spec in specs or DEFAULT_STRATEGIES
+            for contender in _swept(spec, presets if spec.startswith("@") else None, axes, notify)
+        ]
+    unused = next((axis.field for axis in axes if not any(axis.field in each.swept for each in found)), None)
+    if unused is not None:
+        raise UsageError(f"--grid: the field {unused!r} applies to none of the strategies")
+    return list({(each.strategy.name, each.strategy): each for each in found}.values())
+
+
+def _swept(
+    spec: str | None, presets: Path | None, axes: Sequence[Axis], notify: Callable[[str], None]
+) -> list[Contender]:
+    if spec is not None:
+        axes = axes_of(axes, choose_strategy(spec, presets, {}, lambda _: None).kind)
+    return [Contender(choose_strategy(spec, presets, fields, notify), fields) for fields in crossed(axes)]
+
+
+def _run(comparing: Comparing, bar: ProgressBar) -> bool:
+    """Run all cells, or as many as finish before Ctrl-C. Return whether it was interrupted.
+
+    Raises:
+        KeyboardInterrupt: no strategy has a text yet.
     """
     try:
         for _ in bar.count(comparing):
@@ -163,8 +203,8 @@ def _run(comparing: Comparing, bar: ProgressBar) -> bool:
 
 
 def _show_saved(saved: Path, format: Format, output: Path | None, html: Path | None) -> None:
-    """Show a comparison again. Raises PartlyFailed as the run did that made it."""
-    with open_output(output) as stream, open_page(html, output) as page:
+    """Show a saved comparison. Raise PartlyFailed if the run that made it did."""
+    with open_output(output) as stream, options.open_page(html, output) as page:
         comparison = read_comparison(saved)
         _write(comparison, format, stream, page)
     _check_whole(comparison)
@@ -174,7 +214,7 @@ def _prompts(prompt: str | None, file: Path | None) -> tuple[str, ...]:
     if file is None:
         return (read_prompt(prompt),)
     if prompt is not None:
-        raise UsageError("a prompt as argument and --file at once: which is it?")
+        raise UsageError("PROMPT and --file cannot be combined")
     return read_prompts(file)
 
 
@@ -188,7 +228,7 @@ def _write(comparison: StrategyComparison, format: Format, stream: TextIO, page:
 
 
 def _check_whole(comparison: StrategyComparison) -> None:
-    """Raise PartlyFailed where some of the cells failed."""
+    """Raise PartlyFailed if any cell failed."""
     failed = failures(comparison)
     if failed:
         cells = sum(len(row.cells) for row in comparison.rows)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import typer
 
 from genlm.cli import options
-from genlm.cli.grouped import grouped
-from genlm.cli.length import LengthOptions
-from genlm.cli.loading import ModelOptions
-from genlm.cli.pages import open_page
-from genlm.cli.strategies import StrategyOptions
+from genlm.cli.command import check_alone, grouped
+from genlm.cli.options import ModelOptions
+from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.completion import Completion, Piece
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import read_prompt
@@ -23,6 +22,9 @@ from genlm.views.generation import JsonView, TextView, summary
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices
 from genlm.views.trace import TraceView
+
+# What can be combined with --replay: everything that a saved result does not hold.
+WITH_REPLAY = {"replay", "allow_pickle", "format", "output", "quiet"}
 
 
 @grouped
@@ -53,10 +55,8 @@ def generate(
     genlm generate --replay result.json
     """
     if replay is not None:
-        from genlm.cli.replay import check_nothing_else, replay_result
-
-        check_nothing_else(context)
-        replay_result(replay, allow_pickle=model.allow_pickle, format=format, output=output, quiet=quiet)
+        check_alone(context, "--replay", only=WITH_REPLAY, hint="the saved result holds all other settings")
+        _replay(replay, allow_pickle=model.allow_pickle, format=format, output=output, quiet=quiet)
         return
     notify = notices(quiet=quiet)
     chosen = strategy.choose(notify)
@@ -77,21 +77,21 @@ def generate(
         return
     with (
         open_output(output) as stream,
-        open_page(html, output) as page_file,
+        options.open_page(html, output) as page,
         Spinner(enabled=not quiet) as spinner,
     ):
         loaded = model.load(notify, spinner, engine)
-        traced = trace or page_file is not None
+        traced = trace or page is not None
         events = continue_prompt(loaded, text, chosen, limits, seed, trace=traced, deterministic=deterministic)
         count = limits.num_return_sequences
         view = _view(format, stream, text, count, echo=echo, traced=traced)
         result = _show(events, count, view, spinner, is_live=is_standard_output(output))
         spinner.stop()
         view.finish(result)
-        if page_file is not None:
+        if page is not None:
             from genlm.views.pages.trace import trace_page
 
-            page_file.write(trace_page(result))
+            page.write(trace_page(result))
     notify(summary(result))
 
 
@@ -111,7 +111,7 @@ def _show(
     *,
     is_live: bool,
 ) -> Generation:
-    """Show the text while it is generated and return the result. The spinner stops at live text, else it counts."""
+    """Show events as they come and return the result. The spinner stops at live text; otherwise it counts."""
     spinner.say("generating")
     done = 0
     try:
@@ -128,3 +128,23 @@ def _show(
         view.interrupt()
         raise
     raise ValueError("the events end without a result")
+
+
+def _replay(path: Path, *, allow_pickle: bool, format: str, output: Path | None, quiet: bool) -> None:
+    """Run a saved result again and report whether its output is the same. Exit with code 1 if it is not."""
+    from genlm.tasks.replay import read_result
+    from genlm.views.replay import replay_json, replay_text
+
+    notify = notices(quiet=quiet)
+    saved = read_result(path)
+    with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
+        model = ModelOptions(saved.model, saved.revision, saved.device, saved.dtype, allow_pickle)
+        loaded = model.load(notify, spinner, saved.engine)
+        spinner.say("generating")
+        result = saved.run(loaded)
+        replay = saved.compare(result, loaded)
+        spinner.stop()
+        stream.write(replay_json(replay) if format == "json" else replay_text(replay))
+    notify(summary(result))
+    if replay.difference is not None:
+        raise typer.Exit(1)

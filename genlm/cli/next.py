@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from genlm.cli import options
-from genlm.cli.grouped import grouped
-from genlm.cli.loading import ModelOptions
+from genlm.cli.command import grouped
+from genlm.cli.options import ModelOptions
 from genlm.cli.strategies import choose_strategy
 from genlm.errors import UsageError
 from genlm.formats.output import open_output

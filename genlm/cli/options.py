@@ -1,23 +1,35 @@
-"""The options of the commands, each with its help, so that one option is one thing in all of them."""
+"""The options that commands share, declared once: the same name means the same in every command."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, TypeAlias
 
 import typer
 
+from genlm.cli.signals import insistent_interrupts
+from genlm.errors import UsageError
+from genlm.formats.output import is_standard_output, open_output
+from genlm.model.info import Engine
+from genlm.model.source import ModelFolder, Notify, find_model
+from genlm.views.spinner import Spinner
+
+if TYPE_CHECKING:
+    from genlm.model.load import Model
+
 
 def panel(title: str) -> Callable[..., Any]:
-    """What makes the options of one panel of the help."""
+    """Return a version of `typer.Option` that lists its options under this title in the help."""
     return partial(typer.Option, rich_help_panel=title)
 
 
 def _silence_downloads(quiet: bool) -> bool:
-    """Take the Hub client's progress bars away: it reads this when it is imported."""
+    """Turn off the Hub client's progress bars; the client reads this variable when it is imported."""
     if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     return quiet
@@ -28,33 +40,64 @@ model_option = panel("Model")
 strategy_option = panel("Strategy")
 length_option = panel("Length and count")
 output_option = panel("Output")
-quiet_option = partial(output_option, "--quiet", "-q", callback=_silence_downloads)
+
+# Input.
 
 Prompt: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="PROMPT", help="Text to continue; - or nothing reads standard input.")
+    str | None,
+    typer.Argument(metavar="PROMPT", help="Text to continue; without it or with -, standard input is read."),
 ]
+PromptToRead: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="PROMPT", help="Text to examine; without it or with -, standard input is read.")
+]
+PromptFile: TypeAlias = Annotated[
+    Path | None, input_option("--file", metavar="FILE", help="Read the prompt from this file.")
+]
+Text: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="TEXT", help="The text; without it or with -, standard input is read.")
+]
+TextFiles: TypeAlias = Annotated[
+    list[Path] | None,
+    input_option("--file", metavar="FILE", help="Read texts from this file; may be repeated; - is standard input."),
+]
+Per: TypeAlias = Annotated[
+    Literal["line", "file"] | None,
+    input_option(
+        metavar="UNIT",
+        help="line: each line is a text; file: each file is one. Default: line with --file, otherwise file.",
+    ),
+]
+Replay: TypeAlias = Annotated[
+    Path | None,
+    input_option(
+        metavar="FILE",
+        help="Run a saved --format json result again and report whether its output is the same. Exit code 1 if not.",
+    ),
+]
+
+# Model.
 
 ModelName: TypeAlias = Annotated[
     str | None,
     model_option(
         "--model",
         "-m",
-        metavar="NAME",
+        metavar="MODEL",
         envvar="GENLM_MODEL",
-        help="fable (bundled), a local folder, or a Hub id such as gpt2. Without it: gpt2, or fable where gpt2 is "
-        "neither cached nor to be reached.",
+        help="fable (bundled), a local folder, or a Hub id such as gpt2. Default: gpt2, or fable if gpt2 is neither "
+        "cached nor reachable.",
     ),
 ]
 Revision: TypeAlias = Annotated[str | None, model_option(metavar="REF", help="Branch, tag or commit of a Hub model.")]
 Device: TypeAlias = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
-    model_option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best there is."),
+    model_option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best available."),
 ]
 Dtype: TypeAlias = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "int8"],
     model_option(
         metavar="DTYPE",
-        help="float32, bfloat16, float16, int8 (GPT-2 on the CPU, the fastest there), or auto: float32 on the CPU, the "
+        help="float32, bfloat16, float16, int8 (GPT-2 on the CPU; fastest there), or auto: float32 on the CPU, the "
         "checkpoint's own elsewhere.",
     ),
 ]
@@ -63,12 +106,46 @@ EngineName: TypeAlias = Annotated[
     model_option(
         "--engine",
         metavar="ENGINE",
-        help="genlm, or transformers: its own generate, every field pinned, for the kinds that it has.",
+        help="genlm, or transformers: its own generate with every setting pinned, for the kinds it supports.",
     ),
 ]
 AllowPickle: TypeAlias = Annotated[
-    bool, model_option("--allow-pickle", help="Also load pickled weights, if you trust their source.")
+    bool, model_option("--allow-pickle", help="Also load pickled weights. Use it only if you trust their source.")
 ]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model to load, and how."""
+
+    name: ModelName = None
+    revision: Revision = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    allow_pickle: AllowPickle = False
+
+    def find(self, notify: Notify) -> ModelFolder:
+        """Return the model's folder, downloading it if necessary. Raise ModelError if that fails."""
+        return find_model(self.name, revision=self.revision, allow_pickle=self.allow_pickle, notify=notify)
+
+    def load(self, notify: Notify, spinner: Spinner, engine: Engine = "genlm") -> Model:
+        """Find and load the model. Raise ModelError if that fails."""
+        with insistent_interrupts():
+            return self.load_found(self.find(notify), spinner, engine)
+
+    def load_found(self, folder: ModelFolder, spinner: Spinner, engine: Engine = "genlm") -> Model:
+        """Load the model from its folder. Raise ModelError if that fails."""
+        with insistent_interrupts():
+            # Not earlier: a download shows its own progress bars.
+            spinner.say(f"loading {folder.name}")
+            from genlm.model.load import load_model
+
+            return load_model(
+                folder, device=self.device, dtype=self.dtype, allow_pickle=self.allow_pickle, engine=engine
+            )
+
+
+# Strategy.
 
 StrategySpec: TypeAlias = Annotated[
     str | None,
@@ -88,86 +165,87 @@ Presets: TypeAlias = Annotated[
     ),
 ]
 Seed: TypeAlias = Annotated[
-    int | None, strategy_option(metavar="N", help="Makes a draw repeatable; drawn and reported when absent.")
+    int | None,
+    strategy_option(metavar="N", help="Seed of all random choices. Without it, one is drawn and reported."),
+]
+Deterministic: TypeAlias = Annotated[
+    bool,
+    strategy_option(
+        "--deterministic",
+        help="Decode each completion separately, so that not even rounding depends on the others. Slower.",
+    ),
 ]
 
-MaxNewTokens: TypeAlias = Annotated[int, length_option(metavar="N", help="Most tokens to generate, 1 or more.")]
+# Length and count.
+
+MaxNewTokens: TypeAlias = Annotated[
+    int, length_option(metavar="N", help="Maximum number of tokens to generate, 1 or more.")
+]
 NumReturnSequences: TypeAlias = Annotated[
-    int, length_option("--num-return-sequences", "-n", metavar="N", help="How many completions.")
+    int, length_option("--num-return-sequences", "-n", metavar="N", help="Number of completions per prompt.")
 ]
 Stop: TypeAlias = Annotated[
-    list[str] | None, length_option(metavar="TEXT", help="End just before this text; may be repeated.")
+    list[str] | None, length_option(metavar="TEXT", help="Stop just before this text; may be repeated.")
 ]
 OnOverflow: TypeAlias = Annotated[
     Literal["error", "truncate-left"],
     length_option(
         "--overflow",
         metavar="HOW",
-        help="For a prompt too long for the context: error, or truncate-left to keep its end.",
+        help="If a prompt is too long for the context: error, or truncate-left to keep its end.",
     ),
 ]
 
-Echo: TypeAlias = Annotated[bool, output_option("--echo/--no-echo", help="Show the prompt before its continuation.")]
+# Output.
+
+Echo: TypeAlias = Annotated[bool, output_option("--echo/--no-echo", help="Show the prompt before the completion.")]
 Format: TypeAlias = Annotated[
     Literal["text", "json"], output_option("--format", metavar="FORMAT", help="text, or json: one object.")
 ]
-Output: TypeAlias = Annotated[
-    Path | None, output_option("--output", "-o", metavar="FILE", help="Write here, not to stdout.")
+TextsFormat: TypeAlias = Annotated[
+    Literal["text", "json", "jsonl"],
+    output_option("--format", metavar="FORMAT", help="text, json: one object, or jsonl: one object per text."),
 ]
+Output: TypeAlias = Annotated[
+    Path | None, output_option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")
+]
+Html: TypeAlias = Annotated[Path | None, output_option(metavar="FILE", help="Also write a page to open in a browser.")]
 PrintPython: TypeAlias = Annotated[
     bool,
     output_option(
-        "--print-python", help="Print a Python script that does the same with transformers alone, and generate nothing."
+        "--print-python", help="Print a Python script that does the same with transformers alone; generate nothing."
     ),
 ]
-Quiet: TypeAlias = Annotated[bool, quiet_option(help="No notices, spinner or summary on stderr.")]
-
 Trace: TypeAlias = Annotated[
     bool,
-    output_option("--trace", help="What the model made of every token: on a terminal as colours, in JSON as numbers."),
+    output_option("--trace", help="Show how likely each token was: as colours on a terminal, as numbers in JSON."),
 ]
 TraceHtml: TypeAlias = Annotated[
     Path | None,
     output_option(
-        "--html", metavar="FILE", help="Also write a page where each token shows what else was likely; means --trace."
+        "--html", metavar="FILE", help="Also write a page that shows the alternatives to each token; implies --trace."
     ),
 ]
-Deterministic: TypeAlias = Annotated[
+Quiet: TypeAlias = Annotated[
     bool,
-    strategy_option(
-        "--deterministic",
-        help="Decode each completion by itself, so that not even float rounding depends on the others. Slower.",
-    ),
-]
-Replay: TypeAlias = Annotated[
-    Path | None,
-    input_option(
-        metavar="FILE", help="Run a result of --format json again, and say whether it is the same. Exit code 1 if not."
-    ),
+    output_option("--quiet", "-q", callback=_silence_downloads, help="No notices, progress or summary on stderr."),
 ]
 
-PromptToRead: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="PROMPT", help="The text to look at; - or nothing reads standard input.")
-]
-PromptFile: TypeAlias = Annotated[
-    Path | None, input_option("--file", metavar="FILE", help="Take the prompt from this file.")
-]
-TextArgument: TypeAlias = Annotated[
-    str | None, typer.Argument(metavar="TEXT", help="The text; - or nothing reads standard input.")
-]
-Files: TypeAlias = Annotated[
-    list[Path] | None,
-    input_option("--file", metavar="FILE", help="Take the texts from this file; may be repeated; - is standard input."),
-]
-PerWhat: TypeAlias = Annotated[
-    Literal["line", "file"] | None,
-    input_option(
-        metavar="UNIT",
-        help="What one text is: a line, or a file as a whole. Without it: a line of a --file, all of what is piped in.",
-    ),
-]
-FormatOfMany: TypeAlias = Annotated[
-    Literal["text", "json", "jsonl"],
-    output_option("--format", metavar="FORMAT", help="text, json: one object, or jsonl: an object a text."),
-]
-Html: TypeAlias = Annotated[Path | None, output_option(metavar="FILE", help="Also write a page to open in a browser.")]
+
+@contextmanager
+def open_page(path: Path | None, output: Path | None) -> Iterator[TextIO | None]:
+    """Open the file of --html, or yield None if there is none.
+
+    Raises:
+        UsageError: the file is standard output, or the same as that of --output.
+        OutputError: the file cannot be written.
+    """
+    if path is None:
+        yield None
+        return
+    if is_standard_output(path):
+        raise UsageError("--html needs a file: standard output carries the result")
+    if output is not None and path.resolve() == output.resolve():
+        raise UsageError(f"--output and --html are the same file, {path}")
+    with open_output(path) as stream:
+        yield stream

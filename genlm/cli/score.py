@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Annotated, TextIO
 
 from genlm.cli import options
-from genlm.cli.grouped import grouped
-from genlm.cli.loading import ModelOptions
-from genlm.cli.pages import open_page
+from genlm.cli.command import grouped
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.texts import read_texts
 from genlm.model.info import ModelInfo
@@ -23,33 +21,33 @@ score_option = options.panel("How to score")
 @grouped
 def score(
     *,
-    text: options.TextArgument = None,
-    file: options.Files = None,
-    per: options.PerWhat = None,
+    text: options.Text = None,
+    file: options.TextFiles = None,
+    per: options.Per = None,
     bos: Annotated[
         bool | None,
         score_option(
             "--bos/--no-bos",
-            help="Let a start token stand before each text, so that its first token is scored too. Without either: "
-            "if the model has one.",
+            help="Put a start token before each text, so that its first token is scored too. Default: if the model "
+            "has one.",
         ),
     ] = None,
     stride: Annotated[
         int | None,
         score_option(
             metavar="N",
-            help="A text beyond the context is scored in windows that start every N tokens; half the context without "
-            "it. Smaller is slower, and gives the model more to go by.",
+            help="Score texts longer than the context in windows that start every N tokens; a smaller N gives each "
+            "token more context but is slower. Default: half the context.",
         ),
     ] = None,
     tokens: Annotated[
         bool | None,
         options.output_option(
-            "--tokens/--no-tokens", help="Every token with its numbers. Without either: in JSON, and not in text."
+            "--tokens/--no-tokens", help="Show the numbers of every token. Default: in JSON, but not in text."
         ),
     ] = None,
-    model: ModelOptions,
-    format: options.FormatOfMany = "text",
+    model: options.ModelOptions,
+    format: options.TextsFormat = "text",
     output: options.Output = None,
     html: options.Html = None,
     quiet: options.Quiet = False,
@@ -66,7 +64,7 @@ def score(
     texts = read_texts(text, files, per)
     with (
         open_output(output) as stream,
-        open_page(html, output) as page_file,
+        options.open_page(html, output) as page_file,
         Spinner(enabled=not quiet) as spinner,
     ):
         loaded = model.load(notify, spinner)

@@ -1,4 +1,4 @@
-"""What the signals of a user and of the machine do."""
+"""Ctrl-C and the signals by which a system ends a program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
-def end_tidily_when_told() -> None:
+def unwind_on_signals() -> None:
     """Make the signals that end a program raise an exception, so that no half-written file stays behind."""
     # SIGHUP and, on Windows, SIGBREAK: the terminal was closed.
     for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
@@ -28,19 +28,19 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _ending(number: int) -> BaseException:
-    """How a signal ends the program."""
+    """Return the exception by which a signal ends the program."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextmanager
 def insistent_interrupts() -> Iterator[None]:
-    """Lets Ctrl-C end a block that imports large packages, which catch a KeyboardInterrupt and go on, or fail of it."""
+    """Make Ctrl-C end a block that imports large packages, some of which catch KeyboardInterrupt or fail on it."""
     pressed = False
 
     def press(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
-        # Python reports an exception in a callback of its own, where it cannot go up, with a traceback.
+        # Python cannot raise an exception out of some callbacks and prints its traceback instead.
         sys.unraisablehook = lambda _: None
         raise KeyboardInterrupt
 
@@ -55,9 +55,10 @@ def insistent_interrupts() -> Iterator[None]:
 
 
 class Finishing:
-    """Whether someone wants it to come to an end: as soon as one of the signals came. `notify` is told so once.
+    """Whether Ctrl-C or SIGTERM asked the run to finish. Call it to find out, between two pieces of work.
 
-    `ending` is then what the program is to end with: KeyboardInterrupt, or SystemExit for another signal than SIGINT.
+    `ending` is the exception to end the program with: KeyboardInterrupt, or SystemExit after SIGTERM. The first call
+    after the signal tells `notify`; calls more than `most_s` seconds after that raise the ending.
     """
 
     def __init__(self, notify: Callable[[str], None], most_s: float) -> None:
@@ -68,19 +69,19 @@ class Finishing:
         self._deadline: float | None = None
 
     def press(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signals. Raises the ending the second time."""
+        """Handle a signal; the second one raises the ending."""
         if self.pressed:
             raise _ending(number)
         self.pressed = True
         self.ending = _ending(number)
 
     def __call__(self) -> bool:
-        """Whether nothing more is to begin. Raises the ending where what was under way has had its time."""
+        """Return whether to start no more work. Raise the ending if the running work has had its time."""
         if not self.pressed:
             return False
         if self._deadline is None:
-            # Not in the handler, which may have come between any two bytes of other output.
-            self._notify("finishing what is under way; Ctrl-C again leaves at once")
+            # Not in the signal handler, which can run in the middle of other output.
+            self._notify("finishing the running work; press Ctrl-C again to stop immediately")
             self._deadline = time.monotonic() + self._most_s
         if time.monotonic() > self._deadline:
             raise self.ending
@@ -89,9 +90,9 @@ class Finishing:
 
 @contextmanager
 def graceful_interrupt(notify: Callable[[str], None] = lambda _: None, most_s: float = math.inf) -> Iterator[Finishing]:
-    """Whether Ctrl-C was pressed, for a block that ends itself at a good place, within so many seconds.
+    """Let a block end by itself at a good place after Ctrl-C or SIGTERM, within `most_s` seconds.
 
-    Pressed again it ends at once. SIGTERM means the same.
+    A second signal ends it immediately.
     """
     finishing = Finishing(notify, most_s)
     with _handled(ENDINGS, finishing.press):
@@ -100,9 +101,9 @@ def graceful_interrupt(notify: Callable[[str], None] = lambda _: None, most_s: f
 
 @contextmanager
 def _handled(signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle signals for a block, but those that the program was started deaf to.
+    """Handle signals in a block, except those that are ignored.
 
-    A script's shell starts so what it runs in the background, which a Ctrl-C to the script is not meant for.
+    The shell of a script makes background programs ignore Ctrl-C, which is meant for the script.
     """
     heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}

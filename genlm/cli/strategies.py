@@ -1,4 +1,4 @@
-"""From the command line to a strategy."""
+"""Which strategy generates what: the options that `generate` and `batch` share, and how they choose a strategy."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from genlm.decoding.kinds import ALL_FIELDS, KINDS
 from genlm.decoding.presets import Preset, read_presets
 from genlm.decoding.strategy import DEFAULT_KIND, Strategy, kind_from_fields, read_fields
 from genlm.errors import UsageError
+from genlm.formats.prompt import check_utf8
+from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Limits
 
 
 def _flagged_fields() -> dict[str, Field[Any]]:
@@ -69,6 +71,21 @@ class StrategyOptions:
     def choose(self, notify: Callable[[str], None]) -> Strategy:
         """Return the strategy; see `choose_strategy`."""
         return choose_strategy(self.strategy, self.presets, self.flags, notify)
+
+
+@dataclass(frozen=True)
+class LengthOptions:
+    """How long completions may get, how many there are, and where they end."""
+
+    max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS
+    num_return_sequences: options.NumReturnSequences = 1
+    stop: options.Stop = None
+    overflow: options.OnOverflow = "error"
+
+    def limits(self) -> Limits:
+        """Return the limits. Raise UsageError if a number is out of range, InputError if a text is not UTF-8."""
+        stops = tuple(check_utf8(text, "a stop text") for text in self.stop or ())
+        return Limits(self.max_new_tokens, self.num_return_sequences, stops, self.overflow)
 
 
 def choose_strategy(

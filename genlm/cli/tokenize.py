@@ -17,12 +17,12 @@ from genlm.views.tokenize import DecodedText, TokenIds, TokensJson, TokensJsonLi
 
 
 def tokenize(
-    text: options.TextArgument = None,
-    file: options.Files = None,
-    per: options.PerWhat = None,
+    text: options.Text = None,
+    file: options.TextFiles = None,
+    per: options.Per = None,
     decode: Annotated[
         bool,
-        options.input_option("--decode", help="The other way: the texts are token ids, as 5 17 300 or [5, 17, 300]."),
+        options.input_option("--decode", help="Turn token ids, such as 5 17 300 or [5, 17, 300], back into text."),
     ] = False,
     model: options.ModelName = None,
     revision: options.Revision = None,
@@ -30,13 +30,13 @@ def tokenize(
         Literal["text", "ids", "json", "jsonl"],
         options.output_option(
             metavar="FORMAT",
-            help="text, ids: the ids of a text on a line, json: one object, or jsonl: an object a text.",
+            help="text, ids: one line of ids per text, json: one object, or jsonl: one object per text.",
         ),
     ] = "text",
     output: options.Output = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show the tokens that a text is to the model: pieces, ids, places, bytes; or turn ids back into text.
+    """Show the tokens of a text: pieces, ids, offsets, bytes; or turn ids into text.
 
     genlm tokenize "Once upon a time"
     genlm tokenize --file poems.txt --format ids
@@ -45,7 +45,7 @@ def tokenize(
     notify = notices(quiet=quiet)
     texts = read_texts(text, file or [], per)
     if decode and format == "ids":
-        raise UsageError("--decode gives text, and --format ids asks for ids")
+        raise UsageError("--decode and --format ids cannot be combined")
     with open_output(output) as stream:
         with insistent_interrupts():
             folder = find_model(model, revision=revision, notify=notify)

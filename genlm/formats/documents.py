@@ -64,7 +64,7 @@ def _in_folder(folder: Path, without: Path | None) -> list[Path]:
     if without is not None:
         texts = [path for path in texts if without.resolve() not in path.resolve().parents]
     if not texts:
-        raise InputError(f"{folder} holds no texts", hint="of a folder .txt and .jsonl files are taken")
+        raise InputError(f"{folder} holds no texts", hint="only .txt and .jsonl files are read from a folder")
     return texts
 
 
@@ -103,7 +103,7 @@ def _decode(path: Path, data: bytes) -> str:
     except UnicodeDecodeError as error:
         text, wrong = "", error.start
     if 0 <= zero < wrong:
-        raise InputError(f"{path}: binary, not text: byte {zero} is zero")
+        raise InputError(f"{path}: binary, not text (byte {zero} is zero)")
     if wrong < len(data):
         raise InputError(f"{path}: not valid UTF-8 at byte {wrong}")
     return text
@@ -119,7 +119,7 @@ def _records(path: Path, text: str, field: str) -> Iterator[str]:
             raise InputError(f"{path}:{number}: not valid JSON: {error}") from error
         found = record.get(field) if isinstance(record, dict) else None
         if not isinstance(found, str):
-            raise InputError(f"{path}:{number}: no text under {field!r}", hint="--text-field names the field to take")
+            raise InputError(f"{path}:{number}: no text under {field!r}", code="text-field")
         yield _encodable(path, number, found)
 
 
@@ -127,5 +127,5 @@ def _encodable(path: Path, number: int, text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{path}:{number}: half of a surrogate pair, which is no character") from error
+        raise InputError(f"{path}:{number}: half of a surrogate pair is not a character") from error
     return text

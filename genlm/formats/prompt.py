@@ -24,12 +24,12 @@ def read_prompt(argument: str | None, noun: str = "prompt") -> str:
     if argument is not None and argument != "-":
         if _something_is_piped():
             raise UsageError(
-                f"a {noun} as argument and one on standard input: which is it?",
-                hint=f"take one away; <{os.devnull} gives an empty standard input",
+                f"give the {noun} as an argument or on standard input, not both",
+                hint=f"<{os.devnull} makes standard input empty",
             )
         return check_utf8(argument, f"the {noun}")
     if argument is None and _is_terminal():
-        raise UsageError(f"no {noun}", hint='give one, as "Once upon a time", or pipe one in')
+        raise UsageError(f"no {noun}", hint='give one, such as "Once upon a time", or pipe one in')
     return _without_last_break(_decode(_stdin(noun).read()))
 
 

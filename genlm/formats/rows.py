@@ -113,9 +113,9 @@ def open_inputs(
         raise UsageError(f"{twice} is given twice")
     formats = [format or _format_of(path) for path in paths]
     if separator == "":
-        raise UsageError("--separator must not be empty")
+        raise UsageError("the separator must not be empty")
     if separator is not None and set(formats) != {"txt"}:
-        raise UsageError("--separator parts the prompts of text files only")
+        raise UsageError("a separator applies to text files only")
     with tempfile.TemporaryDirectory(prefix="genlm-", ignore_cleanup_errors=True) as folder:
         yield [
             InputFile(*_located(path, Path(folder) / str(number)), each, separator)
@@ -126,11 +126,18 @@ def open_inputs(
 def _format_of(path: Path | RemoteFile) -> Format:
     if path == STDIN:
         raise UsageError(
-            "standard input has no extension", hint=f"--input-format says what it is: {', '.join(FORMATS)}"
+            "standard input has no extension that tells its format",
+            hint=f"the formats are {', '.join(FORMATS)}",
+            code="input-format",
         )
     extension = Path(plain_name(path)).suffix.lower()
     if extension not in EXTENSIONS:
-        raise UsageError(f"{path}: no format is known by {extension or 'no extension'}", hint="--input-format tells it")
+        found = (
+            f"the extension {extension} is not one of a known format"
+            if extension
+            else "no extension that tells its format"
+        )
+        raise UsageError(f"{path}: {found}", code="input-format")
     return EXTENSIONS[extension]
 
 

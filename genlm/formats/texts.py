@@ -38,7 +38,7 @@ def read_texts(argument: str | None, files: Sequence[Path], per: Per | None) -> 
             standard input as it comes.
     """
     if files and argument is not None:
-        raise UsageError("a text as argument and --file at once: which is it?")
+        raise UsageError("give a text or files, not both")
     if not files and per == "line" and argument in (None, "-"):
         files = [STDIN]
     if not files:
@@ -62,7 +62,7 @@ def read_prompt_or_file(argument: str | None, file: Path | None) -> str:
     if file is None:
         return read_prompt(argument)
     if argument is not None:
-        raise UsageError("a prompt as argument and --file at once: which is it?")
+        raise UsageError("give a prompt or a file, not both")
     return _without_break("".join(text.text for text in _read(file, "file")))
 
 

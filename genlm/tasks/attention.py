@@ -42,7 +42,7 @@ def look_at_attention(
     if not all(bool(weights.isfinite().all()) for weights in layers):
         raise ModelError(
             "the model's attention weights are not numbers (NaN or infinite)",
-            hint="its weights may be damaged, or --dtype float16 too narrow for it",
+            hint="its weights may be damaged, or float16 too narrow for it",
         )
     return AttentionMaps(
         model.info,

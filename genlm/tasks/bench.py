@@ -46,8 +46,8 @@ def bench(model: Model, workload: Workload) -> Iterator[BenchRow]:
     context = model.network.context
     if context is not None and workload.prompt_tokens + steps > context:
         raise UsageError(
-            f"{workload.prompt_tokens} prompt tokens and {steps} steps are beyond the model's context of {context}",
-            hint="--prompt-tokens and --new-tokens make them fewer",
+            f"{workload.prompt_tokens} prompt tokens and {steps} steps exceed the model's context of {context}",
+            code="bench-too-long",
         )
     bandwidth = measure_bandwidth(model.network.device)
     for rows in workload.batches:

@@ -26,7 +26,7 @@ DEFAULT_STRATEGIES = ("greedy", "beam", "top-k", "top-p")
 # As many tokens keep their alternatives as a page shows, shared among the strategies; they take most of the memory.
 MOST_TRACED = 20_000
 HUMAN = "reference"
-OUT_OF_MEMORY, NEEDS_LESS = "out of memory", "fewer samples (-n), fewer tokens, or a smaller model need less"
+OUT_OF_MEMORY, NEEDS_LESS = "out of memory", "use fewer completions, fewer tokens, or a smaller model"
 
 
 @dataclass(frozen=True)

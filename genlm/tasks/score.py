@@ -47,7 +47,7 @@ class Scoring:
         keep_tokens: bool = True,
     ) -> None:
         if bos and model.start_id is None:
-            raise InputError("the model has no token that a text starts from", hint="--no-bos scores without one")
+            raise InputError("the model has no start token", code="no-start-token")
         self.model = model
         self.bos = model.start_id is not None if bos is None else bos
         self.sliding = Sliding.over(model.network.context, stride)

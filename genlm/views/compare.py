@@ -216,7 +216,7 @@ def comparison_summary(comparison: StrategyComparison) -> str:
 
 
 def comparison_json(comparison: StrategyComparison) -> str:
-    """Everything, as one object: what `--from` reads again."""
+    """Everything, as one object: which `genlm compare` can read again."""
     return as_object(
         {
             "model": asdict(comparison.model),

@@ -209,7 +209,7 @@ def test_ctrl_c_in_a_terminal(model: Path, tmp_path: Path, expected: list[list[s
         terminal.press(b"\x03")
         assert terminal.end() == 130
     shown = terminal.shown.decode()
-    assert "finishing what is under way" in shown
+    assert "finishing the running work" in shown
     assert "--resume goes on" in shown
     assert 0 < len(records(tmp_path)) < PROMPTS
     done = genlm(*map(str, arguments), "--resume")

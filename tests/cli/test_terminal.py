@@ -1,4 +1,4 @@
-"""`genlm generate` in a terminal: what a user sees, and what no text can make the terminal do."""
+"""`genlm generate` in a terminal: what a user sees, and that no text can control the terminal."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 if sys.platform == "win32":
-    pytest.skip("pseudo-terminals are of Unix", allow_module_level=True)
+    pytest.skip("pseudo-terminals exist on Unix only", allow_module_level=True)
 
 from support.driving import Shown, Terminal, call_in_terminal, save_endless
 from support.gpt2 import save_gpt2
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 STYLE = rb"\x1b\[[0-9;]*m"
-# From where the spinner hides the cursor to where it has erased itself.
+# From hiding the cursor to erasing the line.
 SPINNER = re.compile(r"\x1b\[\?25l.*?\x1b\[\?25h\r\x1b\[1A\x1b\[2K", re.S)
-# Every one does something to a terminal.
-ACTING = "\x1b\x07\x08\r\x0c\x7f\x9b\u202e"
+# Characters that control a terminal.
+CONTROLS = "\x1b\x07\x08\r\x0c\x7f\x9b\u202e"
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose every token is a control character, or a piece of Rich's markup."""
-    tokens = [*ACTING, "[bold]", "[/]", "a"]
+    """A model whose tokens are control characters and pieces of Rich markup."""
+    tokens = [*CONTROLS, "[bold]", "[/]", "a"]
     no_end = {"eos_token_id": None, "bos_token_id": None}
     folder = tmp_path_factory.mktemp("models") / "nasty"
     save_gpt2(folder, vocab_size=len(tokens), n_positions=256, **no_end)
@@ -43,12 +43,12 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_shown(terminal: Terminal | Shown) -> str:
-    """What is left on the screen, without styles and the line that the spinner took away."""
+    """Return the text left on the screen, without styles and the spinner."""
     shown = re.sub(STYLE, b"", terminal.shown).decode().replace("\r\n", "\n")
     return SPINNER.sub("", shown)
 
 
-def test_text_of_a_prompt_and_of_a_model_is_shown_and_never_acts(nasty: Path) -> None:
+def test_control_characters_of_prompt_and_model_are_made_visible(nasty: Path) -> None:
     prompt = "a\x1b]0;title\x07[bold]b[/bold][link=http://x]c[/link]\x9b31m\u202e:smile:"
     draw = ("-s", "sample", "--seed", "1", "--max-new-tokens", "40")
     terminal = call_in_terminal("generate", "-m", nasty, prompt, *draw, "--quiet")
@@ -57,10 +57,10 @@ def test_text_of_a_prompt_and_of_a_model_is_shown_and_never_acts(nasty: Path) ->
     assert prompt_line.decode() == ("a␛]0;title␇[bold]b[/bold][link=http://x]c[/link]<U+009B>31m<U+202E>:smile:")
     pictures = {"␛", "␇", "␈", "␍", "␌", "␡", "<U+009B>", "<U+202E>", "[bold]", "[/]"}
     assert {picture for picture in pictures if picture in text.decode()} == pictures
-    assert not set(ACTING) & set(text.decode())
+    assert not set(CONTROLS) & set(text.decode())
 
 
-def test_samples_are_headed_and_the_summary_is_dim(tiny: Path) -> None:
+def test_samples_have_headings_and_the_summary_is_dim(tiny: Path) -> None:
     arguments = ("-s", "top-k:top_k=3", "--seed", "1", "-n", "2", "--max-new-tokens", "4", "--stop", "\n")
     with Terminal("generate", "-m", tiny, "Once", *arguments, columns=40) as terminal:
         assert terminal.end() == 0
@@ -74,7 +74,7 @@ def test_samples_are_headed_and_the_summary_is_dim(tiny: Path) -> None:
     assert f"\x1b[2m{tiny} (float32, cpu)".encode() in terminal.shown
 
 
-def test_a_dumb_terminal_gets_text_alone(tiny: Path) -> None:
+def test_a_dumb_terminal_gets_plain_text(tiny: Path) -> None:
     arguments = ("-s", "greedy", "--max-new-tokens", "4")
     terminal = call_in_terminal("generate", "-m", tiny, "Once", *arguments, env={"TERM": "dumb"})
     assert terminal.code == 0
@@ -82,7 +82,7 @@ def test_a_dumb_terminal_gets_text_alone(tiny: Path) -> None:
     assert terminal.shown.startswith(b"Once")
 
 
-def test_a_spinner_turns_while_beams_are_searched_and_leaves_no_trace(tiny: Path) -> None:
+def test_a_spinner_is_shown_during_beam_search_and_erased(tiny: Path) -> None:
     arguments = ("-s", "beam:num_beams=3", "--max-new-tokens", "4")
     terminal = call_in_terminal("generate", "-m", tiny, "Once", *arguments)
     assert terminal.code == 0
@@ -92,7 +92,7 @@ def test_a_spinner_turns_while_beams_are_searched_and_leaves_no_trace(tiny: Path
     assert "beam:num_beams=3" in summary
 
 
-def test_into_a_pipe_goes_the_object_alone_while_the_terminal_is_told_what_happens(tiny: Path) -> None:
+def test_json_goes_to_the_pipe_and_progress_to_the_terminal(tiny: Path) -> None:
     arguments = ("--format", "json", "--max-new-tokens", "4", "-n", "3")
     terminal = call_in_terminal("generate", "-m", tiny, "Once", *arguments, pipe=True)
     assert terminal.code == 0
@@ -102,7 +102,7 @@ def test_into_a_pipe_goes_the_object_alone_while_the_terminal_is_told_what_happe
     assert text_shown(terminal).count("\n") == 1
 
 
-def test_ctrl_c_leaves_what_was_shown_and_ends_the_line(endless: Path) -> None:
+def test_ctrl_c_keeps_the_text_and_ends_the_line(endless: Path) -> None:
     with Terminal("generate", "-m", endless, "Once", "--max-new-tokens", "19000") as terminal:
         terminal.wait_for("Once")
         terminal.press(b"\x03")
@@ -114,24 +114,24 @@ def test_ctrl_c_leaves_what_was_shown_and_ends_the_line(endless: Path) -> None:
     assert "error" not in shown
 
 
-def test_ctrl_c_while_the_model_is_loaded(tiny: Path) -> None:
+def test_ctrl_c_while_the_model_loads(tiny: Path) -> None:
     with Terminal("generate", "-m", tiny, "Once", columns=30) as terminal:
         terminal.wait_for("loading")
         terminal.press(b"\x03")
-        # Died of the signal, as Python may when an import was cut off, is 130 to a shell too.
+        # Python may die of the signal if an import was interrupted; a shell shows 130 for that too.
         assert terminal.end() in (130, -2)
     assert "Traceback" not in text_shown(terminal)
-    # The cursor is there again.
+    # The cursor is visible again.
     assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l")
 
 
-def test_without_a_prompt_it_does_not_wait_for_one() -> None:
+def test_a_missing_prompt_is_an_error_on_a_terminal() -> None:
     with Terminal("generate") as terminal:
         assert terminal.end() == 2
-    assert text_shown(terminal) == 'error: no prompt\nhint: give one, as "Once upon a time", or pipe one in\n'
+    assert text_shown(terminal) == 'error: no prompt\nhint: give one, such as "Once upon a time", or pipe one in\n'
 
 
-def test_an_error_acts_no_more_than_a_text() -> None:
+def test_control_characters_of_an_error_are_made_visible() -> None:
     with Terminal("generate", "Once", "-s", "top-p:[bold]\x1b[31m=1", env={"NO_COLOR": "1"}) as terminal:
         assert terminal.end() == 2
     error, spec, marks, hint = text_shown(terminal).splitlines()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.driving import call
 
-from genlm.cli.contenders import choose_contenders
+from genlm.cli.compare import choose_contenders
 from genlm.decoding.grid import axes_of, check_axes, crossed, read_axis
 from genlm.errors import SpecError, UsageError
 

@@ -49,7 +49,7 @@ def test_one_line_break_at_the_end_is_not_of_the_prompt(written: bytes, prompt: 
 
 @needs_unix("a pipe does not tell whether it holds text")
 def test_an_argument_and_piped_text_at_once_are_refused() -> None:
-    with piped(b"there"), pytest.raises(UsageError, match="which is it"):
+    with piped(b"there"), pytest.raises(UsageError, match="not both"):
         read_prompt("Once")
 
 
@@ -60,7 +60,7 @@ def test_an_argument_beside_a_file_with_text_is_refused_and_beside_an_empty_one_
     file.write_text("there")
     with file.open() as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        with pytest.raises(UsageError, match="which is it"):
+        with pytest.raises(UsageError, match="not both"):
             read_prompt("Once")
     with open(os.devnull) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)

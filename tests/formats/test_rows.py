@@ -273,8 +273,8 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     text = write(tmp_path, "a.txt", "fox\n")
     cases: list[tuple[list[Path], type[Exception], str]] = [
         ([tmp_path / "none.txt"], InputError, "no such file"),
-        ([tmp_path], UsageError, "no format is known by no extension"),
-        ([write(tmp_path, "a.doc", "")], UsageError, "no format is known by .doc"),
+        ([tmp_path], UsageError, "no extension that tells its format"),
+        ([write(tmp_path, "a.doc", "")], UsageError, "unknown extension .doc"),
         ([text, text], UsageError, "given twice"),
         ([Path("-")], UsageError, "standard input has no extension"),
     ]

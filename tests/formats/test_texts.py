@@ -98,9 +98,9 @@ def test_an_argument_is_one_text_or_its_lines() -> None:
 
 
 def test_a_text_and_a_file_at_once_are_refused(lines: Path) -> None:
-    with pytest.raises(UsageError, match="which is it"):
+    with pytest.raises(UsageError, match="not both"):
         read_texts("a", [lines], None)
-    with pytest.raises(UsageError, match="which is it"):
+    with pytest.raises(UsageError, match="not both"):
         read_prompt_or_file("a", lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import select
 import struct
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 from unittest import mock
 
 import pytest
@@ -55,6 +56,13 @@ class Done:
         """What the one `hint:` line says."""
         (line,) = [line for line in self.err.splitlines() if line.startswith("hint: ")]
         return line.removeprefix("hint: ")
+
+
+def as_json(*arguments: str | Path, stdin: bytes = b"") -> Any:
+    """Run a command with --format json and return the object that it prints."""
+    done = call(*arguments, "--format", "json", stdin=stdin)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
 
 
 class FakeTerminal(io.StringIO):

@@ -39,7 +39,7 @@ def test_a_step_reads_every_weight_once_and_the_cache_of_each_row(tiny: Path) ->
 
 
 def test_the_table_has_a_line_for_every_dtype_and_batch(tiny: Path) -> None:
-    done = call("bench", "-m", str(tiny), "--dtype", "float32,int8", "--batch", "1,2", "--new-tokens", "3")
+    done = call("bench", "-m", str(tiny), "--dtype", "float32,int8", "--batch-size", "1,2", "--new-tokens", "3")
     lines = done.out.splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [[d, b] for d in ("float32", "int8") for b in "12"]
     assert lines[0].split()[:2] == ["dtype", "rows"]
@@ -53,7 +53,8 @@ def test_a_peak_that_the_system_does_not_tell_is_a_dash(tiny: Path, monkeypatch:
 
 
 def test_json_is_one_object(tiny: Path) -> None:
-    record = json.loads(call("bench", "-m", str(tiny), "--batch", "2", "--new-tokens", "3", "--format", "json").out)
+    done = call("bench", "-m", str(tiny), "--batch-size", "2", "--new-tokens", "3", "--format", "json")
+    record = json.loads(done.out)
     assert record["model"]["source"] == "local"
     assert [row["rows"] for row in record["rows"]] == [2]
     assert record["rows"][0]["dtype"] == "float32"
@@ -79,11 +80,11 @@ def test_it_says_what_became_of_capturing_the_steps(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch", "0"], "at least 1 row, not 0"),
-        (["--batch", "one"], "--batch takes numbers"),
+        (["--batch-size", "0"], "at least 1 row, not 0"),
+        (["--batch-size", "one"], "--batch-size: 'one' is not a list of whole numbers"),
         (["--dtype", "int7"], "no dtype 'int7'"),
         (["--new-tokens", "0"], "at least 1"),
-        (["--new-tokens", "900"], "beyond the model's context of 64"),
+        (["--new-tokens", "900"], "exceed the model's context of 64"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tiny: Path, arguments: list[str], message: str) -> None:

@@ -159,7 +159,7 @@ def test_a_prompt_that_the_model_cannot_take_is_an_error(saved: Path, edit: Call
         (("--seed", "5"), "--seed"),
         (("-s", "greedy"), "--strategy"),
         (("-m", "fable"), "--model"),
-        (("Once",), "a prompt"),
+        (("Once",), "PROMPT"),
         (("--html", "x.html"), "--html"),
         (("--max-new-tokens", "50"), "--max-new-tokens"),
         (("--no-echo",), "--echo"),
@@ -168,7 +168,7 @@ def test_a_prompt_that_the_model_cannot_take_is_an_error(saved: Path, edit: Call
 def test_what_the_result_decides_is_not_to_be_given_again(saved: Path, options: tuple[str, ...], named: str) -> None:
     done = call("generate", "--replay", saved, *options)
     assert done.code == 2
-    assert f"{named} does not go with it" in done.error()
+    assert done.error() == f"--replay and {named} cannot be combined"
 
 
 def test_a_token_of_a_difference_acts_on_no_terminal(saved: Path) -> None:

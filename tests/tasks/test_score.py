@@ -130,7 +130,7 @@ def test_a_model_without_a_start_token_scores_from_the_second_on(tmp_path: Path)
     tally = score(loaded, "wolf king fox").tally
     assert (tally.num_tokens, tally.num_scored_tokens) == (3, 2)
     assert tally.num_scored_bytes == len("wolf king fox") - len("wolf")
-    with pytest.raises(InputError, match="no token that a text starts from"):
+    with pytest.raises(InputError, match="the model has no start token"):
         Scoring(loaded, [], bos=True)
 
 

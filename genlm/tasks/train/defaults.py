@@ -10,7 +10,7 @@ from genlm.errors import UsageError
 from genlm.tasks.train.settings import Recipe, Shape
 from genlm.tasks.train.texts import SMALL
 
-PRESETS = {
+SIZES = {
     "tiny": Shape(n_layer=2, n_embd=64, n_head=2, n_positions=128, vocab_size=512),
     "small": Shape(n_layer=4, n_embd=128, n_head=4, n_positions=256, vocab_size=1024),
     "medium": Shape(n_layer=6, n_embd=320, n_head=5, n_positions=512, vocab_size=4096),
@@ -31,7 +31,7 @@ class Default:
     """How a corpus below `bytes` is trained on: from scratch, and where a trained model goes on (`tuning_*`)."""
 
     bytes: float
-    preset: str
+    size: str
     max_steps: int
     batch_size: int
     learning_rate: float
@@ -54,16 +54,16 @@ def default_for(num_bytes: int) -> Default:
     return next(row for row in DEFAULTS if num_bytes < row.bytes)
 
 
-def choose_shape(num_bytes: int, preset: str | None, given: dict[str, int]) -> Shape:
-    """The preset, or the one for a corpus of this size, with the numbers that were given in its place.
+def choose_shape(num_bytes: int, size: str | None, given: dict[str, int]) -> Shape:
+    """Return the shape of this size, or of the default for the corpus, with the given numbers replaced.
 
     Raises:
-        UsageError: no such preset, or numbers that make no model.
+        UsageError: there is no such size, or the numbers make no model.
     """
-    name = preset or default_for(num_bytes).preset
-    if name not in PRESETS:
-        raise UsageError(f"no preset {name!r}", hint="there are " + ", ".join(PRESETS))
-    numbers = asdict(PRESETS[name]) | given
+    name = size or default_for(num_bytes).size
+    if name not in SIZES:
+        raise UsageError(f"no size {name!r}", hint="the sizes are " + ", ".join(SIZES))
+    numbers = asdict(SIZES[name]) | given
     if "n_embd" in given and "n_head" not in given:
         numbers["n_head"] = _heads(given["n_embd"])
     return Shape(**numbers)

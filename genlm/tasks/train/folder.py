@@ -45,10 +45,12 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     if not out.is_dir() or all(path.name.startswith(LOCK) for path in out.iterdir()):
         return
     if not (out / "training.json").is_file():
-        raise OutputError(f"{out} is there already, and holds no run of genlm train", hint="name another folder")
+        raise OutputError(f"{out} already exists and holds no run of genlm train", hint="name another folder")
     if not overwrite:
-        goes_on = "--resume goes on with the run in it, " if (out / "checkpoint.safetensors").is_file() else ""
-        raise OutputError(f"{out} is there already, and not empty", hint=f"{goes_on}--overwrite begins anew")
+        can_resume = (out / "checkpoint.safetensors").is_file()
+        raise OutputError(
+            f"{out} already exists and is not empty", code="output-exists" if can_resume else "output-not-resumable"
+        )
 
 
 def is_complete(out: Path) -> bool:
@@ -67,7 +69,7 @@ def check_room(out: Path, parameters: int) -> None:
     need, free = parameters * (CHECKPOINT_BYTES + WEIGHT_BYTES), shutil.disk_usage(place).free
     if need > free:
         raise OutputError(
-            f"no space: the run needs {_size(need)} in {out}, where {_size(free)} are free",
+            f"{out}: not enough disk space: the run needs {_size(need)}, and {_size(free)} are free",
             hint="a smaller model needs less",
         )
 

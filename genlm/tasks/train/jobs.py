@@ -36,7 +36,7 @@ class Request:
     source: Source
     base: str | None = None
     tokenizer: str | None = None
-    preset: str | None = None
+    size: str | None = None
     shape: dict[str, int] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     dtype: PrecisionChoice = "auto"
@@ -92,7 +92,7 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
     from genlm.model.load import choose_device
 
     if request.revision is not None and request.base is None:
-        raise UsageError("--revision needs --from: it is of the model to go on with")
+        raise UsageError("a revision needs a base model")
     model = _new(request, texts) if request.base is None else _known(request, request.base, notify)
     recipe = choose_recipe(
         texts.num_bytes,
@@ -125,16 +125,13 @@ def _refuse_evaluations(request: Request) -> None:
     """Raise UsageError for what has a meaning with held-out text only."""
     for name in ("patience", "eval_every"):
         if request.recipe.get(name):
-            raise UsageError(
-                f"--{name.replace('_', '-')} needs held-out text",
-                hint="--valid names it, --valid-share X takes it from the corpus",
-            )
+            raise UsageError(f"{name} needs held-out text", code="needs-held-out-text")
 
 
 def _new(request: Request, texts: Texts) -> _Model:
     if request.tokenizer is not None and not is_made(request.tokenizer) and "vocab_size" in request.shape:
-        raise UsageError(f"--vocab-size and --tokenizer {request.tokenizer} at once: that has its own size")
-    shape = choose_shape(texts.num_bytes, request.preset, request.shape)
+        raise UsageError(f"vocab_size cannot be set: the tokenizer {request.tokenizer} has its own size")
+    shape = choose_shape(texts.num_bytes, request.size, request.shape)
     return _Model(None, shape, shape.n_positions, shape.parameters, shape.n_embd, "float32")
 
 
@@ -146,17 +143,19 @@ def _known(request: Request, name: str, notify: Notify) -> _Model:
     from genlm.model.adapter import read_config
     from genlm.model.files import weight_files
 
-    extra = [f"--{part.replace('_', '-')}" for part in request.shape if part != "n_positions"]
-    extra += [f"--{part}" for part in ("preset", "tokenizer") if getattr(request, part) is not None]
+    extra = [part for part in request.shape if part != "n_positions"]
+    extra += [part for part in ("size", "tokenizer") if getattr(request, part) is not None]
     if extra:
-        raise UsageError(f"{extra[0]} and --from at once: {name} has its own")
+        raise UsageError(f"{extra[0]} cannot be set: the base model {name} has its own")
     folder = find_model(name, revision=request.revision, notify=notify)
     config = read_config(folder.path)
     text_config = config.get_text_config()
     most = getattr(text_config, "max_position_embeddings", None)
     context = request.shape.get("n_positions", most or UNBOUNDED)
     if not LEAST_CONTEXT <= context <= (most or context):
-        raise UsageError(f"n_positions must be from {LEAST_CONTEXT} to the context of {name}, {most}, not {context}")
+        raise UsageError(
+            f"n_positions must be between {LEAST_CONTEXT} and {most}, the context of {name}, not {context}"
+        )
     dtype = str(config.dtype).removeprefix("torch.")
     size = sum(path.stat().st_size for path in weight_files(folder.path, allow_pickle=False))
     return _Model(
@@ -183,7 +182,7 @@ def read(out: Path) -> Job:
     """The job whose run is in `out`. Raises InputError where there is none."""
     path = out / NAME
     if not path.is_file():
-        raise InputError(f"{out} holds no {NAME}: no run was begun there")
+        raise InputError(f"{out} holds no {NAME}: no run was started there")
     try:
         kept = json.loads(path.read_bytes())
         source: dict[str, Any] = {name: _hashable(value) for name, value in kept["source"].items()}
@@ -201,10 +200,7 @@ def check_same(begun: Job, asked: Job, out: Path) -> None:
     """Raise UsageError where a run that was begun is asked to go on in another way."""
     for (name, before), (_, now) in zip(_flat(asdict(begun)), _flat(asdict(asked)), strict=False):
         if before != now:
-            raise UsageError(
-                f"the run in {out} was begun with {name} {before}, not {now}",
-                hint="--resume -o DIR alone goes on as it was begun",
-            )
+            raise UsageError(f"the run in {out} was started with {name} {before}, not {now}", code="run-differs")
 
 
 def _flat(record: dict[str, Any]) -> list[tuple[str, Any]]:

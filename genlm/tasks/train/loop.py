@@ -191,7 +191,7 @@ class Training:
         loss = sum(loss.item() for loss in losses) / len(losses)
         place = self.place
         if not math.isfinite(loss):
-            raise ModelError(f"the loss is not a number by step {place.step}", hint="a lower --learning-rate may help")
+            raise ModelError(f"the loss is not a number at step {place.step}", hint="a lower learning rate may help")
         return TrainReport(
             step=place.step,
             epoch=place.epoch,

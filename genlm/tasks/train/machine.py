@@ -47,7 +47,7 @@ def check_compiler(device: str) -> None:
     """Raise UsageError where torch.compile has nothing to compile with."""
     compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
     if device == "cpu" and not any(map(shutil.which, filter(None, compilers))):
-        raise UsageError("--compile needs a C++ compiler, and none is found", hint="CXX names one")
+        raise UsageError("compiling needs a C++ compiler, and none was found", hint="set CXX to one")
 
 
 def _is_fast_at_bfloat16(device: str) -> bool:

@@ -64,7 +64,7 @@ def begin(request: Request, out: Path, *, overwrite: bool = False, notify: Notif
     texts = gather(request.source, request.seed, out)
     job = jobs.resolve(request, texts, notify)
     if job.base is not None and out.resolve() == find_model(job.base, revision=job.revision).path.resolve():
-        raise OutputError(f"{out} is the model to go on with", hint="name another folder")
+        raise OutputError(f"{out} is the base model itself", hint="name another folder")
     check_room(out, job.parameters)
     vocabulary = _vocabulary(job, texts, notify)
     training, facts = _prepared(job, texts, vocabulary, out)
@@ -103,10 +103,10 @@ def resume(out: Path, request: Request | None = None, notify: Notify = lambda _:
 def _resumed(job: Job, out: Path, request: Request | None, notify: Notify) -> tuple[Training, TrainFacts]:
     is_at_end = came_to_its_end(out)
     if is_at_end and is_complete(out):
-        raise InputError(f"the run in {out} is finished", hint="--overwrite trains anew, --from goes on with its model")
+        raise InputError(f"the run in {out} has finished", code="run-finished")
     texts = gather(job.source, job.recipe.seed, out)
     if texts.fingerprint != job.fingerprint:
-        raise InputError(f"the texts are no longer those that the run in {out} was begun with")
+        raise InputError(f"the texts have changed since the run in {out} was started")
     if request is not None:
         jobs.check_same(job, jobs.resolve(request, gather(request.source, request.seed, out), notify), out)
     training, facts = _prepared(job, texts, Vocabulary(*find_tokenizer(str(out.absolute()), notify)), out)

@@ -80,7 +80,7 @@ def gather(source: Source, seed: int, out: Path | None = None) -> Texts:
         UsageError: a share that makes no sense.
     """
     if source.valid and source.share is not None:
-        raise UsageError("--valid and --valid-share at once: which is it?")
+        raise UsageError("held-out files and a share to hold out cannot be combined")
     files = [read_text_file(path, source.field) for path in find_files(map(Path, source.corpus), out)]
     valid = [read_text_file(path, source.field) for path in find_files(map(Path, source.valid), out)]
     _check_apart(files, valid)
@@ -135,7 +135,7 @@ def _split(documents: list[str], share: float | None, seed: int) -> tuple[list[s
     pairs = [_cut(document, share) for document in documents]
     kept, held_out = ([part for part in parts if part.strip()] for parts in zip(*pairs, strict=True))
     if not kept or not held_out:
-        raise InputError("the corpus is too short to hold a part of it out", hint="--valid-share 0 holds nothing out")
+        raise InputError("the corpus is too short to hold part of it out", code="corpus-too-short")
     return kept, held_out
 
 

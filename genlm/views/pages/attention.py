@@ -29,7 +29,7 @@ def attention_page(maps: AttentionMaps) -> str:
     if weights > MOST_WEIGHTS:
         raise UsageError(
             f"a page of {len(maps.heads)} heads over {size} tokens would be too large for a browser",
-            hint="--layer L, --head H or a shorter prompt makes it smaller",
+            code="page-too-large",
         )
     model = maps.model
     data = {

@@ -27,7 +27,7 @@ from support.networks import count_rows, out_of_memory
 import genlm
 from genlm.api import LanguageModel
 from genlm.cli import batch as command
-from genlm.cli.loading import ModelOptions
+from genlm.cli.options import ModelOptions
 from genlm.decoding.kinds import KINDS
 from genlm.formats.journal import open_journal
 from genlm.formats.rows import InputFile, open_inputs
@@ -726,7 +726,7 @@ def test_ctrl_c_or_sigterm_finishes_what_is_under_way(
         interrupted_after(2, 1, patch, number)
         done = run("in.jsonl", "-o", "out.jsonl", "--seed", "7", "--max-new-tokens", "9", "--batch-size", "4")
     assert done.code == code
-    assert "finishing what is under way; Ctrl-C again leaves at once" in done.err
+    assert "finishing the running work; press Ctrl-C again to stop immediately" in done.err
     assert "of 14 prompts are in out.jsonl" in done.err
     assert "--resume goes on" in done.err
     # The two, those under way, and any that ended with their first token before the signal was noticed.
@@ -887,7 +887,7 @@ def test_a_column_that_is_asked_for_and_not_there_is_an_error_before_any_work(
 def test_an_empty_separator_is_refused(run: Callable[..., Done]) -> None:
     Path("in.txt").write_text("fox\n")
     done = run("in.txt", "-o", "out.jsonl", "--separator", "")
-    assert (done.code, done.error()) == (2, "--separator must not be empty")
+    assert (done.code, done.error()) == (2, "the separator must not be empty")
 
 
 def test_the_time_of_loading_is_no_part_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:

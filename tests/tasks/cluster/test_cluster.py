@@ -474,7 +474,7 @@ class TestMerge:
 
     def test_what_does_not_go_with_it(self, tmp_path: Path) -> None:
         done = call("batch", "--merge", tmp_path, "-o", "x.jsonl", "--seed", "3")
-        assert (done.code, done.error()) == (2, "--seed does not go with --merge")
+        assert (done.code, done.error()) == (2, "--merge and --seed cannot be combined")
 
 
 class TestOutput:
@@ -529,9 +529,9 @@ class TestUsage:
             (["--engine", "ray", "--workers", "0"], "--workers must be 1 or more"),
             (["--engine", "ray", "--cpus-per-worker", "0"], "--cpus-per-worker must be more than 0"),
             (["--engine", "ray", "--gpus-per-worker", "-1"], "--gpus-per-worker must be more than 0"),
-            (["--engine", "ray", "--unordered"], "--unordered does not go with --engine ray"),
+            (["--engine", "ray", "--unordered"], "--engine ray and --unordered cannot be combined"),
             (["--engine", "ray", "--address", "auto", "--dashboard"], "--dashboard is for a Ray on this machine"),
-            (["--workers", "2"], "--workers does not go with --engine local"),
+            (["--workers", "2"], "--engine local and --workers cannot be combined"),
         ],
     )
     def test_what_makes_no_sense(self, tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -551,7 +551,7 @@ class TestUsage:
         """Told before a model is looked for, which may be a long download."""
         with (
             mock.patch("genlm.tasks.cluster.session.find_spec", return_value=None),
-            mock.patch("genlm.cli.loading.find_model", pytest.fail),
+            mock.patch("genlm.cli.options.find_model", pytest.fail),
         ):
             (tmp_path / "p.txt").write_text("The king\n")
             done = call("batch", tmp_path / "p.txt", "-o", tmp_path / "parts", "-m", "fable", "--engine", "ray")

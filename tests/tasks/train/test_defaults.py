@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from genlm.errors import UsageError
-from genlm.tasks.train.defaults import PRESETS, choose_recipe, choose_shape
+from genlm.tasks.train.defaults import SIZES, choose_recipe, choose_shape
 from genlm.tasks.train.jobs import Job, Request, resolve
 from genlm.tasks.train.texts import Source, Texts
 
@@ -18,17 +18,17 @@ def recipe(num_bytes: int, held_bytes: int = 0, *, is_tuning: bool = False, **gi
 
 
 @pytest.mark.parametrize(
-    ("num_bytes", "preset"), [(20, "tiny"), (9_999, "tiny"), (10_000, "small"), (1_000_000, "medium")]
+    ("num_bytes", "size"), [(20, "tiny"), (9_999, "tiny"), (10_000, "small"), (1_000_000, "medium")]
 )
-def test_a_larger_corpus_has_a_larger_model(num_bytes: int, preset: str) -> None:
-    assert choose_shape(num_bytes, None, {}) == PRESETS[preset]
+def test_a_larger_corpus_has_a_larger_model(num_bytes: int, size: str) -> None:
+    assert choose_shape(num_bytes, None, {}) == SIZES[size]
 
 
 def test_a_small_corpus_is_learned_without_dropout() -> None:
     assert [recipe(size).dropout for size in (20, 20_000)] == [0.0, 0.1]
 
 
-def test_numbers_alter_a_preset() -> None:
+def test_numbers_change_parts_of_a_size() -> None:
     shape = choose_shape(20, "small", {"n_layer": 1, "n_positions": 32})
     assert (shape.n_layer, shape.n_positions, shape.n_embd) == (1, 32, 128)
 
@@ -38,8 +38,8 @@ def test_a_width_has_heads_that_divide_it(width: int, heads: int) -> None:
     assert choose_shape(20, None, {"n_embd": width}).n_head == heads
 
 
-def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(UsageError, match="no preset 'huge'"):
+def test_an_unknown_size_is_refused() -> None:
+    with pytest.raises(UsageError, match="no size 'huge'"):
         choose_shape(20, "huge", {})
 
 
@@ -74,10 +74,10 @@ def test_a_model_to_go_on_with_brings_its_own_size(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"shape": {"n_layer": 2}}, "--n-layer and --from at once"),
-        ({"preset": "small"}, "--preset and --from at once"),
-        ({"tokenizer": "char"}, "--tokenizer and --from at once"),
-        ({"shape": {"n_positions": 65}}, "n_positions must be from 2 to the context of .*, 64, not 65"),
+        ({"shape": {"n_layer": 2}}, "n_layer cannot be set: the base model .* has its own"),
+        ({"size": "small"}, "size cannot be set: the base model .* has its own"),
+        ({"tokenizer": "char"}, "tokenizer cannot be set: the base model .* has its own"),
+        ({"shape": {"n_positions": 65}}, "n_positions must be between 2 and 64, the context of .*, not 65"),
     ],
 )
 def test_what_it_brings_is_not_asked_for(asked: dict[str, Any], message: str, tiny: Path) -> None:
@@ -86,13 +86,13 @@ def test_what_it_brings_is_not_asked_for(asked: dict[str, Any], message: str, ti
 
 
 def test_a_tokenizer_that_is_there_has_its_own_size(tiny: Path) -> None:
-    with pytest.raises(UsageError, match="--vocab-size and --tokenizer"):
+    with pytest.raises(UsageError, match=r"vocab_size cannot be set: the tokenizer .* has its own size"):
         job(tokenizer=str(tiny), shape={"vocab_size": 300})
 
 
 @pytest.mark.parametrize("name", ["patience", "eval_every"])
 def test_patience_and_evaluations_are_with_held_out_text(name: str) -> None:
-    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} needs held-out text"):
+    with pytest.raises(UsageError, match=f"{name} needs held-out text"):
         job(recipe={name: 3})
 
 

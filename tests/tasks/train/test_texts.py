@@ -90,14 +90,14 @@ def test_a_corpus_without_text_is_refused(corpus: str, tmp_path: Path) -> None:
 
 
 def test_held_out_text_is_named_or_taken_from_the_corpus(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--valid and --valid-share at once"):
+    with pytest.raises(UsageError, match="held-out files and a share to hold out cannot be combined"):
         gather(source(tmp_path, LINE, "sea", share=0.1), seed=0)
 
 
 def test_something_is_left_to_train_on(tmp_path: Path) -> None:
     texts = gather(source(tmp_path, LINE * 3, share=0.9), seed=0)
     assert (len(texts.documents), len(texts.held_out)) == (1, 2)
-    with pytest.raises(InputError, match="too short to hold a part of it out"):
+    with pytest.raises(InputError, match="too short to hold part of it out"):
         gather(source(tmp_path, "a fox", share=0.99), seed=0)
 
 

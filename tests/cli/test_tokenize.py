@@ -1,0 +1,57 @@
+"""`genlm tokenize`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.driving import as_json, call
+
+
+def test_text_is_a_table_with_one_row_per_token(tiny: Path) -> None:
+    done = call("tokenize", "fox\n狐", "-m", tiny)
+    assert done.out.splitlines()[0].split() == ["#", "token", "id", "characters", "bytes", "mask"]
+    assert "␊" in done.out
+    assert "<E7>" in done.out
+    assert "part of a character" in done.out
+    assert done.out.splitlines()[-1].startswith("6 tokens, 5 characters, 7 bytes")
+
+
+def test_json_has_the_offsets_of_every_token(tiny: Path) -> None:
+    found = as_json("tokenize", "fox 狐", "-m", tiny)
+    (item,) = found["items"]
+    assert item["ids"] == [token["id"] for token in item["tokens"]]
+    assert item["attention_mask"] == [1] * item["num_tokens"]
+    assert (item["num_characters"], item["num_bytes"]) == (5, 7)
+    last = item["tokens"][-1]
+    assert (last["start"], last["end"], last["byte_start"], last["byte_end"]) == (4, 5, 6, 7)
+    assert last["bytes"] == [0x90]
+    assert found["total"] == {"num_texts": 1, "num_tokens": item["num_tokens"], "num_characters": 5, "num_bytes": 7}
+
+
+def test_decoding_the_ids_restores_the_text(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("fox 狐\n\nthe <|endoftext|> end\n")
+    ids = call("tokenize", "--file", path, "-m", tiny, "--format", "ids").out
+    assert len(ids.splitlines()) == 3
+    back = call("tokenize", "--decode", "--per", "line", "-m", tiny, stdin=ids.encode())
+    assert back.out == path.read_text()
+
+
+def test_jsonl_of_decoded_ids(tiny: Path) -> None:
+    done = call("tokenize", "[1, 2]", "--decode", "-m", tiny, "--format", "jsonl")
+    assert json.loads(done.out)["ids"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (["--decode", "1 two"], 1, "not a token id: 'two'"),
+        (["--decode", "300"], 1, "the tokenizer has no token 300"),
+        (["--decode", "1", "--format", "ids"], 2, "--decode and --format ids cannot be combined"),
+    ],
+)
+def test_wrong_ids_are_errors(tiny: Path, arguments: list[str], code: int, error: str) -> None:
+    done = call("tokenize", "-m", tiny, *arguments)
+    assert (done.code, done.out, done.error()) == (code, "", error)
