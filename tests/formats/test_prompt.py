@@ -125,4 +125,4 @@ def test_the_lines_that_a_shell_loop_reads_are_not_taken_for_a_prompt() -> None:
     command = f'while read -r line; do "{sys.executable}" -m genlm generate "$line" || exit; done'
     done = subprocess.run(["sh", "-c", command], input=b"one\ntwo\n", capture_output=True, check=False)
     assert done.returncode == 2
-    assert b"hint: take one away; </dev/null gives an empty standard input\n" in done.stderr
+    assert b"hint: </dev/null makes standard input empty\n" in done.stderr

@@ -48,7 +48,7 @@ def test_the_table_has_a_line_for_every_dtype_and_batch(tiny: Path) -> None:
 
 def test_a_peak_that_the_system_does_not_tell_is_a_dash(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genlm.tasks.bench.peak_bytes", lambda device: None)
-    done = call("bench", "-m", str(tiny), "--batch", "1", "--new-tokens", "3")
+    done = call("bench", "-m", str(tiny), "--batch-size", "1", "--new-tokens", "3")
     assert done.out.splitlines()[1].split()[-2] == "-"
 
 

@@ -386,10 +386,10 @@ class Poisoned(GPT2):
         self.__dict__ = dict(healthy.__dict__)
         self.token, self.error = token, error
 
-    def hidden(self, ids: torch.Tensor, positions: torch.Tensor, attend: Any) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         if (ids == self.token).any():
             raise self.error
-        return super().hidden(ids, positions, attend)
+        return super().forward(ids, *arguments, **options)
 
 
 @pytest.mark.parametrize(

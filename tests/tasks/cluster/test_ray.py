@@ -214,7 +214,7 @@ def told_to_end(number: signal.Signals, cluster: Cluster, parts: Path, arguments
         wait_until(lambda: parts_of(parts), "a part")
         with paused(cluster):
             run.send_signal(number)
-            said = read_until(run, b"Ctrl-C again leaves at once")
+            said = read_until(run, b"press Ctrl-C again to stop immediately")
             # It tells the workers right after it has said so.
             time.sleep(0.5)
         _, err = run.communicate(timeout=PATIENCE_S)
