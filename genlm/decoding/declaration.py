@@ -228,11 +228,11 @@ def _split_bias(text: str) -> tuple[int, float]:
 
 
 def _check_bias(token: object, bias: object) -> tuple[int, float]:
-    if type(token) is not int or token < 0:
+    if isinstance(token, bool) or not isinstance(token, int) or token < 0:
         raise ValueError("not an id")
-    if type(bias) not in (int, float) or not -LARGEST_BIAS <= bias <= LARGEST_BIAS:  # type: ignore[operator]
+    if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -LARGEST_BIAS <= bias <= LARGEST_BIAS:
         raise ValueError("not a bias, or out of range")
-    return token, float(bias)  # type: ignore[arg-type]
+    return token, float(bias)
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ class Field(Generic[T]):
         return bool(self.values.separator)
 
     def join(self, first: Given, second: Given) -> Given:
-        """Return two lists as one text; if one is invalid return it alone, for `check` to refuse."""
+        """Return two lists as one text. If one is invalid, return it alone, so that `check` refuses it."""
         texts = []
         for given in (first, second):
             try:
@@ -353,14 +353,14 @@ class Kind:
     name: str
     summary: str
     formula: str
-    paper: str
     parameters: tuple[Field[Any] | Processor, ...]
     samples: bool
+    paper: str = ""
     main: str = ""
     # The kind that this one becomes at a temperature of 0.
     zero_temperature_kind: str = "greedy"
     rules: tuple[Rule, ...] = ()
-    # The generator of events, as "module:function"; empty: the scheduler, where sequences share steps.
+    # The "module:function" that yields the events of a search; empty for kinds that the scheduler decodes.
     loop: str = ""
     # Whether processors get log-probabilities instead of logits, as beams do, whose scores are sums of them.
     on_logprobs: bool = False
@@ -369,7 +369,7 @@ class Kind:
     # What the choice depends on beyond the next token's distribution, in words.
     also_depends_on: str = ""
     in_transformers: bool = False
-    # The plain flags that select this kind if no spec is given; of several kinds, the lowest rank wins.
+    # The fields whose plain flags select this kind if no spec is given; of several kinds, the lowest rank wins.
     selected_by: tuple[str, ...] = ()
     selection_rank: int = 0
 

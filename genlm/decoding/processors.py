@@ -63,9 +63,9 @@ class StatefulProcessor(Protocol):
 
 @dataclass(frozen=True)
 class LogitsProcessors:
-    """All logits processors of a strategy without state: the way from logits to the distribution it chooses from.
+    """The logits processors of a strategy, except those with state.
 
-    Generation, traces and `genlm next` all go this way.
+    Calling it is the one way from logits to what a strategy chooses by: generation, traces and `genlm next` all do.
     """
 
     strategy: Strategy
@@ -76,7 +76,7 @@ class LogitsProcessors:
         return self.apply(self.start(logits), history)
 
     def start(self, logits: Tensor) -> Tensor:
-        """Return what the first processor gets: log-probabilities for beams, whose scores are sums, else the logits."""
+        """Return what the first processor gets: logits, or log-probabilities for beams, whose scores are sums."""
         return logits.log_softmax(-1) if self.strategy.declaration.on_logprobs else logits
 
     def apply(self, scores: Tensor, history: History) -> Tensor:
@@ -86,7 +86,7 @@ class LogitsProcessors:
         return scores
 
     def distribution(self, logits: Tensor, history: History) -> Tensor:
-        """Like a call, but only the token that is chosen is left if the strategy always takes the most likely one."""
+        """Return the same scores, or only that of the most likely token if the strategy always takes it."""
         scores = self(logits, history)
         kind = self.strategy.declaration
         if kind.samples or kind.also_depends_on:
@@ -138,7 +138,7 @@ def processors_key(request: Request) -> Hashable:
 
 
 def _active(strategy: Strategy, *, has_state: bool) -> list[str]:
-    """Return where the processors of a strategy are that are not off, in the order in which they apply."""
+    """Return the places of the processors of a strategy that are not off, in the order in which they apply."""
     values = strategy.fields
     processors = [each for each in strategy.declaration.processors if each.has_state is has_state]
     return [each.place for each in processors if not each.is_off(values)]

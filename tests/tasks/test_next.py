@@ -284,7 +284,7 @@ def test_a_tree_of_greedy_is_one_path(model: Model) -> None:
         ("diverse-beam", "the tokens that earlier groups chose"),
         ("beam-sample", "beam-sample does not choose by these probabilities alone"),
         ("contrastive", "depends on the hidden state that each candidate would have"),
-        ("dola", "depends on the scores of earlier layers"),
+        ("dola", "depends on earlier layers"),
         ("top-p", None),
         ("sample", None),
     ],

@@ -27,12 +27,12 @@ MIROSTAT = Processor(
 )
 KINDS = [
     Kind(
-        "mirostat",
-        "a draw that keeps the surprise of the text near mirostat_tau bits per token (version 2)",
-        "keep v if -log2 p(v) <= mu, and always the most likely token; mu starts at\n"
+        name="mirostat",
+        summary="a draw that keeps the surprise of the text near mirostat_tau bits per token (version 2)",
+        formula="keep v if -log2 p(v) <= mu, and always the most likely token; mu starts at\n"
         "2 * mirostat_tau; after drawing v, mu falls by\nmirostat_eta * (-log2 p(v) - mirostat_tau)",
-        "Basu et al. 2021, arXiv:2007.14966",
-        (MIROSTAT, DIVIDE_BY_TEMPERATURE, *PENALTIES),
+        paper="Basu et al. 2021, arXiv:2007.14966",
+        parameters=(MIROSTAT, DIVIDE_BY_TEMPERATURE, *PENALTIES),
         samples=True,
         main="mirostat_tau",
     ),
