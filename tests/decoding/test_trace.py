@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.driving import FakeTerminal, call, call_in_terminal
+from support.models import load
 
 import genlm
 from genlm.api import LanguageModel
@@ -17,6 +18,7 @@ from genlm.decoding.completion import Alternative, Completion, TracedToken
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.processors import keep_top_k
 from genlm.decoding.trace import trace_tokens
+from genlm.model.load import Model
 from genlm.model.pieces import Pieces
 from genlm.views.generation import as_json
 from genlm.views.trace import BUCKETS, STYLES, TraceView, bucket, parts
@@ -31,8 +33,13 @@ def lm(tiny: Path) -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def pieces(lm: LanguageModel) -> Pieces:
-    return Pieces(lm._model.tokenizer)
+def model(tiny: Path) -> Model:
+    return load(tiny)
+
+
+@pytest.fixture(scope="module")
+def pieces(model: Model) -> Pieces:
+    return Pieces(model.tokenizer)
 
 
 def test_a_trace_by_hand(pieces: Pieces) -> None:
@@ -57,15 +64,14 @@ def test_a_small_vocabulary_has_fewer_alternatives(pieces: Pieces) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trace_equals_one_forward_pass_over_the_text(lm: LanguageModel, kind: str) -> None:
+def test_a_trace_equals_one_forward_pass_over_the_text(lm: LanguageModel, model: Model, kind: str) -> None:
     made = lm.generate(PROMPT, strategy=kind, max_new_tokens=12, seed=3, trace=True)
-    network = lm._model.network
     for completion in made.completions:
         traced = trace_of(completion)
         assert [token.id for token in traced] == list(completion.token_ids)
         assert sum(token.logprob for token in traced) == pytest.approx(completion.logprob, abs=1e-3)
         ids = [*made.prompt_token_ids, *completion.token_ids]
-        logprobs = network.logits(ids[:-1])[len(made.prompt_token_ids) - 1 :].log_softmax(-1)
+        logprobs = model.network.logits(ids[:-1])[len(made.prompt_token_ids) - 1 :].log_softmax(-1)
         for token, row in zip(traced, logprobs, strict=True):
             assert token.logprob == pytest.approx(row[token.id].item(), abs=1e-3)
             assert token.probability == pytest.approx(math.exp(token.logprob), rel=1e-4)

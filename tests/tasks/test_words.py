@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.models import save_three_words
+from support.models import load, save_three_words
 
 import genlm
 from genlm.api import LanguageModel
 from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
+from genlm.model.load import Model
 from genlm.tasks.words import bad_words_ids
 
 PROMPT = "Once upon a time"
@@ -21,6 +22,11 @@ SPECS = ["greedy", "beam:num_beams=3", "sample", "top-k", "contrastive", "dola",
 @pytest.fixture(scope="module")
 def lm(tiny: Path) -> LanguageModel:
     return genlm.load(str(tiny), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Model:
+    return load(tiny)
 
 
 def complete(lm: LanguageModel, strategy: Strategy, *, trace: bool = False) -> Completion:
@@ -35,27 +41,27 @@ def holds(ids: tuple[int, ...], word: tuple[int, ...]) -> bool:
     return any(ids[at : at + len(word)] == word for at in range(len(ids)))
 
 
-def words_in(lm: LanguageModel, ids: tuple[int, ...]) -> list[str]:
+def words_in(model: Model, ids: tuple[int, ...]) -> list[str]:
     """Texts of one or two tokens in `ids` that the tokenizer encodes as these tokens."""
-    decode, encode = lm._model.tokenizer.decode, lm._model.tokenizer.encode
+    decode, encode = model.tokenizer.decode, model.tokenizer.encode
     texts = [decode(ids[at : at + size]) for at in range(len(ids) - 1) for size in (1, 2)]
     return [text for text in texts if text.strip() and "\ufffd" not in text and holds(ids, tuple(encode(text)))]
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_bad_word_is_never_generated(lm: LanguageModel, spec: str) -> None:
+def test_a_bad_word_is_never_generated(lm: LanguageModel, model: Model, spec: str) -> None:
     plain = Strategy.parse(spec)
-    words = words_in(lm, tokens(lm, plain))
+    words = words_in(model, tokens(lm, plain))
     assert words
     banned = Strategy.of(plain.kind, {**plain.fields, "bad_words": words})
     made = complete(lm, banned, trace=True)
-    found = bad_words_ids(lm._model, banned)
+    found = bad_words_ids(model, banned)
     assert made.token_ids
     assert not any(holds(made.token_ids, word) for word in found)
     # The trace does not count banned words as candidates.
     single = {word for word in found if len(word) == 1}
     assert single
-    assert all(token.candidates <= lm._model.network.vocab_size - len(single) for token in made.trace or ())
+    assert all(token.candidates <= model.network.vocab_size - len(single) for token in made.trace or ())
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -65,18 +71,18 @@ def test_a_large_bias_decides_every_token(lm: LanguageModel, spec: str) -> None:
     assert set(tokens(lm, wanted)) == {41}
 
 
-def test_a_word_is_banned_with_and_without_a_leading_space(lm: LanguageModel) -> None:
-    encode = lm._model.tokenizer.encode
-    found = bad_words_ids(lm._model, Strategy.of("greedy", {"bad_words": ["king", "a, b"]}))
+def test_a_word_is_banned_with_and_without_a_leading_space(model: Model) -> None:
+    encode = model.tokenizer.encode
+    found = bad_words_ids(model, Strategy.of("greedy", {"bad_words": ["king", "a, b"]}))
     assert found == tuple(tuple(encode(text)) for text in ["king", " king", "a, b", " a, b"])
 
 
-def test_without_bad_words_no_tokens_are_banned(lm: LanguageModel) -> None:
-    assert bad_words_ids(lm._model, Strategy.parse("beam")) == ()
+def test_without_bad_words_no_tokens_are_banned(model: Model) -> None:
+    assert bad_words_ids(model, Strategy.parse("beam")) == ()
 
 
-def test_a_bias_for_a_token_beyond_the_vocabulary_is_refused(lm: LanguageModel) -> None:
-    size = lm._model.network.vocab_size
+def test_a_bias_for_a_token_beyond_the_vocabulary_is_refused(lm: LanguageModel, model: Model) -> None:
+    size = model.network.vocab_size
     strategy = Strategy.parse(f"greedy:logit_bias=3:1;{size}:2")
     message = f"^logit_bias has token {size}, beyond the model's vocabulary of {size}$"
     with pytest.raises(UsageError, match=message):
@@ -86,8 +92,8 @@ def test_a_bias_for_a_token_beyond_the_vocabulary_is_refused(lm: LanguageModel) 
     assert lm.generate(PROMPT, strategy=f"greedy:logit_bias={size - 1}:2", max_new_tokens=1).completions
 
 
-def test_next_shows_what_is_banned(lm: LanguageModel) -> None:
-    encode = lm._model.tokenizer.encode
+def test_next_shows_what_is_banned(lm: LanguageModel, model: Model) -> None:
+    encode = model.tokenizer.encode
     word, token = next((each.text, each.id) for each in lm.next(PROMPT).candidates if encode(each.text) == [each.id])
     banned = Strategy.of("greedy", {"bad_words": [word]})
     shown = {each.id: each.filtered for each in lm.next(PROMPT, strategy=banned).candidates}
