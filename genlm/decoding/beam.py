@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
-from genlm.decoding.distribution import log_total
+from genlm.decoding.distribution import check_logits
 from genlm.decoding.kinds.standard import DIVERSITY_PENALTY, EARLY_STOPPING, LENGTH_PENALTY, NUM_BEAM_GROUPS, NUM_BEAMS
 from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request
-from genlm.decoding.sampling import check_memory, check_numbers, draw
+from genlm.decoding.sampling import check_memory, draw
 from genlm.decoding.text import TextStream
 from genlm.errors import ModelError
 from genlm.model.network import Network
@@ -173,7 +173,7 @@ class _Group:
 
     def _candidates(self, logits: Tensor, cost: Tensor) -> Iterator[Beam]:
         """Yield `width` continuations of all beams: the likeliest, likeliest first, or in the order they are drawn."""
-        check_numbers(log_total(logits), len(self.beams[0].ids))
+        check_logits(logits, len(self.beams[0].ids))
         logprobs = self.processors.start(logits)
         scores = self.processors.apply(logprobs - cost, self._history())
         scores = scores + torch.tensor([beam.score for beam in self.beams], device=logits.device)[:, None]

@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlm.decoding.completion import Event, Prefilled
+from genlm.decoding.distribution import check_logits
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.kinds.shared import TOP_K
 from genlm.decoding.kinds.standard import PENALTY_ALPHA
 from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request, generate_one
-from genlm.decoding.sampling import check_choice, check_memory, check_numbers
+from genlm.decoding.sampling import check_choice, check_memory
 from genlm.decoding.strategy import Strategy
 from genlm.model.network import HiddenStatesCache, Network
 
@@ -72,7 +73,7 @@ class _Search:
     def _candidates(self, history: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the probabilities of the likeliest tokens, and the tokens. Shapes: (n,)."""
         step = len(history) - len(self.request.prompt_ids)
-        check_numbers(self.logits.logsumexp(-1), step)
+        check_logits(self.logits, step)
         scores = self.processors(self.logits, [history])
         check_choice(scores, self.request.strategy, step)
         likeliest = scores.softmax(-1)[0].topk(self.width)

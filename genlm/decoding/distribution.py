@@ -39,21 +39,18 @@ def entropy(logits: Tensor) -> Tensor:
     return surprise.sum(-1)
 
 
-def log_total(logits: Tensor) -> Tensor:
-    """Return the log of each row's sum of exponentials, (n, vocab) to (n,), from its largest probability.
+def check_logits(logits: Tensor, new_tokens: int | None = None) -> Tensor:
+    """Return the log of each row's sum of exponentials, (n, vocab) to (n,). Raise ModelError if one is not finite.
 
-    `logsumexp` gives the same and takes twice as long.
+    `new_tokens` is how many tokens have been generated; if it is given, the error says which one could not be.
     """
-    return logits.amax(-1) - logits.softmax(-1).amax(-1).log()
-
-
-def check_logits(logits: Tensor) -> Tensor:
-    """Return the log of each row's sum of exponentials, (n, vocab) to (n,). Raises ModelError if it is not a number."""
-    total = log_total(logits)
+    # From the largest probability, because `logsumexp` takes twice as long.
+    total = logits.amax(-1) - logits.softmax(-1).amax(-1).log()
     if not bool(total.isfinite().all()):
+        where = "" if new_tokens is None else f" at new token {new_tokens + 1}"
         raise ModelError(
-            "the model's logits are not numbers (NaN or infinite)",
-            hint="its weights may be damaged, or --dtype float16 too narrow for it",
+            f"the model's logits are not numbers (NaN or infinite){where}",
+            hint="the weights may be damaged, or float16 too narrow for this model",
         )
     return total
 

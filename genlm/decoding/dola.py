@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from genlm.decoding.completion import Event, Prefilled
+from genlm.decoding.distribution import check_logits
 from genlm.decoding.kinds.standard import DOLA_LAYERS
 from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request, generate_one
-from genlm.decoding.sampling import check_choice, check_numbers
+from genlm.decoding.sampling import check_choice
 from genlm.model.network import HiddenStatesCache, Network
 
 # Rule out tokens with less than this fraction of the largest probability.
@@ -61,8 +62,8 @@ class _Contrast:
         if len(history) > self.length:
             self._feed(history)
         step = len(history) - len(self.request.prompt_ids)
-        check_numbers(self.final.logsumexp(-1), step)
-        check_numbers(self.early.logsumexp(-1), step)
+        check_logits(self.final, step)
+        check_logits(self.early, step)
         scores = self.processors.apply(contrasted(self.final, self.early), [history])
         check_choice(scores, self.request.strategy, step)
         token = int(scores.argmax())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlm.decoding.distribution import log_total
+from genlm.decoding.distribution import check_logits
 from genlm.decoding.processors import make_stateful_processors, request_processors
 from genlm.decoding.request import Request, Sequence
 from genlm.decoding.strategy import Strategy
@@ -37,8 +37,7 @@ class Sampler:
         Raises:
             ModelError: logits that are not numbers, or no token left to choose. No random number has been taken then.
         """
-        total = log_total(logits)
-        check_numbers(total, sequences[0].num_new)
+        total = check_logits(logits, sequences[0].num_new)
         scores = self._processors(logits, [sequence.ids for sequence in sequences])
         if self._processors.processors:
             check_choice(scores, self.strategy, sequences[0].num_new)
@@ -135,15 +134,6 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 # Checks that the searches share.
-
-
-def check_numbers(total: Tensor, step: int) -> None:
-    """Raise ModelError if the log-sum-exp of any row, (rows,), is not finite. `step` counts the new tokens so far."""
-    if not bool(total.isfinite().all()):
-        raise ModelError(
-            f"the model's logits are not numbers (NaN or infinite) at new token {step + 1}",
-            hint="the weights may be damaged, or float16 too narrow for this model",
-        )
 
 
 def check_choice(scores: Tensor, strategy: Strategy, step: int) -> None:

@@ -22,7 +22,7 @@ from genlm.api import LanguageModel
 from genlm.decoding import sampling, slots
 from genlm.decoding.completion import Completion
 from genlm.decoding.dispatch import decode
-from genlm.decoding.distribution import log_total
+from genlm.decoding.distribution import check_logits
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.request import Request, random_streams
 from genlm.decoding.sampling import draw
@@ -390,9 +390,17 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution(vocab: int) -> Non
         assert bool((logits.gather(-1, ids[:, None]) > -torch.inf).all())
 
 
-def test_log_total() -> None:
+def test_logits_have_a_log_of_their_total_if_they_are_numbers() -> None:
     logits = torch.tensor([[1000.0, -torch.inf, 999.0], [-3e4, -3e4, -3e4], [0.0, 1.0, 2.0]])
-    torch.testing.assert_close(log_total(logits), logits.double().logsumexp(-1).float())
-    assert not bool(log_total(torch.full((1, 3), torch.nan)).isfinite().any())
-    assert not bool(log_total(torch.tensor([[0.0, torch.inf]])).isfinite().any())
-    assert not bool(log_total(torch.full((1, 3), -torch.inf)).isfinite().any())
+    torch.testing.assert_close(check_logits(logits), logits.double().logsumexp(-1).float())
+
+
+@pytest.mark.parametrize("row", [[math.nan] * 3, [0.0, math.inf], [OUT] * 3], ids=["nan", "infinite", "none possible"])
+def test_logits_that_are_not_numbers_are_refused(row: list[float]) -> None:
+    message = "the model's logits are not numbers (NaN or infinite)"
+    with pytest.raises(ModelError) as caught:
+        check_logits(torch.tensor([[0.0] * len(row), row]))
+    assert str(caught.value) == message
+    with pytest.raises(ModelError) as caught:
+        check_logits(torch.tensor([row]), 4)
+    assert str(caught.value) == f"{message} at new token 5"
