@@ -1,7 +1,7 @@
 """The fields and logits processors that several kinds share.
 
 Processors apply in the order of their numbers. That is transformers' order; processors that transformers does not have
-stand next to the most similar ones.
+are next to the most similar ones.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ BAD_WORDS = _off(
     "Ban these words, with or without a leading space",
     flag="--bad-word TEXT",
     in_transformers=True,
-    # The argument bad_words_ids needs a tokenizer: whoever calls `generate` adds it.
+    # The argument bad_words_ids needs a tokenizer: the caller of `generate` adds it.
     to_transformers=lambda _: {},
 )
 MIN_NEW_TOKENS = _off(
@@ -93,106 +93,87 @@ PENALTIES = (
     _processor("ban_early_end", 70, MIN_NEW_TOKENS),
 )
 
-DIVIDE_BY_TEMPERATURE = _processor(
-    "divide_by_temperature",
-    100,
-    _off(
-        "temperature",
-        1.0,
-        Number(float, 0, low_open=True, or_zero=True),
-        "Divide the logits by this: below 1 sharpens the distribution, above 1 flattens it; 0 is greedy",
-        flag="--temperature T",
-        in_transformers=True,
-    ),
+TEMPERATURE = _off(
+    "temperature",
+    1.0,
+    Number(float, 0, low_open=True, or_zero=True),
+    "Divide the logits by this: below 1 sharpens the distribution, above 1 flattens it; 0 is greedy",
+    flag="--temperature T",
+    in_transformers=True,
 )
+DIVIDE_BY_TEMPERATURE = _processor("divide_by_temperature", 100, TEMPERATURE)
 
-KEEP_TOP_N_SIGMA = _processor(
-    "keep_top_n_sigma",
-    110,
-    _off(
-        "top_n_sigma",
-        0.0,
-        Number(float, 0, 1000),
-        "Keep tokens within this many standard deviations of the largest logit",
-    ),
+TOP_N_SIGMA = _off(
+    "top_n_sigma",
+    0.0,
+    Number(float, 0, 1000),
+    "Keep tokens within this many standard deviations of the largest logit",
 )
-KEEP_TOP_H = _processor(
-    "keep_top_h",
-    120,
-    _off(
-        "top_h",
-        0.0,
-        Number(float, 0, 1),
-        "Keep the most likely tokens that account for this share of the entropy",
-        in_transformers=True,
-        to_transformers=lambda share: {"top_h": share or None},
-    ),
+TOP_H = _off(
+    "top_h",
+    0.0,
+    Number(float, 0, 1),
+    "Keep the most likely tokens that account for this share of the entropy",
+    in_transformers=True,
+    to_transformers=lambda share: {"top_h": share or None},
 )
 TOP_K = _off(
-    "top_k", 0, Number(int, 0), "Keep this many of the most likely tokens", flag="--top-k K", in_transformers=True
+    "top_k",
+    0,
+    Number(int, 0),
+    "Keep this many of the most likely tokens",
+    flag="--top-k K",
+    in_transformers=True,
 )
+TOP_P = _off(
+    "top_p",
+    1.0,
+    Number(float, 0, 1, low_open=True),
+    "Keep the smallest set of tokens with at least this total probability",
+    flag="--top-p P",
+    in_transformers=True,
+)
+MIN_P = _off(
+    "min_p",
+    0.0,
+    Number(float, 0, 1),
+    "Keep tokens at least this many times as likely as the most likely one",
+    flag="--min-p P",
+    in_transformers=True,
+)
+TYPICAL_P = _off(
+    "typical_p",
+    1.0,
+    Number(float, 0, 1, low_open=True),
+    "Keep the tokens whose surprise is closest to the entropy, with this total probability",
+    flag="--typical-p P",
+    in_transformers=True,
+)
+EPSILON_CUTOFF = _off(
+    "epsilon_cutoff",
+    0.0,
+    Number(float, 0, 1, high_open=True),
+    "Keep tokens with at least this probability",
+    flag="--epsilon-cutoff P",
+    in_transformers=True,
+)
+ETA_CUTOFF = _off(
+    "eta_cutoff",
+    0.0,
+    Number(float, 0, 1, high_open=True),
+    "Like epsilon_cutoff, with a lower cutoff when the distribution is flat",
+    flag="--eta-cutoff P",
+    in_transformers=True,
+)
+KEEP_TOP_N_SIGMA = _processor("keep_top_n_sigma", 110, TOP_N_SIGMA)
+KEEP_TOP_H = _processor("keep_top_h", 120, TOP_H)
 KEEP_TOP_K = _processor("keep_top_k", 130, TOP_K)
-KEEP_TOP_P = _processor(
-    "keep_top_p",
-    140,
-    _off(
-        "top_p",
-        1.0,
-        Number(float, 0, 1, low_open=True),
-        "Keep the smallest set of tokens with at least this total probability",
-        flag="--top-p P",
-        in_transformers=True,
-    ),
-)
-KEEP_MIN_P = _processor(
-    "keep_min_p",
-    150,
-    _off(
-        "min_p",
-        0.0,
-        Number(float, 0, 1),
-        "Keep tokens at least this many times as likely as the most likely one",
-        flag="--min-p P",
-        in_transformers=True,
-    ),
-)
-KEEP_TYPICAL_P = _processor(
-    "keep_typical",
-    160,
-    _off(
-        "typical_p",
-        1.0,
-        Number(float, 0, 1, low_open=True),
-        "Keep the tokens whose surprise is closest to the entropy, with this total probability",
-        flag="--typical-p P",
-        in_transformers=True,
-    ),
-)
-KEEP_EPSILON_CUTOFF = _processor(
-    "keep_epsilon",
-    170,
-    _off(
-        "epsilon_cutoff",
-        0.0,
-        Number(float, 0, 1, high_open=True),
-        "Keep tokens with at least this probability",
-        flag="--epsilon-cutoff P",
-        in_transformers=True,
-    ),
-)
-KEEP_ETA_CUTOFF = _processor(
-    "keep_eta",
-    180,
-    _off(
-        "eta_cutoff",
-        0.0,
-        Number(float, 0, 1, high_open=True),
-        "Like epsilon_cutoff, with a lower cutoff when the distribution is flat",
-        flag="--eta-cutoff P",
-        in_transformers=True,
-    ),
-)
-# Each keeps part of the distribution, whatever came before.
+KEEP_TOP_P = _processor("keep_top_p", 140, TOP_P)
+KEEP_MIN_P = _processor("keep_min_p", 150, MIN_P)
+KEEP_TYPICAL_P = _processor("keep_typical", 160, TYPICAL_P)
+KEEP_EPSILON_CUTOFF = _processor("keep_epsilon", 170, EPSILON_CUTOFF)
+KEEP_ETA_CUTOFF = _processor("keep_eta", 180, ETA_CUTOFF)
+# Each keeps part of the distribution, whatever the tokens so far.
 TRUNCATION = (
     KEEP_TOP_N_SIGMA,
     KEEP_TOP_H,
