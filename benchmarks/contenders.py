@@ -137,7 +137,7 @@ class Genlm:
         from dataclasses import replace
 
         from genlm.decoding.strategy import Strategy
-        from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, Settings
+        from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings
         from genlm.tasks.compare import Contender as Compared
 
         contenders = [Compared(Strategy.parse(spec), {}) for spec in DEFAULT_STRATEGIES]
@@ -145,7 +145,7 @@ class Genlm:
         text = " ".join(f"t{token}" for token in PROMPT)
 
         def run() -> object:
-            comparing = Comparing(model, [text], contenders, Settings(NEW, samples, 0))
+            comparing = Comparing(model, [text], contenders, ComparisonSettings(NEW, samples, 0))
             return list(comparing), comparing.result
 
         return run

@@ -1,4 +1,4 @@
-"""The Python side of genlm: what `import genlm` offers."""
+"""The Python interface of genlm."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from genlm.records.score import ScoredText
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.batch.jobs import Settings, given_jobs
 from genlm.tasks.batch.work import run_jobs
-from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, Contender
-from genlm.tasks.compare import Settings as ComparisonSettings
+from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Limits, Overflow, continue_prompt, result_of
 from genlm.tasks.next import DEFAULT_TOP, next_token
 from genlm.tasks.score import score_text
@@ -57,11 +56,11 @@ class LanguageModel:
     ) -> Generation:
         """Continue `prompt`.
 
-        Sample i depends on the model, its dtype, the prompt, the strategy, the seed and i alone, up to float rounding;
-        `deterministic` rules that out too. `trace` keeps what the model made of every token, in each completion.
+        Sample i depends only on the model, its dtype, the prompt, the strategy, the seed and i, up to float rounding;
+        with `deterministic`, not even rounding differs. `trace` records the model's distribution for every token.
 
         Raises:
-            UsageError: a strategy or limit that makes no sense; a SpecError says where in the spec.
+            UsageError: an invalid strategy or limit; a SpecError has the position in the spec.
             InputError: a prompt that the model cannot take.
             ModelError: logits that are not numbers.
         """
@@ -81,7 +80,7 @@ class LanguageModel:
         trace: bool = False,
         deterministic: bool = False,
     ) -> Iterator[Piece | Completion]:
-        """As `generate`, yielding each `Piece` of text as it is made and each `Completion` as it ends."""
+        """Like `generate`, but yield each `Piece` of text when it is generated and each `Completion` when it ends."""
         limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
         events = self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic)
         return (event for event in events if not isinstance(event, Generation))
@@ -127,14 +126,15 @@ class LanguageModel:
         judge: LanguageModel | None = None,
         overflow: Overflow = "error",
     ) -> StrategyComparison:
-        """Strategies side by side: their completions of the prompts and the metrics of these, with intervals.
+        """Compare strategies: their completions of the prompts, and metrics of these with confidence intervals.
 
         Each prompt has `num_return_sequences` completions, or as many as the strategy can give. `reference` are human
-        texts; the distance to their metrics is reported. A prompt that fails under a strategy is a cell with an error.
+        texts; the distances to their metrics are reported. A prompt that fails under a strategy is a cell with an
+        error.
 
         Raises:
-            UsageError: a strategy or count that makes no sense; a SpecError says where in the spec.
-            InputError, ModelError: where no strategy has a completion, the first failure.
+            UsageError: an invalid strategy or count; a SpecError has the position in the spec.
+            InputError, ModelError: the first failure, if no strategy has a completion.
         """
         chosen = [Strategy.parse(each) if isinstance(each, str) else each for each in strategies]
         comparing = Comparing(
@@ -150,10 +150,10 @@ class LanguageModel:
         return comparing.result
 
     def next(self, prompt: str, *, top: int = DEFAULT_TOP, strategy: str | Strategy | None = None) -> NextToken:
-        """What may follow `prompt`: the `top` most likely tokens, and the distribution that a strategy chooses from.
+        """Return the `top` most likely tokens after `prompt`, and the distribution that a strategy chooses from.
 
         Raises:
-            UsageError: fewer than one candidate asked for, or a strategy that makes no sense.
+            UsageError: `top` is less than 1, or an invalid strategy.
             InputError: a prompt that the model cannot take.
             ModelError: logits that are not numbers.
         """
@@ -161,7 +161,7 @@ class LanguageModel:
         return next_token(self._model, prompt, top=top, strategy=chosen)
 
     def score(self, text: str, *, bos: bool | None = None, stride: int | None = None) -> ScoredText:
-        """How likely the model finds `text`, token by token; `bos` lets a start token stand before it.
+        """Return how likely the model finds `text`, token by token; `bos` puts a start token before it.
 
         Raises:
             UsageError: a stride beyond the context.
@@ -171,7 +171,7 @@ class LanguageModel:
         return score_text(self._model, text, bos=bos, stride=stride)
 
     def attention(self, prompt: str, *, layer: int | None = None, head: int | None = None) -> AttentionMaps:
-        """What each token of `prompt` attends to, in one layer and head or in all of them, both from 0.
+        """Return what each token of `prompt` attends to, in one layer and head or in all; both count from 0.
 
         Raises:
             UsageError: a layer or head that the model does not have.
@@ -211,13 +211,13 @@ def load(
 ) -> LanguageModel:
     """Load a model: `fable` (bundled), a local folder in Hugging Face format, or a Hub id such as `gpt2`.
 
-    Without a name the model is the one in `GENLM_MODEL`, else gpt2, or fable where gpt2 cannot be had.
-    With the engine transformers its own `generate` runs, for the kinds of strategy that it has.
-    `notify` is told, in one line each, what a user would want to know.
+    Without a name, the model is the one in `GENLM_MODEL`; if that is not set, gpt2, or fable if gpt2 is not available.
+    With the engine transformers, its own `generate` runs, for the kinds of strategy that it has. `notify` is called
+    with each notice for the user, a line of text.
 
     Raises:
-        ModelError: a model that cannot be found, had or loaded.
-        UsageError: an engine that there is not, or that lacks the dtype.
+        ModelError: a model that cannot be found, downloaded or loaded.
+        UsageError: an unknown engine, or one that does not support the dtype.
     """
     from genlm.model.load import load_model
 

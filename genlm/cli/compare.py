@@ -19,7 +19,7 @@ from genlm.formats.output import open_output
 from genlm.formats.prompt import read_prompt
 from genlm.formats.prompts import read_human_texts, read_prompts
 from genlm.records.compare import StrategyComparison
-from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, Contender, Settings
+from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS
 from genlm.tasks.saved import read_comparison
 from genlm.views.compare import (
@@ -129,7 +129,9 @@ def compare(
         return
     with open_output(output) as stream, options.open_page(html, output) as page:
         contenders = choose_contenders(strategy or (), presets, grid or (), notify)
-        settings = Settings(max_new_tokens, num_return_sequences, draw_seed() if seed is None else seed, overflow)
+        settings = ComparisonSettings(
+            max_new_tokens, num_return_sequences, draw_seed() if seed is None else seed, overflow
+        )
         prompts = _prompts(prompt, file)
         human = read_human_texts(reference) if reference is not None else ()
         with Spinner(enabled=not quiet) as spinner:

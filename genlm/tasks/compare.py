@@ -1,4 +1,4 @@
-"""Strategies side by side on the same prompts, beside human text, and what the metrics say of each."""
+"""Compare strategies on the same prompts, and with human text, by metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from genlm.model.load import Model
 
 DEFAULT_STRATEGIES = ("greedy", "beam", "top-k", "top-p")
-# As many tokens keep their alternatives as a page shows, shared among the strategies; they take most of the memory.
+# This many tokens keep their trace, as many as a page shows, divided among the strategies: traces take most memory.
 MOST_TRACED = 20_000
 HUMAN = "reference"
 OUT_OF_MEMORY, NEEDS_LESS = "out of memory", "use fewer completions, fewer tokens, or a smaller model"
@@ -38,10 +38,11 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How every strategy runs: `samples` completions a prompt, where it has as many, of up to `max_new_tokens`.
+class ComparisonSettings:
+    """How every strategy runs: `samples` completions per prompt, or as many as it can give, of `max_new_tokens`.
 
-    Raises UsageError for a count that makes no sense.
+    Raises:
+        UsageError: a count that is less than 1.
     """
 
     max_new_tokens: int
@@ -53,18 +54,18 @@ class Settings:
         Limits(self.max_new_tokens, self.samples, (), self.overflow)
 
     def limits(self, strategy: Strategy) -> Limits:
-        """Those of a strategy: beams have no more completions than there are of them, other searches have one."""
+        """Return the limits of a strategy: one completion per beam at most, and one of any other search."""
         beams = strategy.get(NUM_BEAMS)
-        has = beams if beams is not None else self.samples if strategy.samples else 1
-        return Limits(self.max_new_tokens, min(self.samples, has), (), self.overflow)
+        most = beams if beams is not None else self.samples if strategy.samples else 1
+        return Limits(self.max_new_tokens, min(self.samples, most), (), self.overflow)
 
 
 class Comparing:
-    """A comparison under way. Iterate to run it cell by cell; `result` is then there.
+    """A running comparison. Iterate to run it cell by cell; `result` is complete afterwards.
 
-    A prompt is encoded once for all strategies, and all samples of a strategy are decoded together. Human text goes
-    first; of it and of each prompt under each strategy there is a cell, with an error where the model or prompt fails
-    or the memory does not suffice. `done` counts those that were run.
+    Each human text is a cell, and so is each prompt under each strategy; human texts come first. A cell has an error if
+    the model cannot take its text or memory runs out. Each prompt is prefilled once for all strategies, and all samples
+    of a strategy are decoded together. `done` counts the cells that were run.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Comparing:
         model: Model,
         prompts: Sequence[str],
         contenders: Sequence[Contender],
-        settings: Settings,
+        settings: ComparisonSettings,
         *,
         human: Sequence[str] = (),
         judge: Model | None = None,
@@ -87,42 +88,42 @@ class Comparing:
         self._judging = Judge(judge) if judge is not None else None
         self.done = 0
         self._errors: list[GenlmError] = []
-        self._rows = [_Gathered(MOST_TRACED // (len(contenders) + bool(human))) for _ in contenders]
-        self._human_row = _Gathered(MOST_TRACED // (len(contenders) + 1))
+        self._rows = [_Cells(MOST_TRACED // (len(contenders) + bool(human))) for _ in contenders]
+        self._human_row = _Cells(MOST_TRACED // (len(contenders) + 1))
 
     def __len__(self) -> int:
-        """How many cells there are."""
+        """The number of cells."""
         return len(self._human) + len(self.contenders) * len(self.prompts)
 
     def __iter__(self) -> Iterator[Cell]:
         reader = HumanTexts(self.model, self.prompts, self.settings.max_new_tokens)
         for index, text in enumerate(self._human):
-            yield self._take(self._human_row, reader.prompt_of(text), partial(self._read, reader, index, text))
+            yield self._add(self._human_row, reader.prompt_of(text), partial(self._read, reader, index, text))
         network = share_prefill(self.model.network, self.settings.max_new_tokens)
         model = replace(self.model, network=network)
-        order = sorted(range(len(self.contenders)), key=lambda at: prefill_order(self.contenders[at].strategy))
-        for place in range(len(self.prompts)):
-            for at in order:
-                yield self._take(self._rows[at], place, partial(self._run, model, at, place))
+        order = sorted(range(len(self.contenders)), key=lambda row: prefill_order(self.contenders[row].strategy))
+        for prompt in range(len(self.prompts)):
+            for row in order:
+                yield self._add(self._rows[row], prompt, partial(self._run, model, row, prompt))
 
     def stop(self, reason: str) -> None:
-        """Let every cell that was not run have failed, for this reason."""
+        """Give every cell that was not run this error."""
         for row in self._rows:
-            row.cells += [Cell(place, error=reason) for place in range(len(row.cells), len(self.prompts))]
+            row.cells += [Cell(prompt, error=reason) for prompt in range(len(row.cells), len(self.prompts))]
         self._human_row.cells += [Cell(None, error=reason) for _ in self._human[len(self._human_row.cells) :]]
 
     @property
     def has_samples(self) -> bool:
-        """Whether any strategy has a text."""
+        """Whether any strategy has a sample."""
         return any(row.has_samples for row in self._rows)
 
     @property
     def result(self) -> StrategyComparison:
-        """The comparison, once all cells were taken. Where no strategy has a sample, the first error is raised."""
+        """The comparison, when all cells were run. Raise the first error if no strategy has a sample."""
         if not self.has_samples:
             raise self._errors[0]
         human = measure_all(self._human_row.cells, self.settings.seed) if self._human else None
-        rows = [self._row(at, row.cells, human) for at, row in enumerate(self._rows)]
+        rows = [self._row(*each, human) for each in zip(self.contenders, self._rows, strict=True)]
         if human is not None:
             rows.append(StrategyRow(HUMAN, None, {}, tuple(self._human_row.cells), human))
         return StrategyComparison(
@@ -135,35 +136,34 @@ class Comparing:
             tuple(rows),
         )
 
-    def _row(self, at: int, cells: Sequence[Cell], human: Metrics | None) -> StrategyRow:
-        contender = self.contenders[at]
-        metrics = measure_all(cells, self.settings.seed)
+    def _row(self, contender: Contender, row: _Cells, human: Metrics | None) -> StrategyRow:
+        metrics = measure_all(row.cells, self.settings.seed)
         apart = None if human is None else distances(metrics, human)
         strategy = contender.strategy
-        return StrategyRow(strategy.name, strategy.spec, dict(contender.swept), tuple(cells), metrics, apart)
+        return StrategyRow(strategy.name, strategy.spec, dict(contender.swept), tuple(row.cells), metrics, apart)
 
-    def _take(self, row: _Gathered, place: int | None, run: Callable[[], Cell]) -> Cell:
-        """What `run` gives, judged and taken into its row."""
+    def _add(self, row: _Cells, prompt: int | None, run: Callable[[], Cell]) -> Cell:
+        """Run and judge a cell, and add it to its row. Return it."""
         try:
             cell = self._judged(run())
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             self._errors.append(ModelError(OUT_OF_MEMORY, hint=NEEDS_LESS))
-            cell = Cell(place, error=OUT_OF_MEMORY)
-        kept = row.take(cell)
+            cell = Cell(prompt, error=OUT_OF_MEMORY)
+        kept = row.add(cell)
         self.done += 1
         return kept
 
-    def _run(self, model: Model, at: int, place: int) -> Cell:
-        strategy, limits, seed = self.contenders[at].strategy, self._limits[at], self.settings.seed
+    def _run(self, model: Model, row: int, prompt: int) -> Cell:
+        strategy, limits, seed = self.contenders[row].strategy, self._limits[row], self.settings.seed
         try:
-            result = result_of(continue_prompt(model, self.prompts[place], strategy, limits, seed, trace=True))
+            result = result_of(continue_prompt(model, self.prompts[prompt], strategy, limits, seed, trace=True))
         except (InputError, ModelError) as error:
             self._errors.append(error)
-            return Cell(place, error=str(error))
-        samples = tuple(_sample(place, completion) for completion in result.completions)
-        return Cell(place, samples, result.timing.decode_s)
+            return Cell(prompt, error=str(error))
+        samples = tuple(_sample(prompt, completion) for completion in result.completions)
+        return Cell(prompt, samples, result.timing.decode_s)
 
     def _read(self, reader: HumanTexts, index: int, text: str) -> Cell:
         try:
@@ -176,39 +176,41 @@ class Comparing:
         if self._judging is None or not cell.samples:
             return cell
         prompt = "" if cell.prompt is None else self.prompts[cell.prompt]
-        found = self._judging.judge([prompt] * len(cell.samples), [sample.text for sample in cell.samples])
-        pairs = zip(cell.samples, found, strict=True)
+        judgements = self._judging.judge([prompt] * len(cell.samples), [sample.text for sample in cell.samples])
+        pairs = zip(cell.samples, judgements, strict=True)
         return replace(cell, samples=tuple(replace(sample, judgement=each) for sample, each in pairs))
 
 
-class _Gathered:
-    """The cells of a row so far. Its first `room` tokens keep their alternatives."""
+class _Cells:
+    """The cells of a row so far. The first `most_traced` tokens keep their trace."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, most_traced: int) -> None:
         self.cells: list[Cell] = []
-        self._room = room
+        self._room = most_traced
 
     @property
     def has_samples(self) -> bool:
-        """Whether not every cell failed."""
+        """Whether any cell has a sample."""
         return any(cell.samples for cell in self.cells)
 
-    def take(self, cell: Cell) -> Cell:
-        """Add a cell, and return it."""
-        kept = replace(cell, samples=tuple(self._lightened(sample) for sample in cell.samples))
+    def add(self, cell: Cell) -> Cell:
+        """Add a cell. Return it, without the traces that there is no room for."""
+        kept = replace(cell, samples=tuple(self._limited(sample) for sample in cell.samples))
         self.cells.append(kept)
         return kept
 
-    def _lightened(self, sample: Sample) -> Sample:
-        fits = len(sample.token_ids) <= self._room
-        self._room -= len(sample.token_ids) if fits else self._room
-        return sample if fits else replace(sample, trace=None)
+    def _limited(self, sample: Sample) -> Sample:
+        if len(sample.token_ids) > self._room:
+            self._room = 0
+            return replace(sample, trace=None)
+        self._room -= len(sample.token_ids)
+        return sample
 
 
-def _sample(place: int, completion: Completion) -> Sample:
+def _sample(prompt: int, completion: Completion) -> Sample:
     trace = completion.trace or ()
     return Sample(
-        place,
+        prompt,
         completion.index,
         completion.text,
         completion.token_ids,

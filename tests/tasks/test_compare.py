@@ -25,7 +25,7 @@ from genlm.model.load import Model
 from genlm.records.compare import METRICS, Cell, Estimate, StrategyComparison, StrategyRow
 from genlm.records.model import ModelInfo
 from genlm.tasks import compare
-from genlm.tasks.compare import Comparing, Contender, Settings
+from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
 from genlm.tasks.saved import read_comparison
 from genlm.views.compare import NAME_WIDTH, comparison_json, comparison_markdown, marked, show_comparison
 from genlm.views.metrics import COLUMNS, best_rows, interval_of, value_of
@@ -58,7 +58,9 @@ def contenders(*specs: str) -> list[Contender]:
 
 
 def run(model: Model, *specs: str, prompts: tuple[str, ...] = PROMPTS, **options: Any) -> StrategyComparison:
-    settings = Settings(options.pop("new", 12), options.pop("samples", 4), 7, options.pop("overflow", "error"))
+    settings = ComparisonSettings(
+        options.pop("new", 12), options.pop("samples", 4), 7, options.pop("overflow", "error")
+    )
     comparing = Comparing(model, prompts, contenders(*(specs or SPECS)), settings, **options)
     assert len(list(comparing)) == len(comparing)
     return comparing.result
@@ -269,14 +271,14 @@ class TestFailures:
             "sample",
         )
         whole = as_json(call("compare", *options, "--format", "json"))
-        run_cell, left = Comparing._run, iter([True, True, True])
+        continue_prompt, left = compare.continue_prompt, iter([True, True, True])
 
-        def pressed(comparing: Comparing, model: Model, at: int, place: int) -> Cell:
+        def pressed(*args: Any, **options: Any) -> Any:
             if not next(left, False):
                 raise KeyboardInterrupt
-            return run_cell(comparing, model, at, place)
+            return continue_prompt(*args, **options)
 
-        monkeypatch.setattr(Comparing, "_run", pressed)
+        monkeypatch.setattr(compare, "continue_prompt", pressed)
         done = call("compare", *options, "--format", "json", "-o", out, "--html", page)
         assert (done.code, done.out) == (130, "")
         assert "interrupted: 3 of 6 cells are complete" in done.err.splitlines()[-1]
@@ -291,10 +293,10 @@ class TestFailures:
     def test_an_interrupt_before_anything_is_there_leaves_nothing(
         self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def pressed(*_: Any) -> Cell:
+        def pressed(*_: Any, **__: Any) -> Any:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(Comparing, "_run", pressed)
+        monkeypatch.setattr(compare, "continue_prompt", pressed)
         done = call("compare", "The king", "-m", tiny, "--seed", "1", "-o", tmp_path / "out.txt")
         assert (done.code, done.out) == (130, "")
         assert not list(tmp_path.iterdir())
@@ -617,8 +619,8 @@ def test_the_seed_is_drawn_and_told(tiny: Path) -> None:
 
 def test_a_comparison_without_cells_has_no_result(model: Model) -> None:
     with pytest.raises(UsageError):
-        Settings(0, 1, 0)
-    comparing = Comparing(model, ["fox " * 90], contenders("greedy"), Settings(2, 1, 0))
+        ComparisonSettings(0, 1, 0)
+    comparing = Comparing(model, ["fox " * 90], contenders("greedy"), ComparisonSettings(2, 1, 0))
     list(comparing)
     with pytest.raises((InputError, ModelError)):
         _ = comparing.result

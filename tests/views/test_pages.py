@@ -21,7 +21,7 @@ from genlm.records.compare import StrategyComparison, StrategyRow
 from genlm.records.generation import Generation
 from genlm.records.score import ScoredText
 from genlm.tasks.attention import look_at_attention
-from genlm.tasks.compare import Comparing, Contender, Settings
+from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
 from genlm.tasks.generate import Limits, continue_prompt, result_of
 from genlm.tasks.score import Scoring
 from genlm.views.pages import make_page
@@ -69,7 +69,9 @@ def comparison(model: Model) -> StrategyComparison:
     sampled = [Contender(Strategy.parse(f"top-p:top_p={top_p}"), {"top_p": top_p}) for top_p in (0.5, 0.7, 0.9)]
     greedy = Contender(Strategy.of("greedy", name=HOSTILE), {})
     prompts = (HOSTILE[:20], "مرحبا 狐")
-    comparing = Comparing(model, prompts, [greedy, *sampled], Settings(20, 3, 1), human=[f"{prompts[0]} {HOSTILE}"])
+    comparing = Comparing(
+        model, prompts, [greedy, *sampled], ComparisonSettings(20, 3, 1), human=[f"{prompts[0]} {HOSTILE}"]
+    )
     assert list(comparing)
     return comparing.result
 
