@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genlm.errors import ModelError
 
-# Rows of logits are scored in groups of this many numbers, which keeps copies small.
+# Rows of logits are handled in groups of this many numbers, which keeps copies small.
 GROUP = 1 << 22
 
 
@@ -55,8 +55,13 @@ def check_logits(logits: Tensor, new_tokens: int | None = None) -> Tensor:
     return total
 
 
+def group_size(logits: Tensor) -> int:
+    """Return how many rows of logits, (n, vocab), make a group."""
+    return max(1, GROUP // logits.shape[-1])
+
+
 def _grouped(logits: Tensor, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    size = max(1, GROUP // logits.shape[-1])
+    size = group_size(logits)
     return zip(logits.split(size), tokens.split(size), strict=True)
 
 

@@ -1,4 +1,4 @@
-"""How likely the model found each generated token, and what else it found likely."""
+"""How likely the model found each generated token, and which others it found likely."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ import torch
 from torch import Tensor
 
 from genlm.decoding.completion import Alternative, Completion, Event, TracedToken
-from genlm.decoding.distribution import score_tokens
+from genlm.decoding.distribution import group_size, score_tokens
 from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request
 from genlm.model.network import Network
 from genlm.model.pieces import Pieces
 
 ALTERNATIVES = 5
-# Rows of logits are traced in groups of this many numbers, which keeps copies small.
-GROUP = 1 << 22
 
 
 def trace_tokens(logits: Tensor, scores: Tensor, tokens: Tensor, pieces: Pieces) -> list[TracedToken]:
     """Return the trace of each row's token.
 
-    `logits` are the model's own and `scores` what the logits processors left of them, both (n, vocab); `tokens`: (n,).
+    `logits` are the model's own and `scores` those after the logits processors, both (n, vocab); `tokens`: (n,).
     """
     found = score_tokens(logits, tokens)
     probabilities = logits.softmax(-1)
@@ -70,7 +68,7 @@ def _trace(network: Network, request: Request, pieces: Pieces, new: tuple[int, .
 def _logits_of(network: Network, before: Sequence[int], text: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield groups of a text's tokens: the index of the first, the logits each was drawn from, and the tokens."""
     logits = network.logits_of([[*before, *text][:-1]], [len(before) - 1])
-    size = max(1, GROUP // logits.shape[-1])
+    size = group_size(logits)
     for start in range(0, len(text), size):
         own = logits[start : start + size]
         yield start, own, torch.tensor(text[start : start + size], device=own.device)
@@ -89,7 +87,7 @@ def _traced(
     best_probabilities: list[float],
 ) -> TracedToken:
     alternatives = tuple(
-        Alternative(each, pieces.text_of(each), its, _split(pieces, each))
+        Alternative(each, pieces.text_of(each), its, pieces.incomplete_bytes(each))
         for each, its in zip(best, best_probabilities, strict=True)
     )
     return TracedToken(
@@ -102,9 +100,5 @@ def _traced(
         candidates,
         mass,
         alternatives,
-        _split(pieces, token),
+        pieces.incomplete_bytes(token),
     )
-
-
-def _split(pieces: Pieces, token: int) -> bytes | None:
-    return None if pieces.is_whole(token) else pieces.bytes_of(token)

@@ -65,6 +65,10 @@ class Pieces:
         found, text = self._look_up(id)
         return text.encode("utf-8") == found
 
+    def incomplete_bytes(self, id: int) -> bytes | None:
+        """Return the bytes of a token that holds only part of a character, whose text cannot show them; else None."""
+        return None if self.is_whole(id) else self.bytes_of(id)
+
     @property
     def size(self) -> int:
         """The number of tokens in the vocabulary."""

@@ -1,4 +1,4 @@
-"""What a model expects next: the distribution, a comparison of continuations, or a tree of likely ones."""
+"""The next token: its distribution, a comparison of continuations, or a tree of likely ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def next_token(
         ids,
         model.network.vocab_size,
         entropy(logits).item(),
-        _likeliest(model, logits[0], None if scores is None else scores[0], top),
+        _candidates(model, logits[0], None if scores is None else scores[0], top),
         _describe(model, strategy, logits[0], scores[0]) if strategy is not None and scores is not None else None,
     )
 
@@ -202,7 +202,7 @@ def _distribution(
     return processors.distribution(logits, history)
 
 
-def _likeliest(model: Model, logits: Tensor, scores: Tensor | None, top: int) -> tuple[Candidate, ...]:
+def _candidates(model: Model, logits: Tensor, scores: Tensor | None, top: int) -> tuple[Candidate, ...]:
     logprobs = logits.log_softmax(-1)
     best = logprobs.topk(min(top, len(logprobs)))
     after = None if scores is None else scores.softmax(-1)[best.indices].tolist()
@@ -214,8 +214,7 @@ def _likeliest(model: Model, logits: Tensor, scores: Tensor | None, top: int) ->
 
 
 def _candidate(pieces: Pieces, rank: int, id: int, logprob: float, after: float | None) -> Candidate:
-    split = None if pieces.is_whole(id) else pieces.bytes_of(id)
-    return Candidate(rank, id, pieces.text_of(id), math.exp(logprob), logprob, after, split)
+    return Candidate(rank, id, pieces.text_of(id), math.exp(logprob), logprob, after, pieces.incomplete_bytes(id))
 
 
 def _describe(model: Model, strategy: Strategy, logits: Tensor, scores: Tensor) -> Filtered:

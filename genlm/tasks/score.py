@@ -164,5 +164,4 @@ class _Job:
         return [self._token(self.first_id, None, None, None)]
 
     def _token(self, id: int, logprob: float | None, rank: int | None, entropy: float | None) -> TokenScore:
-        split = None if self.pieces.is_whole(id) else self.pieces.bytes_of(id)
-        return TokenScore(id, self.pieces.text_of(id), logprob, rank, entropy, split)
+        return TokenScore(id, self.pieces.text_of(id), logprob, rank, entropy, self.pieces.incomplete_bytes(id))
