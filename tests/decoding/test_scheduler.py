@@ -202,26 +202,17 @@ class TestScheduling:
             ended += isinstance(next(events)[1], Completion)
         assert taken <= 20 + 3 * 5
 
-    def test_no_request_waits_forever(self, model: Model) -> None:
-        """Long prompts go first within a window, but those that keep arriving do not pass a short one."""
-        scheduler = Scheduler(model.network, max_sequences=1)
-        short = scheduler.submit(endless(model, 0, prompt_ids=(5,)))
+    @pytest.mark.parametrize(("spec", "max_sequences"), [("top-p", 1), ("beam", 2)])
+    def test_no_request_waits_forever(self, model: Model, spec: str, max_sequences: int) -> None:
+        """Short prompts and searches go last within a window, but before requests that arrive after it."""
+        scheduler = make_scheduler(model.network, max_sequences)
+        first = scheduler.submit(endless(model, 0, spec, prompt_ids=(5,)))
         ended = []
         for _ in range(400):
             if scheduler.num_waiting < 3:
                 scheduler.submit(endless(model, 1, max_new_tokens=3))
             ended += [id for id, event in scheduler.step() if isinstance(event, Completion)]
-        assert short in ended
-
-    def test_a_search_gets_its_turn_while_others_keep_arriving(self, model: Model) -> None:
-        scheduler = make_scheduler(model.network, 2)
-        beam = scheduler.submit(endless(model, 1, "beam"))
-        ended = []
-        for _ in range(400):
-            if scheduler.num_waiting < 3:
-                scheduler.submit(endless(model, 2, max_new_tokens=3))
-            ended += [id for id, event in scheduler.step() if isinstance(event, Completion)]
-        assert beam in ended
+        assert first in ended
 
     def test_a_slot_goes_to_the_next_sequence_at_once(self, model: Model) -> None:
         network = Recording(model.network)
