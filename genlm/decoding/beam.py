@@ -1,6 +1,6 @@
 """Beam search, token for token as in transformers' `generate`, with one group of beams or several.
 
-At every step, the likeliest continuations of all beams of a group are ranked together. Those that end become
+At every step, the most likely continuations of all beams of a group are ranked together. Those that end become
 hypotheses, scored by log-probability / length ** length_penalty; the best of the others become the next beams.
 
 Diverse beam search (Vijayakumar et al. 2016, arXiv:1610.02424) has several groups, which take each step one after the
@@ -172,7 +172,7 @@ class _Group:
         return self._penalised(self.beams[0].score, length)
 
     def _candidates(self, logits: Tensor, cost: Tensor) -> Iterator[Beam]:
-        """Yield `width` continuations of all beams: the likeliest, likeliest first, or in the order they are drawn."""
+        """Yield `width` continuations of all beams: the most likely, best first, or as they are drawn."""
         check_logits(logits, len(self.beams[0].ids))
         logprobs = self.processors.start(logits)
         scores = self.processors.apply(logprobs - cost, self._history())
@@ -220,7 +220,7 @@ class _Group:
 def draw_different(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
     """Draw indices of `scores`, (n,), without replacement, with the probabilities of their softmax.
 
-    There is one draw for each number in `uniforms`, from [0, 1), until only scores of -inf are left. Returns indices in
+    There is one draw for each number in `uniforms`, from [0, 1), until only scores of -inf are left. Return indices in
     the order in which they are drawn, (k,).
     """
     left, indices = scores.clone(), []

@@ -35,7 +35,7 @@ class Alternative:
 class TracedToken:
     """A generated token under the model's own distribution, before any logits processor.
 
-    `rank` 1 is the likeliest token; `logprob` and `entropy` are in nats. The strategy's logits processors
+    `rank` 1 is the most likely token; `logprob` and `entropy` are in nats. The strategy's logits processors
     left `candidates` tokens, with a fraction `mass` of the probability. `alternatives` are the most likely tokens,
     whether or not this one is among them. `bytes` is set if the token holds only part of a character.
     """

@@ -1,6 +1,6 @@
 """Contrastive search: a likely token whose hidden state differs from those before (Su et al. 2022, arXiv:2202.06417).
 
-Of the top_k likeliest tokens v, the next one maximises
+Of the top_k most likely tokens v, the next one maximises
 
     (1 - penalty_alpha) * p(v) - penalty_alpha * max_j cos(h_v, h_j)
 
@@ -71,14 +71,14 @@ class _Search:
         return token, float(logprobs[token])
 
     def _candidates(self, history: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the probabilities of the likeliest tokens, and the tokens. Shapes: (n,)."""
+        """Return the probabilities of the most likely tokens, and the tokens. Shapes: (n,)."""
         step = len(history) - len(self.request.prompt_ids)
         check_logits(self.logits, step)
         scores = self.processors(self.logits, [history])
         check_choice(scores, self.request.strategy, step)
-        likeliest = scores.softmax(-1)[0].topk(self.width)
-        allowed = scores[0, likeliest.indices] > -torch.inf
-        return likeliest.values[allowed], likeliest.indices[allowed]
+        top = scores.softmax(-1)[0].topk(self.width)
+        allowed = scores[0, top.indices] > -torch.inf
+        return top.values[allowed], top.indices[allowed]
 
 
 def _penalties(strategy: Strategy) -> Strategy:

@@ -1,7 +1,7 @@
-"""What a kind of strategy is declared with: its fields, its logits processors, and how it chooses.
+"""The declaration of a kind of strategy: its fields, its logits processors, and how it chooses.
 
-Everything that genlm knows about a kind is in its declaration, and everything that shows, reads or runs it derives from
-there. Nothing here needs torch.
+Everything that genlm knows about a kind is in its declaration; parsing, help, documentation and decoding derive from
+it. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from genlm.errors import UsageError
 
-# What JSON and a spec can hold.
+# A value that JSON can hold.
 Plain: TypeAlias = bool | int | float | str
 # The value of a field. Words and biases are tuples: ("king", "queen") and ((262, -5.0),).
 Value: TypeAlias = Plain | tuple[str, ...] | tuple[tuple[int, float], ...]
@@ -43,7 +43,7 @@ class ValueType(Protocol[T]):
 
     @property
     def separator(self) -> str:
-        """What stands between the items of a list; empty if the value is not a list."""
+        """The text between the items of a list; empty if the value is not a list."""
         ...
 
     def parse(self, text: str) -> T:
@@ -148,9 +148,9 @@ class Words:
 
     def parse(self, text: str) -> tuple[str, ...]:
         """See ValueType; white space around a word does not belong to it."""
-        return (
-            self.check([unquote(part.strip(), errors="strict") for part in text.split(self.separator)]) if text else ()
-        )
+        if not text:
+            return ()
+        return self.check([unquote(part.strip(), errors="strict") for part in text.split(self.separator)])
 
     def check(self, value: object) -> tuple[str, ...]:
         """See ValueType; a list holds plain words. Each word is kept once."""
@@ -254,7 +254,7 @@ class Field(Generic[T]):
     to_transformers: Callable[[T], dict[str, object]] | None = None
 
     def parse(self, text: str) -> T:
-        """Return the value that a spec writes as `text`. Raises UsageError if it is out of range."""
+        """Return the value that a spec writes as `text`. Raise UsageError if it is out of range."""
         try:
             value = self.values.parse(text)
         except ValueError:
@@ -262,7 +262,7 @@ class Field(Generic[T]):
         return self.check(value)
 
     def check(self, value: object) -> T:
-        """Return `value` in the field's own type. Raises UsageError if it is out of range."""
+        """Return `value` in the field's own type. Raise UsageError if it is out of range."""
         try:
             return self.values.check(value)
         except ValueError:
@@ -274,7 +274,7 @@ class Field(Generic[T]):
         return bool(self.values.separator)
 
     def join(self, first: Given, second: Given) -> Given:
-        """Return two lists as one text. If one is invalid, return it alone, so that `check` refuses it."""
+        """Return two lists as one text, or only the invalid one, so that `check` refuses it."""
         texts = []
         for given in (first, second):
             try:
@@ -315,13 +315,13 @@ class Field(Generic[T]):
 
 @dataclass(frozen=True)
 class Processor:
-    """A logits processor: its fields, and the "module:function" that applies it, imported when it is used.
+    """A logits processor: its fields, and the "module:function" that implements it, imported on first use.
 
     Processors apply in rising `order`. One that `has_state` is a class instead: it follows each sequence, and applies
     after all others. Either has a parameter for each field; see genlm/decoding/processors.py.
     """
 
-    place: str
+    implementation: str
     order: int
     fields: tuple[Field[Any], ...]
     has_state: bool = False
@@ -338,7 +338,7 @@ class Processor:
         return replace(self, fields=(replace(field, default=default, values=replace(values, **bounds)),))
 
 
-# What the values of several fields must be to each other: returns the complaint, or None.
+# A check that involves several fields: returns an error message, or None.
 Rule: TypeAlias = Callable[[Mapping[str, Value]], str | None]
 
 
@@ -347,7 +347,7 @@ class Kind:
     """A kind of strategy.
 
     `parameters` are its fields and logits processors in the order in which a spec writes them; `main` names the field
-    that a spec always shows. `samples` tells kinds that draw tokens from kinds that have no choice.
+    that a spec always shows. `samples` is whether tokens are drawn at random.
     """
 
     name: str

@@ -41,7 +41,7 @@ def make_scheduler(network: Network, max_sequences: int | None = None) -> Schedu
     from genlm.decoding.scheduler import Scheduler
 
     def run_separately(request: Request) -> Iterator[Event] | None:
-        # A search needs a cache of its own.
+        # A search needs its own cache.
         is_separate = request.alone or request.engine != "genlm" or request.strategy.declaration.loop
         return decode(network, request) if is_separate else None
 
@@ -56,8 +56,8 @@ def decode_many(
     """Yield the events of many requests, in any order, each with the key of its request. See Scheduler for the events.
 
     A request that is `Failed` from the start keeps that as its only event. Requests are taken lazily, a window at a
-    time; an iterator that has ended is asked again as long as anything runs. Once `is_stopping` returns true, no more
-    sequences start, and those that run finish.
+    time; an iterator that has ended is asked again as long as any request runs. Once `is_stopping` returns true, no
+    more sequences start, and running ones finish.
     """
     remaining = iter(requests)
     keys: dict[int, K] = {}
@@ -86,7 +86,7 @@ def decode_many(
 
 
 def _sample(network: Network, request: Request) -> Iterator[Event]:
-    """Decode one request that does not search, with a scheduler of its own."""
+    """Decode one request that does not search, with its own scheduler."""
     from genlm.decoding.lookup import can_look_up
     from genlm.decoding.scheduler import Scheduler
 

@@ -1,4 +1,4 @@
-"""Sweeps of a strategy's fields: `FIELD=V1,V2,...`, where a value may be a range `first..last..step`."""
+"""Sweeps of a strategy's fields: `FIELD=V1,V2,...`; a value may be a range `first..last..step`."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def read_axis(text: str) -> Axis:
     """Return the axis that `FIELD=V1,V2,...` describes.
 
     Raises:
-        SpecError: an unknown field, a value of another type, or a range without end; it points at the place.
+        SpecError: an unknown field, a value of another type, or a range without end; the error has the position.
     """
     name, equals, tail = text.partition("=")
     if not equals or not name.strip() or not tail.strip():
         raise _wrong(text, Word(text, 0, len(text)), "expected FIELD=VALUE,VALUE,...")
-    place = Word.trimmed(name, 0)
-    if place.text not in ALL_FIELDS:
-        raise _wrong(text, place, f"no field {place.text!r} in any strategy")
+    field = Word.trimmed(name, 0)
+    if field.text not in ALL_FIELDS:
+        raise _wrong(text, field, f"no field {field.text!r} in any strategy")
     at = len(name) + 1
     values: list[Plain] = []
     for part in tail.split(","):
-        values += _read_part(text, ALL_FIELDS[place.text], Word.trimmed(part, at))
+        values += _read_part(text, ALL_FIELDS[field.text], Word.trimmed(part, at))
         at += len(part) + 1
-    return Axis(place.text, tuple(dict.fromkeys(values)))
+    return Axis(field.text, tuple(dict.fromkeys(values)))
 
 
 def check_axes(axes: Sequence[Axis]) -> None:
@@ -98,6 +98,6 @@ def _range(text: str, part: Word) -> list[str]:
     return [f"{(first + at * step).normalize():f}" for at in range(count)]
 
 
-def _wrong(text: str, place: Word, message: str) -> SpecError:
+def _wrong(text: str, word: Word, message: str) -> SpecError:
     hint = "for example top_p=0.8,0.9 or top_k=10..50..20"
-    return SpecError(message, spec=text, start=place.start, end=place.end, hint=hint)
+    return SpecError(message, spec=text, start=word.start, end=word.end, hint=hint)

@@ -19,7 +19,7 @@ from genlm.model.network import Cache
 # A draft is what followed the last occurrence of this many tokens.
 NGRAM = 3
 SHORTEST_DRAFT, LONGEST_DRAFT = 2, 8
-# Plain steps after a draft whose first token was wrong; doubled each time that happens again.
+# Plain steps after a draft whose first token was wrong; doubled each time in a row.
 FIRST_PAUSE, LONGEST_PAUSE = 2, 32
 
 
@@ -39,7 +39,7 @@ class Rewindable(Cache, Protocol):
         ...
 
     def extend(self, ids: Tensor) -> Tensor:
-        """Add tokens. `ids`: (rows, n). Returns the logits after each, (rows * n, vocab), float32."""
+        """Add tokens. `ids`: (rows, n). Return the logits after each, (rows * n, vocab), float32."""
         ...
 
     def drop(self, tokens: int) -> None:
@@ -74,7 +74,7 @@ class LookupCache:
     def __init__(self, cache: Rewindable, prompt_ids: Iterable[int]) -> None:
         self._cache = cache
         self._lookup = Lookup(prompt_ids)
-        # The draft's tokens that are still to come, and the logits after each of them.
+        # The remaining tokens of the draft, and the logits after each of them.
         self._draft: list[int] = []
         self._logits: list[Tensor] = []
         self._accepted = 0

@@ -28,7 +28,7 @@ class Preset:
 
     @property
     def strategy(self) -> Strategy:
-        """The strategy. Raises UsageError if a field is wrong."""
+        """The strategy. Raise UsageError if a field is wrong."""
         return Strategy.of(self.kind, self.fields, name=self.name)
 
 

@@ -1,4 +1,4 @@
-"""Logits processors: what a strategy does to the model's logits before it chooses the next token.
+"""Logits processors: the changes that a strategy makes to the model's logits before it chooses the next token.
 
 A processor takes logits of shape (rows, vocab), float32, and the tokens of each row so far, and returns new logits; a
 token at -inf is ruled out. Its other parameters have the names of a strategy's fields, or are the request's
@@ -41,7 +41,7 @@ SAFELY = 0.99
 
 
 class SampledSequence(Protocol):
-    """A sequence, as a processor with state sees it: it has its own random stream, and is equal to no other."""
+    """A sequence, as a processor with state sees it: it has its own random stream, and compares by identity."""
 
     @property
     def random(self) -> Random:
@@ -50,7 +50,7 @@ class SampledSequence(Protocol):
 
 
 class StatefulProcessor(Protocol):
-    """A processor that follows each sequence: what it does depends on chance or on the tokens drawn before."""
+    """A processor that follows each sequence: its effect depends on chance or on the tokens drawn before."""
 
     def process(self, logits: Tensor, sequences: Sequence[SampledSequence]) -> Tensor:
         """Return new logits, a row for each sequence."""
@@ -65,7 +65,7 @@ class StatefulProcessor(Protocol):
 class LogitsProcessors:
     """The logits processors of a strategy, except those with state.
 
-    Calling it is the one way from logits to what a strategy chooses by: generation, traces and `genlm next` all do.
+    Generation, traces and `genlm next` all call this to turn logits into the scores that a strategy chooses by.
     """
 
     strategy: Strategy
@@ -76,7 +76,7 @@ class LogitsProcessors:
         return self.apply(self.start(logits), history)
 
     def start(self, logits: Tensor) -> Tensor:
-        """Return what the first processor gets: logits, or log-probabilities for beams, whose scores are sums."""
+        """Return the input of the first processor: logits, or log-probabilities for beams, whose scores are sums."""
         return logits.log_softmax(-1) if self.strategy.declaration.on_logprobs else logits
 
     def apply(self, scores: Tensor, history: History) -> Tensor:
@@ -91,8 +91,8 @@ class LogitsProcessors:
         kind = self.strategy.declaration
         if kind.samples or kind.also_depends_on:
             return scores
-        likeliest = scores.argmax(-1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter(-1, likeliest, scores.gather(-1, likeliest))
+        most_likely = scores.argmax(-1, keepdim=True)
+        return torch.full_like(scores, -torch.inf).scatter(-1, most_likely, scores.gather(-1, most_likely))
 
 
 def make_processors(
@@ -108,10 +108,8 @@ def make_processors(
     and `bad_words_ids` the strategy's bad words in the model's tokens.
     """
     known = {**strategy.fields, "prompt_length": prompt_length, "eos_ids": eos_ids, "bad_words_ids": bad_words_ids}
-    places = _active(strategy, has_state=False)
-    return LogitsProcessors(
-        strategy, tuple(partial(resolve_name(place), **_arguments(place, known)) for place in places)
-    )
+    active = _active(strategy, has_state=False)
+    return LogitsProcessors(strategy, tuple(partial(resolve_name(name), **_arguments(name, known)) for name in active))
 
 
 def request_processors(request: Request) -> LogitsProcessors:
@@ -126,31 +124,31 @@ def request_processors(request: Request) -> LogitsProcessors:
 
 def make_stateful_processors(strategy: Strategy) -> list[StatefulProcessor]:
     """Return the processors of a strategy that follow each sequence; they apply after all others."""
-    places = _active(strategy, has_state=True)
-    return [resolve_name(place)(**_arguments(place, strategy.fields)) for place in places]
+    active = _active(strategy, has_state=True)
+    return [resolve_name(name)(**_arguments(name, strategy.fields)) for name in active]
 
 
 def processors_key(request: Request) -> Hashable:
-    """Return a key that is equal for requests whose processors do the same."""
-    counts = any("prompt_length" in _parameters(place) for place in _active(request.strategy, has_state=False))
+    """Return a key that is equal for requests whose processors are the same."""
+    counts = any("prompt_length" in _parameters(name) for name in _active(request.strategy, has_state=False))
     prompt_length = len(request.prompt_ids) if counts else None
     return request.strategy, prompt_length, request.eos_ids, request.bad_words_ids
 
 
 def _active(strategy: Strategy, *, has_state: bool) -> list[str]:
-    """Return the places of the processors of a strategy that are not off, in the order in which they apply."""
+    """Return the implementations of a strategy's processors that are not off, in the order in which they apply."""
     values = strategy.fields
     processors = [each for each in strategy.declaration.processors if each.has_state is has_state]
-    return [each.place for each in processors if not each.is_off(values)]
+    return [each.implementation for each in processors if not each.is_off(values)]
 
 
-def _arguments(place: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: known[name] for name in _parameters(place)}
+def _arguments(implementation: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    return {parameter: known[parameter] for parameter in _parameters(implementation)}
 
 
 @cache
-def _parameters(place: str) -> tuple[str, ...]:
-    names = signature(resolve_name(place)).parameters
+def _parameters(implementation: str) -> tuple[str, ...]:
+    names = signature(resolve_name(implementation)).parameters
     return tuple(name for name in names if name not in ("logits", "history"))
 
 
@@ -295,7 +293,7 @@ def divide_by_temperature(logits: Tensor, history: History, temperature: float) 
 
 
 def _within_float32(divisor: float) -> float:
-    """Return the divisor, or the nearest that is neither zero nor infinite in float32."""
+    """Return the divisor, or the nearest number that is neither zero nor infinite in float32."""
     limits = torch.finfo(torch.float32)
     return min(max(divisor, limits.tiny), limits.max)
 
@@ -384,11 +382,11 @@ def keep_top_p(logits: Tensor, history: History, top_p: float) -> Tensor:
     Of equally likely tokens, those with lower ids come first.
     """
     probabilities = logits.softmax(-1)
-    smallest, places = _end_of_nucleus(probabilities, top_p)
+    smallest, count = _end_of_nucleus(probabilities, top_p)
     outside = probabilities < smallest
     ties = probabilities == smallest
-    if bool((ties.sum(-1, keepdim=True) > places).any()):
-        outside |= ties & (ties.cumsum(-1, dtype=torch.int32) > places)
+    if bool((ties.sum(-1, keepdim=True) > count).any()):
+        outside |= ties & (ties.cumsum(-1, dtype=torch.int32) > count)
     return _without(logits, outside)
 
 
@@ -400,18 +398,18 @@ def _without(logits: Tensor, outside: Tensor) -> Tensor:
 
 
 def _end_of_nucleus(probabilities: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    """Return the smallest probability in the nucleus, and how many tokens with it are inside; both (rows, 1).
+    """Return the smallest probability in the nucleus, and the number of tokens in it that have it; both (rows, 1).
 
     A nucleus is usually small: only the most likely tokens are sorted, and more of them only in rows where they do not
     hold `p`.
     """
     vocab = probabilities.shape[-1]
     values = probabilities.topk(min(SHORTLIST, vocab)).values
-    smallest, places, ended = _cut(values, torch.zeros_like(values[:, :1]), p)
-    if vocab > SHORTLIST and not bool(ended.all()):
-        longer = (~ended[:, 0]).nonzero()[:, 0]
-        smallest[longer], places[longer] = _end_in_band(probabilities[longer], values[longer, -1:], p)
-    return smallest, places
+    smallest, count, is_complete = _cut(values, torch.zeros_like(values[:, :1]), p)
+    if vocab > SHORTLIST and not bool(is_complete.all()):
+        longer = (~is_complete[:, 0]).nonzero()[:, 0]
+        smallest[longer], count[longer] = _end_in_band(probabilities[longer], values[longer, -1:], p)
+    return smallest, count
 
 
 def _end_in_band(probabilities: Tensor, high: Tensor, p: float) -> tuple[Tensor, Tensor]:
@@ -431,7 +429,7 @@ def _end_in_band(probabilities: Tensor, high: Tensor, p: float) -> tuple[Tensor,
         if int(inside.sum(-1).max()) <= BAND:
             band = (probabilities * inside).topk(min(BAND, vocab)).values
             return _cut(band, _mass_above(probabilities, high), p)[:2]
-    # More equal tokens than a band holds.
+    # A band cannot hold that many equal tokens.
     return _cut(probabilities.topk(vocab).values, torch.zeros_like(high), p)[:2]
 
 
@@ -443,15 +441,15 @@ def _mass_above(probabilities: Tensor, threshold: Tensor) -> Tensor:
 def _cut(values: Tensor, before: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:
     """Find where falling `values`, with a mass of `before` above them, reach `p`.
 
-    Returns the last value that is needed, how many values equal to it are needed, and whether they reach `p`; each has
+    Return the last value that is needed, how many values equal to it are needed, and whether they reach `p`; each has
     the shape (rows, 1).
     """
     kept = before + values.cumsum(-1) - values < p
-    # Also in a row where other processors have left nothing, so that no sum is a number.
+    # Even if other processors have ruled out the whole row, which makes every sum NaN.
     kept[:, 0] = True
     smallest = values.gather(-1, kept.sum(-1, keepdim=True) - 1)
-    places = (kept & (values == smallest)).sum(-1, keepdim=True)
-    return smallest, places, ~kept[:, -1:]
+    count = (kept & (values == smallest)).sum(-1, keepdim=True)
+    return smallest, count, ~kept[:, -1:]
 
 
 # Processors that follow each sequence.
@@ -477,4 +475,4 @@ class Xtc:
         return logits.masked_fill(excluded, -torch.inf)
 
     def observe(self, logits: Tensor, chosen: Tensor, sequences: Sequence[SampledSequence]) -> None:
-        """See StatefulProcessor; chance remembers nothing."""
+        """See StatefulProcessor; XTC does not depend on earlier tokens."""

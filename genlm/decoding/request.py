@@ -63,7 +63,7 @@ class Request:
 def random_streams(seed: int, prompt_ids: tuple[int, ...]) -> Callable[[int], Random]:
     """Return a function from the index of a sequence to its random stream.
 
-    Each sequence has a stream of its own, and each token takes one number from it. A sample therefore depends only on
+    Each sequence has its own stream, and each token takes one number from it. A sample therefore depends only on
     its seed, prompt and index, not on the samples beside it. The generator is Python's Mersenne Twister seeded with the
     SHA-512 of a text, which gives the same numbers on every machine.
     """
@@ -72,12 +72,12 @@ def random_streams(seed: int, prompt_ids: tuple[int, ...]) -> Callable[[int], Ra
 
 
 def draw_seed() -> int:
-    """Return a seed for a run that was given none."""
+    """Return a random seed."""
     return SystemRandom().randrange(2**32)
 
 
 class Status(Enum):
-    """Where a sequence stands: from WAITING to FINISHED in this order, unless it fails or is cancelled on the way."""
+    """The state of a sequence: from WAITING to FINISHED in this order, unless it fails or is cancelled."""
 
     WAITING = "waiting"  # for its prompt to be prefilled
     PREFILLED = "prefilled"  # and waiting for a slot
@@ -143,14 +143,14 @@ class Sequence:
         return text, "stop" if self.text.stopped else reason
 
     def end(self, status: Status) -> None:
-        """Leave the sequence in its last status and release the prefilled prompt."""
+        """Set the final status and release the prefilled prompt."""
         self.status = status
         self.prompt = None
 
     def completion(self, reason: FinishReason) -> Completion:
-        """Return the result of a sequence that ended for `reason`."""
+        """Return the result of a sequence that has ended."""
         ids = tuple(self.ids[len(self.request.prompt_ids) :])
-        # None if nothing was traced on the way: `decode` then traces the whole completion in one pass.
+        # None if no step was traced: `decode` then traces the whole completion in one pass.
         trace = tuple(self.trace) or None
         return Completion(self.index, self.text.text, ids, reason, self.logprob, trace)
 

@@ -59,7 +59,7 @@ class Queue:
     """The requests and sequences that do not run yet. Decides which are next.
 
     Requests are taken from `submitted` a window at a time, and the longest prompts of a window go first. A new window
-    begins when no request of the last one waits, so none waits forever. Requests that run separately come last in
+    starts when no request of the last one waits, so none waits forever. Requests that run separately come last in
     their window.
     """
 
@@ -78,7 +78,7 @@ class Queue:
         return len(self.submitted) + len(self.waiting) + len(self.separate)
 
     def next_window(self) -> int:
-        """Begin a new window if the last one is used up. Return the length of its longest sequence, or 0."""
+        """Start a new window if the last one is used up. Return the length of its longest sequence, or 0."""
         if self.waiting or self.separate:
             return 0
         for _ in range(min(self._window, len(self.submitted))):
@@ -88,7 +88,7 @@ class Queue:
         return max((group.request.max_length for group in self.waiting), default=0)
 
     def pop_prompts(self) -> list[SequenceGroup]:
-        """Take the requests whose prompts are prefilled together next."""
+        """Remove and return the requests whose prompts are prefilled together next."""
         groups = [self.waiting.pop()]
         longest = len(groups[0].request.prompt_ids)
         while (
@@ -100,11 +100,11 @@ class Queue:
         return groups
 
     def pop_prefilled(self, most: int) -> list[Sequence]:
-        """Take up to `most` sequences that start next."""
+        """Remove and return up to `most` sequences that start next."""
         return [self.prefilled.popleft() for _ in range(min(most, len(self.prefilled)))]
 
     def num_sequences(self) -> int:
-        """How many sequences of this window wait for a slot that they share steps in."""
+        """How many sequences of this window wait for a slot."""
         return len(self.prefilled) + sum(len(group.with_status(Status.WAITING)) for group in self.waiting)
 
     def remove(self, group: SequenceGroup) -> None:
@@ -158,7 +158,7 @@ class Scheduler:
         self._events: list[tuple[int, Event | Failed]] = []
         self._is_draining = False
         self._prefills_ahead = True
-        # The requests that ran in a step that failed. As long as there are any, sequences run one by one.
+        # The requests whose step failed. As long as there are any, sequences run one by one.
         self._suspects: set[int] = set()
 
     # The interface.

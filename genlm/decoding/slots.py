@@ -25,11 +25,11 @@ class Slots:
         self._is_auto = capacity is None
         self._longest = 0
         self._cache: SharedCache | None = None
-        # What takes the steps: the cache itself or, for a single sequence, one that speculates.
+        # The cache to step: `_cache` itself or, for a single sequence, one that speculates.
         self._stepping: Cache | None = None
 
     def fit(self, length: int) -> None:
-        """Lower a capacity that was not given to as many sequences of `length` tokens as pay off and fit in memory."""
+        """Lower the capacity to the sequences of `length` tokens that pay off and fit, unless it was given."""
         if self._is_auto and length > self._longest:
             self._longest = length
             self.capacity = min(self.capacity, rows_that_fit(self._network, length))

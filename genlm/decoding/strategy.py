@@ -18,7 +18,7 @@ from genlm.errors import SpecError, UsageError
 
 T = TypeVar("T")
 
-# What plain flags mean if none of them selects a kind.
+# The kind if no plain flag selects one.
 DEFAULT_KIND = "top-p"
 
 
@@ -57,7 +57,7 @@ class Strategy:
         """Return the strategy that `KIND[:FIELD=VALUE[,FIELD=VALUE...]]` describes.
 
         Raises:
-            SpecError: a spec that cannot be read or has a wrong field; it points at the place.
+            SpecError: a spec that cannot be read or has a wrong field; the error has the position.
         """
         kind, fields = read_fields(spec)
         with _pointing_at(spec, Word(spec, 0, len(spec))):
@@ -107,7 +107,7 @@ class Strategy:
 
 
 def find_kind(name: str) -> Kind:
-    """Return the declaration of a kind. Raises UsageError if there is none of that name."""
+    """Return the declaration of a kind. Raise UsageError if there is none with this name."""
     if name not in KINDS:
         raise UsageError(f"no strategy kind {name!r}", hint="the kinds are " + ", ".join(KINDS))
     return KINDS[name]
@@ -160,13 +160,13 @@ class Word:
 
     @classmethod
     def trimmed(cls, text: str, at: int) -> Word:
-        """Return a piece of a spec that begins at `at`, without the white space around it."""
+        """Return a piece of a spec that starts at `at`, without the white space around it."""
         start = at + len(text) - len(text.lstrip())
         return cls(text.strip(), start, start + len(text.strip()))
 
 
 def read_fields(spec: str) -> tuple[str, dict[str, Value]]:
-    """Return the kind of a spec and the fields that it gives. Raises SpecError as `Strategy.parse` does."""
+    """Return the kind of a spec and its fields. Raise SpecError as `Strategy.parse` does."""
     head, colon, tail = spec.partition(":")
     name = Word.trimmed(head, 0)
     if not name.text:
@@ -206,9 +206,9 @@ def _find_field(kind: Kind, name: str) -> Field[Any]:
 
 
 @contextmanager
-def _pointing_at(spec: str, place: Word) -> Iterator[None]:
-    """Turn a usage error raised inside into one that points at `place`."""
+def _pointing_at(spec: str, word: Word) -> Iterator[None]:
+    """Turn a usage error raised inside into one that points at `word`."""
     try:
         yield
     except UsageError as error:
-        raise SpecError(str(error), spec=spec, start=place.start, end=place.end, hint=error.hint) from None
+        raise SpecError(str(error), spec=spec, start=word.start, end=word.end, hint=error.hint) from None

@@ -1,4 +1,4 @@
-"""Turns token ids into text as they are generated: whole characters only, cut exactly before a stop text."""
+"""Turn token ids into text as they are generated: whole characters only, cut exactly before a stop text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Decode = Callable[[list[int]], str]
 # With each new token, at least this many before it are decoded again: enough for a character of four bytes in as many
 # tokens, and for tokenizers in which a token's text depends on those before it.
 WINDOW = 8
-# What decoding returns for bytes that are not, or not yet, a character.
+# Decoding returns this for bytes that are not, or not yet, a character.
 INCOMPLETE = "\ufffd"
 # A character has at most four bytes, so one that three tokens left incomplete never becomes one.
 MOST_INCOMPLETE = 3
@@ -19,8 +19,8 @@ MOST_INCOMPLETE = 3
 class TextStream:
     """The text of one completion, token by token.
 
-    `push` returns the text that is certain: never part of a character, never what could be the beginning of a stop
-    text. `finish` returns what was held back. `text` is everything returned so far.
+    `push` returns the text that is certain: never part of a character, never the possible beginning of a stop
+    text. `finish` returns the text held back. `text` is everything returned so far.
 
     `tokenizers.decoders.DecodeStream` does not serve here: it never releases invalid bytes at the end, fails on some
     byte-fallback sequences, and takes quadratic time on long runs of invalid bytes or special tokens.

@@ -160,8 +160,8 @@ def test_only_tokens_that_the_processors_keep_are_drawn(ending: Path) -> None:
         for completion in made.completions:
             ids = [*made.prompt_token_ids, *completion.token_ids]
             logits = lm._model.network.logits(ids)[len(made.prompt_token_ids) - 1 : -1]
-            likeliest = logits.topk(2).indices.tolist()
-            assert all(token in two for token, two in zip(completion.token_ids, likeliest, strict=True))
+            top = logits.topk(2).indices.tolist()
+            assert all(token in two for token, two in zip(completion.token_ids, top, strict=True))
 
 
 def test_the_logprob_is_the_models_own(ending: Path) -> None:

@@ -149,7 +149,7 @@ def test_without_a_penalty_every_group_finds_the_same(ending: Path) -> None:
     assert tokens_of(made) == [tokens for tokens in tokens_of(beam) for _ in range(3)]
 
 
-def test_groups_of_one_beam_that_must_differ_begin_with_the_likeliest_tokens(tiny: Path) -> None:
+def test_groups_of_one_beam_that_must_differ_start_with_the_most_likely_tokens(tiny: Path) -> None:
     made = generate(tiny, "diverse-beam:num_beams=5,num_beam_groups=5,diversity_penalty=1000", 5)
     with torch.inference_mode():
         logits = stock(tiny)(torch.tensor([made.prompt_token_ids])).logits[0, -1]

@@ -78,7 +78,7 @@ from genlm.decoding.processors import (
 from genlm.decoding.strategy import Strategy
 
 TOKEN = st.integers(0, VOCAB - 1)
-DECLARED = {each.place: each for kind in KINDS.values() for each in kind.processors}
+DECLARED = {each.implementation: each for kind in KINDS.values() for each in kind.processors}
 
 
 def apply(strategy: Strategy, logits: Tensor, history: list[list[int]]) -> Tensor:
@@ -88,9 +88,9 @@ def apply(strategy: Strategy, logits: Tensor, history: list[list[int]]) -> Tenso
 # Declarations.
 
 
-@pytest.mark.parametrize("declared", DECLARED.values(), ids=lambda each: each.place)
+@pytest.mark.parametrize("declared", DECLARED.values(), ids=lambda each: each.implementation)
 def test_a_processor_has_a_parameter_for_each_of_its_declared_fields(declared: Processor) -> None:
-    found = resolve_name(declared.place)
+    found = resolve_name(declared.implementation)
     parameters = signature(found).parameters.keys() - {"logits", "history"}
     names = {field.name for field in declared.fields}
     assert parameters - {"prompt_length", "eos_ids", "bad_words_ids"} == names - {"bad_words"}
@@ -98,15 +98,15 @@ def test_a_processor_has_a_parameter_for_each_of_its_declared_fields(declared: P
 
 
 def test_a_field_belongs_to_one_processor_at_most() -> None:
-    places: dict[str, set[str]] = {}
+    owners: dict[str, set[str]] = {}
     for processor in DECLARED.values():
         for field in processor.fields:
-            places.setdefault(field.name, set()).add(processor.place)
-    assert all(len(found) == 1 for found in places.values())
+            owners.setdefault(field.name, set()).add(processor.implementation)
+    assert all(len(found) == 1 for found in owners.values())
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_every_processor_has_its_own_place_in_the_order(kind: Any) -> None:
+def test_the_processors_of_a_kind_have_distinct_orders_and_those_with_state_come_last(kind: Any) -> None:
     orders = [each.order for each in kind.processors]
     assert orders == sorted(set(orders))
     stateful = [each.has_state for each in kind.processors]

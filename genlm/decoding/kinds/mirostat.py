@@ -1,4 +1,4 @@
-"""Mirostat: keep the surprise of a text at a level."""
+"""Mirostat: keep the surprise of a text at a target level."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The declarations of most kinds, in the order in which `genlm strategies` lists them.
 
-In a formula, p is the next token's distribution after the processors that apply before, and H its entropy in nats.
+In a formula, p is the next token's distribution after the earlier processors, and H its entropy in nats.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _truncating(
 ) -> Kind:
     """Return a kind that draws from what one truncation keeps; every other truncation may be added to it."""
     (field,) = main.fields
-    others = [each for each in TRUNCATION if each.place != main.place]
+    others = [each for each in TRUNCATION if each.implementation != main.implementation]
     return Kind(
         name,
         summary,
