@@ -35,7 +35,15 @@ logging.setLoggerClass(Logger)
 
 
 # Tests are handed out to processes in whole files. Those that take longest go first, so that none is left for the end.
-LONGEST = ("test_ray", "test_batch_crash", "test_readme", "test_continuous", "test_loop", "test_hub", "test_batch")
+LONGEST = (
+    "test_ray",
+    "test_batch_crash",
+    "test_readme",
+    "test_scheduler",
+    "test_loop",
+    "test_source_hub",
+    "test_batch",
+)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -132,7 +132,7 @@ def reset_peak(device: torch.device) -> None:
 def peak_bytes(device: torch.device) -> int | None:
     """Return the most memory in use since `reset_peak`: that of the GPU if it runs the model, else of the process.
 
-    None if the system does not tell.
+    None if the system does not report it.
     """
     if device.type == "cuda":
         import torch

@@ -150,7 +150,7 @@ def test_the_peak_counts_what_was_freed() -> None:
 def test_the_peak_without_proc_and_the_module_resource(
     peak: dict[str, int], expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Windows, which reports the peak; elsewhere only the memory in use is known."""
+    """As on Windows, where psutil knows the peak."""
 
     def fail(*_: Any) -> Any:
         raise FileNotFoundError

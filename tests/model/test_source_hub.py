@@ -25,8 +25,8 @@ from genlm.model.source import FIRST_ANSWER_S
 NAME = "someone/tiny"
 WEIGHTS = "model.safetensors"
 MIB = 2**20
-# How long the imports may take on a busy machine.
-SLACK_S = 30.0
+# How long a busy machine may take for the rest.
+SLACK_S = 10.0
 UNNEEDED = {
     "README.md": b"# Tiny",
     "pytorch_model.bin": b"pickled",
@@ -38,9 +38,11 @@ UNNEEDED = {
 }
 HINT = "hint: HF_ENDPOINT selects another Hub; -m fable runs the bundled model\n"
 
-# Find a model as the command does, and print how it went.
+# Find a model as the command does, and print how it went. The client is imported first, so the time is that of the Hub.
 FIND = """
 import json, sys, time
+import huggingface_hub.errors
+from huggingface_hub import HfApi, hf_hub_download, logging, try_to_load_from_cache
 from genlm.errors import GenlmError
 from genlm.model.source import find_model
 name, options = json.loads(sys.argv[1])
@@ -343,6 +345,7 @@ def test_a_hub_that_never_answers_is_given_up_within_seconds(hub: Hub, user: Use
     assert unnamed["source"] == "bundled"
     assert unnamed["seconds"] < FIRST_ANSWER_S + SLACK_S
     assert len(unnamed["notices"]) == 1
+    assert [asked.path for asked in hub.asked] == [f"/api/models/{NAME}"]
 
 
 def test_without_a_name_or_a_hub_the_bundled_model_runs_with_one_notice(user: User) -> None:
