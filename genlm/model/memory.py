@@ -62,16 +62,26 @@ def _free_in_machine() -> int | None:
         return None
 
 
+def container_limit() -> int | None:
+    """Return how many bytes of memory this container may use, or None if there is no limit."""
+    return _read_number(CGROUP / "memory.max")
+
+
 def _free_in_container() -> int | None:
-    try:
-        limit = int((CGROUP / "memory.max").read_text("ascii"))
-        used = int((CGROUP / "memory.current").read_text("ascii"))
-    except (OSError, ValueError):
+    limit, used = container_limit(), _read_number(CGROUP / "memory.current")
+    if limit is None or used is None:
         return None
     # The system drops cached pages of files, such as those of the weights just read, when memory is short.
     statistics = _read_numbers(CGROUP / "memory.stat")
     reclaimable = statistics.get("active_file", 0) + statistics.get("inactive_file", 0)
     return max(0, limit - used + reclaimable)
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _read_numbers(path: Path) -> dict[str, int]:

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from genlm.model.memory import CGROUP
+from genlm.model.memory import CGROUP, container_limit
 from genlm.records.env import Fact, Section, Value
 
 # Their versions are read from metadata, because importing some of them takes seconds.
@@ -45,49 +45,17 @@ PACKAGES = (
 )
 # Environment variables that change what genlm does, how fast it is, or how its output looks.
 VARIABLES = (
-    "GENLM_MODEL",
-    "GENLM_DEBUG",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_HUB_OFFLINE",
-    "HF_ENDPOINT",
-    "HF_HUB_DISABLE_XET",
-    "TRANSFORMERS_OFFLINE",
-    "TOKENIZERS_PARALLELISM",
-    "RAY_ADDRESS",
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-    "OMP_PROC_BIND",
-    "OMP_PLACES",
-    "GOMP_SPINCOUNT",
-    "GOMP_CPU_AFFINITY",
-    "KMP_AFFINITY",
-    "KMP_BLOCKTIME",
-    "MKL_NUM_THREADS",
-    "MKL_CBWR",
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "CUDA_VISIBLE_DEVICES",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "LD_PRELOAD",
-    "LD_LIBRARY_PATH",
-    "PYTHONPATH",
-    "PYTHONUTF8",
-    "PYTHONIOENCODING",
-    "XDG_CACHE_HOME",
-    "XDG_CONFIG_HOME",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TERM",
-    "COLORTERM",
-    "NO_COLOR",
-    "FORCE_COLOR",
-    "COLUMNS",
+    *("GENLM_MODEL", "GENLM_DEBUG"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_DISABLE_XET", "TRANSFORMERS_OFFLINE"),
+    *("TOKENIZERS_PARALLELISM", "RAY_ADDRESS"),
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_SPINCOUNT", "GOMP_CPU_AFFINITY"),
+    *("KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
+    *("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONUTF8", "PYTHONIOENCODING"),
+    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LANG", "LC_ALL", "LC_CTYPE"),
+    *("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS"),
 )
-# A token is a secret, and a proxy's address often holds a password: of these it only matters that they are set.
+# A token is a secret, and a proxy's address often contains a password, so the report only says that these are set.
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", *(f"{name}_PROXY" for name in ("HTTP", "HTTPS", "ALL", "NO")))
 # Instructions that decide how fast int8 and bfloat16 are.
 FEATURES = re.compile(r"vnni|amx_|bf16|fp16|i8mm|sve|dot")
@@ -113,10 +81,10 @@ def describe(version: str) -> Iterator[Section]:
             "cores": os.cpu_count,
             "cores_available": _cores_available,
             "memory_bytes": _memory,
-            "memory_limit_bytes": _memory_limit,
+            "memory_limit_bytes": lambda: min(filter(None, (_memory(), container_limit()))),
         },
     )
-    yield _section("environment", {name: partial(_setting, name) for name in (*VARIABLES, *SECRETS) if _is_set(name)})
+    yield _environment()
     yield _section("hub_cache", {"folder": _cache_folder, "models": _cached_models, "size_bytes": _cache_size})
     yield _section(
         "terminal",
@@ -152,7 +120,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _redact(text: str) -> str:
-    """Return the text without the passwords of addresses, and with ~ for the home folder, which tells a user's name."""
+    """Return the text without passwords in addresses or the user's name: ~ replaces the home folder."""
     text = re.sub(r"(?<=://)\S*@", "***@", text)
     home = Path(os.path.expanduser("~"))
     return text if home == Path(home.anchor) else re.sub(rf"(?<![\w.-]){re.escape(str(home))}(?![\w.-])", "~", text)
@@ -181,9 +149,9 @@ def _cpu() -> str | None:
 
 def _cores_available() -> float | None:
     """Return how many cores this process may use; a container's limit may be a fraction."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    quota, _, period = _container_limit("cpu.max").partition(" ")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    limit = CGROUP / "cpu.max"
+    quota, period = limit.read_text("ascii").split() if limit.exists() else ("max", "")
     return cores if cores is None or quota == "max" else min(cores, int(quota) / int(period))
 
 
@@ -193,23 +161,10 @@ def _memory() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _memory_limit() -> int:
-    """Return how much memory this process may use."""
-    memory, limit = _memory(), _container_limit("memory.max")
-    return memory if limit == "max" else min(memory, int(limit))
-
-
-def _container_limit(name: str) -> str:
-    path = CGROUP / name
-    return path.read_text("utf-8").strip() if path.exists() else "max"
-
-
-def _is_set(name: str) -> bool:
-    return name in os.environ or (name in SECRETS and name.lower() in os.environ)
-
-
-def _setting(name: str) -> str:
-    return "set" if name in SECRETS else os.environ[name]
+def _environment() -> Section:
+    shown = [Fact(name, _redact(os.environ[name])) for name in VARIABLES if name in os.environ]
+    hidden = [Fact(name, "set") for name in SECRETS if name in os.environ or name.lower() in os.environ]
+    return Section("environment", (*shown, *hidden))
 
 
 def _cache_folder() -> str:
@@ -281,7 +236,7 @@ def _cpu_features() -> list[str] | None:
 
 
 def _linked_version(label: str) -> str | bool:
-    """Return the version of a library that torch is built with, or True if torch does not tell."""
+    """Return the version of a library that torch is built with, or True if torch does not name it."""
     import torch
 
     found = re.search(rf"(?:{label})([\d.]+)", torch.__config__.show())
