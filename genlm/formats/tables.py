@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TextIO, TypeAlias
 
 Record: TypeAlias = Mapping[str, Any]
 Records: TypeAlias = Callable[[], Iterable[Record]]
@@ -19,6 +19,7 @@ SETTINGS = ("model", "revision", "dtype", "strategy", "seed", "max_new_tokens")
 RESERVED = {*FIRST, *SETTINGS, "completion", "completions", "finish_reason", "logprob", "error"}
 ROWS_AT_ONCE = 1024
 LARGEST_INTEGER = 2**63
+CRLF = "\r\n"
 
 
 @dataclass
@@ -71,12 +72,25 @@ def write_csv(records: Records, stream: BinaryIO) -> None:
     several = shape.completions > 1
     suffixes = [f"_{number}" for number in range(1, shape.completions + 1)] if several else [""]
     made = [f"{name}{suffix}" for suffix in suffixes for name in ("completion", "finish_reason", "logprob")]
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(_NewlineWriter(text), lineterminator=CRLF)
     writer.writerow([*FIRST, *shape.columns.values(), *made, *SETTINGS, "error"])
     for record in records():
         writer.writerow(_csv_row(record, shape))
     text.flush()
     text.detach()
+
+
+class _NewlineWriter:
+    """Write each row with a newline instead of CRLF.
+
+    Before Python 3.13, csv quotes a field with a carriage return only if the line terminator contains one.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> int:
+        return self._stream.write(row.removesuffix(CRLF) + "\n")
 
 
 def _csv_row(record: Record, shape: Shape) -> Iterator[Any]:

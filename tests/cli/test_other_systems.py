@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +81,24 @@ def test_the_main_commands_do_as_on_linux(folder: Path) -> None:
 
 
 def untimed(contents: bytes) -> Any:
-    """A file's contents; of one JSON object all but how long it took."""
+    """Return a file's contents, without the time that a generation took."""
+    check_line_breaks(contents)
     assert "né".encode() in contents
     if not contents.startswith(b"{\n"):
         return contents
     return {name: value for name, value in json.loads(contents).items() if name != "timing"}
 
 
+def check_line_breaks(contents: bytes) -> None:
+    """Check that there is no carriage return but those of completions in CSV, which are quoted."""
+    is_json = contents.startswith(b"{")
+    cells = [] if is_json else chain(*csv.reader(io.StringIO(contents.decode(), newline="")))
+    assert contents.count(b"\r") == sum(cell.count("\r") for cell in cells)
+
+
 def check_batch(folder: Path, resumed: Done) -> None:
     assert resumed.code == 0, resumed.err
+    check_line_breaks((folder / "out.jsonl").read_bytes())
     assert "40 of 40 prompts are in out.jsonl" in resumed.err
     records = [json.loads(line) for line in (folder / "out.jsonl").read_bytes().splitlines()]
     assert [record["prompt"] for record in records] == PROMPTS
