@@ -15,7 +15,7 @@ from genlm.formats.output import is_standard_output, open_output
 
 
 class Interruption(BaseException):
-    """What a signal to end raises: no Exception."""
+    """An exception that is no Exception, as a termination signal raises."""
 
 
 def write_and_fail(path: Path, text: str, error: type[BaseException]) -> None:
@@ -46,31 +46,27 @@ def test_a_file_appears_once_it_is_whole(tmp_path: Path) -> None:
     assert in_folder(path) == ["out.txt"]
 
 
-@pytest.mark.parametrize("error", [ValueError, MemoryError, Interruption])
-def test_what_was_there_stays_when_anything_goes_wrong(tmp_path: Path, error: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [("half", ValueError), ("half", MemoryError), ("half", Interruption), ("", KeyboardInterrupt)],
+)
+def test_the_old_file_stays_after_an_error_or_if_nothing_was_written(
+    tmp_path: Path, text: str, error: type[BaseException]
+) -> None:
     path = tmp_path / "out.txt"
     path.write_text("before")
     with pytest.raises(error):
-        write_and_fail(path, "half", error)
+        write_and_fail(path, text, error)
     assert path.read_text() == "before"
     assert in_folder(path) == ["out.txt"]
 
 
-def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_text_so_far(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_text("before")
     with pytest.raises(KeyboardInterrupt):
         write_and_fail(path, "half", KeyboardInterrupt)
     assert path.read_text() == "half"
-
-
-def test_ctrl_c_before_anything_was_made_keeps_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "out.txt"
-    path.write_text("before")
-    with pytest.raises(KeyboardInterrupt):
-        write_and_fail(path, "", KeyboardInterrupt)
-    assert path.read_text() == "before"
-    assert in_folder(path) == ["out.txt"]
 
 
 @needs_unix("only some users may make symbolic links")

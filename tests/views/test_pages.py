@@ -196,19 +196,24 @@ def test_the_histogram_counts_every_token(score: Page, scored: tuple[list[Scored
     assert counts == [sum(text.tally.ranks[bucket] for text in scored[0]) for bucket in range(4)]
 
 
+def note_of_second_token(page: Page, words: str, how: str) -> str:
+    """Point at the second token in the element `words`; return the text of the note that appears."""
+    token = f"{words}.querySelectorAll('.token')[1]"
+    if how == "keys":
+        page.run(f"{words}.querySelector('.token').focus()")
+        page.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
+        assert page.run(f"document.activeElement === {token}")
+    else:
+        x, y = page.middle(token)
+        page.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        (page.move if how == "hover" else page.click)(x, y)
+    return str(page.run("note.hidden ? '' : note.textContent"))
+
+
 @pytest.mark.parametrize("how", ["hover", "tap", "keys"])
 def test_a_generated_token_shows_what_else_was_likely(trace: Page, generation: Generation, how: str) -> None:
     token = list(parts(generation.completions[0]))[1][1]
-    place = "document.querySelectorAll('.token')[1]"
-    if how == "keys":
-        trace.run("document.querySelector('.token').focus()")
-        trace.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
-        assert trace.run(f"document.activeElement === {place}")
-    else:
-        x, y = trace.middle(place)
-        trace.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        (trace.move if how == "hover" else trace.click)(x, y)
-    told = str(trace.run("note.hidden ? '' : note.textContent"))
+    told = note_of_second_token(trace, "document", how)
     assert f"id {token.id}, rank {token.rank}\n" in told
     assert f"entropy {token.entropy:.3f} nats" in told
     assert f"candidates {token.candidates}," in told
@@ -318,17 +323,7 @@ def test_a_token_of_any_strategy_shows_what_else_was_likely(
     compare: Page, comparison: StrategyComparison, how: str
 ) -> None:
     token = list(parts(comparison.rows[2].cells[0].samples[0]))[1][1]
-    words = "document.querySelectorAll('.card')[2].querySelector('.words')"
-    place = f"{words}.querySelectorAll('.token')[1]"
-    if how == "keys":
-        compare.run(f"{words}.querySelector('.token').focus()")
-        compare.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
-        assert compare.run(f"document.activeElement === {place}")
-    else:
-        x, y = compare.middle(place)
-        compare.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        (compare.move if how == "hover" else compare.click)(x, y)
-    told = str(compare.run("note.hidden ? '' : note.textContent"))
+    told = note_of_second_token(compare, "document.querySelectorAll('.card')[2].querySelector('.words')", how)
     assert f"id {token.id}, rank {token.rank}\n" in told
     assert len(told.split("\n\n")[1].split("\n")) == len(token.alternatives)
 
