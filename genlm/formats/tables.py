@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,6 +21,8 @@ RESERVED = {*FIRST, *SETTINGS, "completion", "completions", "finish_reason", "lo
 ROWS_AT_ONCE = 1024
 LARGEST_INTEGER = 2**63
 CRLF = "\r\n"
+# Python 3.10 takes a NUL in a field for the escape character if none is set. This one cannot occur in UTF-8.
+ESCAPE = None if sys.version_info >= (3, 11) else "\udfff"
 
 
 @dataclass
@@ -72,7 +75,7 @@ def write_csv(records: Records, stream: BinaryIO) -> None:
     several = shape.completions > 1
     suffixes = [f"_{number}" for number in range(1, shape.completions + 1)] if several else [""]
     made = [f"{name}{suffix}" for suffix in suffixes for name in ("completion", "finish_reason", "logprob")]
-    writer = csv.writer(_NewlineWriter(text), lineterminator=CRLF)
+    writer = csv.writer(_NewlineWriter(text), lineterminator=CRLF, escapechar=ESCAPE)
     writer.writerow([*FIRST, *shape.columns.values(), *made, *SETTINGS, "error"])
     for record in records():
         writer.writerow(_csv_row(record, shape))
