@@ -12,22 +12,22 @@ from genlm.errors import InputError
 from genlm.formats.remote import RemoteFile
 
 SUFFIXES = (".gz", ".zst")
-# What reading raises where a compressed file ends early or holds something else.
+# Raised while reading a file that ends early or is not compressed as its name says.
 DAMAGED = (OSError, EOFError, zlib.error)
 
 
 def plain_name(path: Path | RemoteFile) -> str:
-    """The file's name without the suffix that tells how it is compressed: `a.jsonl` for `a.jsonl.gz`."""
+    """Return the file's name without the suffix of its compression: `a.jsonl` for `a.jsonl.gz`."""
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
 def open_bytes(path: Path | RemoteFile) -> BinaryIO:
-    """The file's bytes from its beginning, decompressed where its name ends in .gz or .zst, read as they are needed.
+    """Open a file for reading, and decompress it as it is read if its name ends in .gz or .zst.
 
-    What is wrong inside a compressed file shows only while it is read: as one of DAMAGED, which `damage` words.
+    Damage inside a compressed file shows only when it is read, as one of DAMAGED; `damage` returns the error to raise.
 
     Raises:
-        InputError: a file that is not there or cannot be opened.
+        InputError: the file does not exist or cannot be opened.
     """
     try:
         return _open(path)
@@ -36,8 +36,8 @@ def open_bytes(path: Path | RemoteFile) -> BinaryIO:
 
 
 def damage(path: Path, error: Exception) -> InputError:
-    """What to say of a file whose reading raised one of DAMAGED."""
-    return InputError(f"{path}: cannot be read: {error}", hint="it is damaged, was cut off, or is no such file")
+    """Return the error for a file that raised one of DAMAGED."""
+    return InputError(f"{path}: cannot be read: {error}", hint="it is damaged, cut off, or not a file of this kind")
 
 
 def _open(path: Path | RemoteFile) -> BinaryIO:

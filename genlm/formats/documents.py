@@ -29,7 +29,7 @@ class TextFile:
 
     @property
     def is_records(self) -> bool:
-        """Whether the file itself says where a document ends."""
+        """Whether the file itself marks where a document ends."""
         return plain_name(self.path).endswith(JSON_LINES)
 
     @property
@@ -39,13 +39,13 @@ class TextFile:
 
 
 def find_files(sources: Iterable[Path], without: Path | None = None) -> list[Path]:
-    """The files named by `sources`, each once; a folder stands for the .txt and .jsonl files in it, at any depth.
+    """Return the files of `sources`, each once; a folder stands for the .txt and .jsonl files in it, at any depth.
 
-    They come in the order of `sources`, and of their names within a folder; .gz and .zst may follow a name. What lies
-    in the folder `without` is left out.
+    They have the order of `sources`, and of their names within a folder; .gz and .zst may follow a name. Files in the
+    folder `without` are left out.
 
     Raises:
-        InputError: a source that is not there, or a folder without any such file.
+        InputError: a source does not exist, or a folder has no such file.
     """
     found: dict[Path, Path] = {}
     for source in sources:
@@ -59,7 +59,7 @@ def find_files(sources: Iterable[Path], without: Path | None = None) -> list[Pat
 def _in_folder(folder: Path, without: Path | None) -> list[Path]:
     named = (path for path in folder.rglob("*") if Path(plain_name(path)).suffix in IN_FOLDERS)
     found = [path for path in named if path.is_file() and not _is_hidden(path.relative_to(folder))]
-    # By parts, as Windows compares paths without regard to case.
+    # By parts, because Windows ignores case when it compares paths.
     texts = sorted(found, key=lambda path: path.parts)
     if without is not None:
         texts = [path for path in texts if without.resolve() not in path.resolve().parents]
@@ -73,11 +73,11 @@ def _is_hidden(path: Path) -> bool:
 
 
 def read_text_file(path: Path, field: str = FIELD) -> TextFile:
-    """Read a file; of a .jsonl file each record's `field`.
+    """Read a file; each record's `field` if it is a .jsonl file.
 
     Raises:
-        InputError: a file that cannot be read, is binary or not UTF-8, with the byte, or a record without a text, with
-            the line.
+        InputError: the file cannot be read, is binary or is not UTF-8 (with the byte), or a record has no text (with
+            the line).
     """
     data = _read(path)
     text = _decode(path, data)
@@ -97,7 +97,7 @@ def _read(path: Path) -> bytes:
 def _decode(path: Path, data: bytes) -> str:
     zero = data.find(b"\0")
     try:
-        # "utf-8-sig" would not count the mark in the place of an error.
+        # "utf-8-sig" would not count the byte order mark in the position of an error.
         text = data.decode("utf-8").removeprefix("\ufeff")
         wrong = len(data)
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""A folder whose files are whole or not there at all: on this machine, shared, or in an object store."""
+"""A folder whose files are either complete or not there at all: local, shared, or in an object store."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ LOCK = ".lock"
 
 
 def open_folder(place: str) -> LocalFolder | RemoteFolder:
-    """The folder at a path, or at a URI that pyarrow knows a file system for, as s3:// and gs://."""
+    """Return the folder at a path, or at a URI such as s3:// or gs:// that pyarrow has a file system for."""
     return RemoteFolder(place) if is_remote(place) else LocalFolder(place)
 
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder at a path, which may be one that several machines share. Names in it may have `/`."""
+    """A folder at a path, perhaps shared by several machines. Names of its files may contain `/`."""
 
     place: str
 
     def read(self, name: str) -> bytes | None:
-        """A file's contents, or None where there is none of that name."""
+        """Return a file's contents, or None if it does not exist."""
         try:
             return self._path(name).read_bytes()
         except FileNotFoundError:
             return None
 
     def open(self, name: str) -> BinaryIO:
-        """A file, to be read from its beginning. Raises FileNotFoundError."""
+        """Open a file for reading. Raise FileNotFoundError if it does not exist."""
         return self._path(name).open("rb")
 
     def write(self, name: str, data: bytes) -> None:
-        """Let a file have these contents. Whenever the program ends, it has all of them or those it had before.
+        """Replace a file's contents. If the program ends meanwhile, the file has either the old contents or the new.
 
         Raises:
-            OutputError: as where the disk is full.
+            OutputError: the file cannot be written, for example because the disk is full.
         """
         path = self._path(name)
         try:
@@ -57,16 +57,16 @@ class LocalFolder:
             stream.write(data)
 
     def names(self, under: str = "") -> list[str]:
-        """The names of all that lies in the folder, or in the one `under` it, in their order."""
+        """Return the sorted names of the files and folders in this folder, or in its subfolder `under`."""
         try:
             return sorted(os.listdir(self._path(under)))
         except FileNotFoundError:
             return []
         except NotADirectoryError as error:
-            raise OutputError(f"{self.place} is a file, where a folder of part files is to be") from error
+            raise OutputError(f"{self.place} is a file, but a folder is needed for the part files") from error
 
     def remove(self, name: str) -> None:
-        """Take away a file, or a folder with all that is in it, where it is there."""
+        """Delete a file, or a folder and everything in it, if it exists."""
         path = self._path(name)
         with contextlib.suppress(FileNotFoundError):
             if path.is_dir():
@@ -76,7 +76,7 @@ class LocalFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let no other run write to the folder meanwhile. Raises OutputError where another one does."""
+        """Keep other runs from writing to the folder. Raise OutputError if another one is writing to it."""
         folder = self._path("")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class LocalFolder:
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A folder in an object store, which takes an object whole or not at all."""
+    """A folder in an object store, which stores an object completely or not at all."""
 
     place: str
 
@@ -112,7 +112,7 @@ class RemoteFolder:
         """See LocalFolder."""
         system, path = self._located(name)
         try:
-            # A store has no folders, and other file systems need them.
+            # An object store has no folders, but other file systems need them.
             system.create_dir(path.rpartition("/")[0], recursive=True)
             with system.open_output_stream(path) as stream:
                 stream.write(data)
@@ -139,7 +139,7 @@ class RemoteFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """An object store has no locks: here nothing is held."""
+        """Do nothing: an object store has no locks."""
         yield
 
     def _located(self, name: str) -> tuple[Any, str]:

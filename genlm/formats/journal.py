@@ -28,7 +28,7 @@ LOCK_S = 0.2
 class Journal:
     """An open file with one record a line. An empty one is deleted when it is closed, unless it `is_wanted`.
 
-    `is_lock` tells whether the descriptor holds the lock, so that closing it lets another run in.
+    `is_lock`: the descriptor holds the lock, so closing it lets another run in.
     """
 
     def __init__(self, path: Path, descriptor: int, *, is_lock: bool) -> None:
@@ -188,7 +188,7 @@ def _open_locked(path: Path) -> int:
 @contextmanager
 def _lock_beside(path: Path) -> Iterator[None]:
     with warnings.catch_warnings():
-        # Of a system that has neither flock nor the locks of Windows: a file with the process id serves there.
+        # On a system with neither flock nor Windows' locks, filelock uses a file with the process id and warns.
         warnings.filterwarnings("ignore", message="only soft file lock")
         from filelock import FileLock, Timeout
     lock = FileLock(f"{os.path.realpath(path)}.lock", timeout=LOCK_S)

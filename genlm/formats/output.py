@@ -19,7 +19,7 @@ WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
 def is_standard_output(path: Path | None) -> bool:
-    """Whether a result for `path` goes to standard output."""
+    """Return whether a result for `path` goes to standard output."""
     return path is None or path.as_posix() in STANDARD_OUTPUT
 
 

@@ -44,7 +44,7 @@ def _is_terminal() -> bool:
 
 
 def _something_is_piped() -> bool:
-    """Whether a file or pipe on standard input holds text. An open pipe that is still silent does not count."""
+    """Return whether a file or pipe on standard input has text. An open pipe without any yet does not count."""
     try:
         descriptor = sys.stdin.fileno()
         mode = os.fstat(descriptor).st_mode
@@ -57,9 +57,9 @@ def _something_is_piped() -> bool:
     try:
         readable, _, _ = select.select([descriptor], [], [], 0)
     except OSError:
-        # Windows cannot ask a pipe whether it holds text.
+        # Windows cannot check a pipe for text.
         return False
-    # A closed pipe is readable too, but holds nothing.
+    # A closed pipe is readable too, but empty.
     return bool(readable) and bool(_stdin().peek(1))
 
 

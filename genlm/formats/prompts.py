@@ -1,4 +1,4 @@
-"""Prompts and human texts that fit the memory: all rows of a file at once, each of which must be right."""
+"""Prompts and human texts that fit in memory: all rows of a file at once. Any bad row is an error."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from genlm.formats.rows import EXTENSIONS, InputRow, open_inputs
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts of a file: the lines of a text, or the column `prompt` of JSON lines, CSV, TSV or Parquet.
+    """Return the prompts of a file: its lines, or the column `prompt` of JSON lines, CSV, TSV or Parquet.
 
-    A file whose name tells no format is text, and so is standard input, `-`.
+    A file with an unknown extension is read as text, and so is standard input, `-`.
 
     Raises:
-        InputError: a file that cannot be read or holds no prompt, or the first row that is wrong.
+        InputError: the file cannot be read or has no prompts, or a row is bad (the first one is reported).
     """
     found = tuple(_text_of(row, "prompt") for row in _rows(path))
     if not found:
@@ -26,10 +26,10 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
 
 def read_human_texts(path: Path) -> tuple[str, ...]:
-    """The texts of a file: its lines, or the column `text`, which follows that of the column `prompt` if there is one.
+    """Return the texts of a file: its lines, or the column `text`, after that of the column `prompt` if there is one.
 
     Raises:
-        InputError: as `read_prompts`.
+        InputError: see `read_prompts`.
     """
     found = tuple(text for row in _rows(path) if (text := _human_text(row)))
     if not found:

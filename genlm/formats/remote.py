@@ -1,4 +1,4 @@
-"""Files in object stores and on other machines, as far as they are read like local ones."""
+"""Files in object stores and on other machines, with the part of `Path` that reading them needs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from genlm.errors import InputError
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is a URI such as s3://bucket/file and not a path. A single letter is a drive: C://folder."""
+    """Return whether a place is a URI such as s3://bucket/file and not a path. A single letter is a drive: C://folder."""
     return re.match("[a-z][a-z0-9+.-]+://", place, re.IGNORECASE) is not None
 
 
 def read_place(text: str) -> Path | RemoteFile:
-    """A path, or a file at a URI."""
+    """Return the path or the file at a URI that `text` names."""
     return RemoteFile(text) if is_remote(text) else Path(text)
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """pyarrow's file system for a URI, and the path in it.
+    """Return pyarrow's file system for a URI, and the path in it.
 
     Raises:
-        InputError: a kind of URI that is not known, or a store that cannot be reached.
+        InputError: the scheme is unknown, or the store cannot be reached.
     """
     import pyarrow
     from pyarrow import fs
@@ -38,14 +38,14 @@ def file_system(uri: str) -> tuple[Any, str]:
 
 
 class FileStatus(NamedTuple):
-    """What is known of a file without reading it."""
+    """The part of `os.stat_result` that is known for a remote file."""
 
     st_size: int
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a URI. What it has in common with a `Path` has the same name."""
+    """A file at a URI. Its attributes and methods are named as those of `Path`."""
 
     uri: str
 
@@ -68,13 +68,13 @@ class RemoteFile:
         return PurePosixPath(self.uri).suffix
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """The file's bytes. Raises OSError where it cannot be read."""
+        """Open the file for reading. Raise OSError if that fails."""
         system, path = file_system(self.uri)
-        # Lines are read of it, which pyarrow's own file has not.
+        # pyarrow files have no readline.
         return io.BufferedReader(system.open_input_file(path))
 
     def stat(self) -> FileStatus:
-        """See Path; the size alone."""
+        """Return the size only. See Path."""
         system, path = file_system(self.uri)
         return FileStatus(system.get_file_info(path).size or 0)
 

@@ -1,6 +1,6 @@
 """Files of rows, read one row at a time: text, JSON lines, CSV, TSV and Parquet, each also compressed.
 
-A row that cannot be read is a row too, with what is wrong with it.
+A row that cannot be read is yielded as a row with an error.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ Format: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 EXTENSIONS: dict[str, Format] = {f".{name}": name for name in FORMATS} | {".ndjson": "jsonl", ".pq": "parquet"}
 STDIN = Path("-")
-# What stands in the name of a compressed file that has none, by how it begins.
+# The suffixes of compressed data without a name, by their first bytes.
 MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
-# A line or field beyond this is no prompt; reading it whole would take the memory that stays flat otherwise.
+# Longer lines and fields are errors: reading one as a whole would take too much memory.
 LONGEST = 1 << 24
 ROWS_AT_ONCE = 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-# JSON by its standard, without the numbers that are none.
+# Standard JSON, without NaN and infinity.
 STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 @dataclass(frozen=True)
 class InputRow:
-    """A row of a file: its values by column, or what is wrong with it.
+    """A row of a file: its values by column, or an error.
 
-    `number` counts the file's rows from 1, `line` is where it begins, from 1; None in a file without lines.
+    `number` counts the file's rows from 1, `line` is its first line, from 1, or None in a file without lines.
     """
 
     source: str
@@ -61,7 +61,7 @@ class InputRow:
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of rows. `path` is where its bytes are, `name` what the user calls it."""
+    """A file of rows. `path` is where it is read from, `name` what messages call it."""
 
     name: str
     path: Path | RemoteFile
@@ -69,10 +69,10 @@ class InputFile:
     separator: str | None = None
 
     def rows(self) -> Iterator[InputRow]:
-        """Every row, from the first.
+        """Yield every row, from the first.
 
         Raises:
-            InputError: a file that cannot be read, is damaged, or is not of its format at all.
+            InputError: the file cannot be read, is damaged, or has another format.
         """
         read: dict[Format, Callable[[InputFile], Iterator[InputRow]]] = {
             "txt": _read_text,
@@ -84,7 +84,7 @@ class InputFile:
         return read[self.format](self)
 
     def columns(self) -> list[str]:
-        """The columns that a table names, whether or not it has rows; none of a file of another format.
+        """Return the columns that a table names, even if it has no rows; none for other formats.
 
         Raises InputError as `rows` does.
         """
@@ -101,12 +101,12 @@ class InputFile:
 def open_inputs(
     paths: Sequence[Path | RemoteFile], format: Format | None = None, separator: str | None = None
 ) -> Iterator[list[InputFile]]:
-    """The files of rows at these paths. What can be read only once, as standard input, is kept on disk meanwhile.
+    """Open the files of rows at these paths. Inputs that can be read only once, such as a pipe, are copied to disk.
 
     Raises:
-        UsageError: a file whose format nothing tells, the same file twice, or a separator that is empty or for what is
-            not text.
-        InputError: a file that is not there.
+        UsageError: a file's format is unknown, a file is given twice, or a separator is empty or given for a file that
+            is not text.
+        InputError: a file does not exist.
     """
     if len(set(paths)) < len(paths):
         twice = next(path for at, path in enumerate(paths) if path in paths[:at])
@@ -142,7 +142,7 @@ def _format_of(path: Path | RemoteFile) -> Format:
 
 
 def _located(path: Path | RemoteFile, spare: Path) -> tuple[str, Path | RemoteFile]:
-    """A file's name, and where it can be read more than once."""
+    """Return a file's name, and a path from which it can be read more than once."""
     if path == STDIN:
         if sys.stdin is None:
             raise UsageError("no prompts: standard input is closed")
@@ -179,7 +179,7 @@ def _opened(file: InputFile) -> Iterator[BinaryIO]:
 
 
 def _read_text(file: InputFile) -> Iterator[InputRow]:
-    """A prompt a line, or between two separators; what is blank is none."""
+    """Yield a prompt for each line, or for each part between separators; blank ones are skipped."""
     pieces = _lines(file) if file.separator is None else _parts(file, file.separator.encode())
     for number, (line, data) in enumerate(pieces, 1):
         text = _decoded(data)
@@ -226,7 +226,7 @@ def _decoded(data: bytes | None) -> str | _Wrong:
 
 
 def _lines(file: InputFile) -> Iterator[tuple[int, bytes | None]]:
-    """Each line with its number, without its break; None in the place of one that is too long."""
+    """Yield each line with its number, without its line break; None for one that is too long."""
     with _opened(file) as stream:
         for number, line in enumerate(_bounded_lines(stream), 1):
             if line is not None:
@@ -246,7 +246,7 @@ def _bounded_lines(stream: BinaryIO) -> Iterator[bytes | None]:
 
 
 def _parts(file: InputFile, separator: bytes) -> Iterator[tuple[int, bytes | None]]:
-    """What stands between separators, with the line where it begins, without the line breaks at its ends."""
+    """Yield each part between separators with its first line's number, without line breaks at its ends."""
     with _opened(file) as stream:
         line, held = 1, b""
         while block := stream.read(1 << 16):
@@ -262,8 +262,8 @@ def _parts(file: InputFile, separator: bytes) -> Iterator[tuple[int, bytes | Non
 
 def _part(part: bytes, line: int) -> tuple[int, bytes | None]:
     inner = part.lstrip(b"\r\n")
-    begins = line + part[: len(part) - len(inner)].count(b"\n")
-    return begins, inner.rstrip(b"\r\n") if len(inner) <= LONGEST else None
+    first = line + part[: len(part) - len(inner)].count(b"\n")
+    return first, inner.rstrip(b"\r\n") if len(inner) <= LONGEST else None
 
 
 # Tables.
@@ -277,9 +277,9 @@ def _read_table(file: InputFile) -> Iterator[InputRow]:
 
 @contextmanager
 def _opened_table(file: InputFile) -> Iterator[tuple[list[str], Any]]:
-    """The header, and a reader of what follows."""
+    """Yield the header, and a reader for the rows."""
     with _opened(file) as stream, _long_fields():
-        # What is not UTF-8 becomes lone surrogates, by which its row is known.
+        # Invalid UTF-8 becomes lone surrogates, which mark the row as bad.
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.reader(text, delimiter="\t" if file.format == "tsv" else ",", strict=True)
         try:
@@ -287,12 +287,12 @@ def _opened_table(file: InputFile) -> Iterator[tuple[list[str], Any]]:
         except csv.Error as error:
             raise InputError(f"{file.name}: no header: {error}") from error
         if len(set(header)) < len(header) or any(map(_has_surrogates, header)):
-            raise InputError(f"{file.name}: a column's name is there twice, or is not valid UTF-8")
+            raise InputError(f"{file.name}: a column name occurs twice, or is not valid UTF-8")
         yield header, reader
 
 
 def _records(reader: Any) -> Iterator[tuple[int, list[str] | _Wrong]]:
-    """Each record with the line where it begins; blank lines are none."""
+    """Yield each record with its first line's number, without blank lines."""
     while True:
         line = reader.line_num + 1
         try:
@@ -312,7 +312,7 @@ def _table_row(name: str, number: int, line: int, header: list[str], fields: lis
     columns = dict(zip(header, fields, strict=False))
     error = None
     if len(fields) != len(header):
-        error = f"{len(fields)} fields, where the header has {len(header)}"
+        error = f"{len(fields)} fields, but the header has {len(header)}"
     elif any(map(_has_surrogates, fields)):
         error = "not valid UTF-8"
     return InputRow(name, number, line, {} if error else columns, error)
@@ -328,7 +328,7 @@ def _has_surrogates(text: str) -> bool:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """The csv module has one limit for all its readers."""
+    """Raise the csv module's limit for the length of a field, which all readers share."""
     before = csv.field_size_limit(LONGEST)
     try:
         yield
@@ -362,7 +362,7 @@ def _opened_parquet(file: InputFile) -> Iterator[Any]:
 
 
 def _batches(table: Any) -> Iterator[tuple[int, Any]]:
-    """The rows some at a time, with the number of the first."""
+    """Yield batches of rows, each with the number of its first row."""
     first = 1
     for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
         yield first, batch
@@ -381,7 +381,7 @@ def _parquet_row(name: str, number: int, batch: Any, at: int) -> InputRow:
 
 
 def _plain(value: Any) -> Any:
-    """A value of Parquet as JSON has it."""
+    """Return a Parquet value as JSON can represent it."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, (datetime, date, time)):

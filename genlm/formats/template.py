@@ -15,7 +15,7 @@ ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
 
 
 def unescape(text: str) -> str:
-    r"""The text with the line breaks and tabs that `\n`, `\r` and `\t` stand for; `\\` is a backslash."""
+    r"""Return the text with the line breaks and tabs that `\n`, `\r` and `\t` stand for; `\\` is a backslash."""
     return re.sub(r"\\[ntr\\]", lambda match: ESCAPES[match[0]], text)
 
 
@@ -24,7 +24,7 @@ class Template:
     """Text with `{column}` where a value goes; `{{` and `}}` stand for braces.
 
     Raises:
-        UsageError: a brace that is not closed, or anything but a column's name between two.
+        UsageError: a brace is not closed, or there is anything but a column's name between two.
     """
 
     text: str
@@ -37,22 +37,22 @@ class Template:
         for _, name, spec, conversion in parts:
             if name == "" or spec or conversion or re.search(r"[.\[\]]", name or ""):
                 raise UsageError(
-                    f"the template has braces around {name or 'nothing'}, which is no column by itself",
+                    f"the template has braces around {name or 'nothing'}, which is not just a column's name",
                     hint="a column is {name}, and {{ stands for a brace",
                 )
         if not self.columns:
-            raise UsageError("the template names no column", hint='as "Title: {title}"')
+            raise UsageError("the template names no column", hint='for example "Title: {title}"')
 
     @property
     def columns(self) -> list[str]:
-        """The columns that it names."""
+        """The names of its columns."""
         return [name for _, name, _, _ in Formatter().parse(self.text) if name]
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """The text with the values of a row.
+        """Return the text with the values of a row.
 
         Raises:
-            ValueError: a column that the row does not have, or that is null.
+            ValueError: the row does not have a column, or its value is null.
         """
         parts = []
         for text, name, _, _ in Formatter().parse(self.text):

@@ -1,4 +1,4 @@
-"""Texts to look into: from the command line, standard input, or files taken whole or line by line."""
+"""Texts to analyze: from the command line, standard input, or files as a whole or line by line."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Text:
 
 
 def read_texts(argument: str | None, files: Sequence[Path], per: Per | None) -> Iterator[Text]:
-    """The texts to look into, one at a time. Of a file that is every line, unless it is taken whole.
+    """Return the texts to analyze, one at a time: each line of a file, or the whole file if `per` is "file".
 
-    A line's break is no part of it; a whole file is taken with all its bytes. Without files the text is the
-    argument or what is piped in, as one text unless `per` is "line".
+    A line does not include its line break; a whole file includes all its bytes. Without files the text is the
+    argument or standard input, as one text unless `per` is "line".
 
     Raises:
-        UsageError: an argument and files at once, or nothing at all.
-        InputError: a file that cannot be read, or is not UTF-8, with the byte. Regular files are checked at once,
-            standard input as it comes.
+        UsageError: both an argument and files, or neither.
+        InputError: a file cannot be read or is not UTF-8 (with the byte). Regular files are checked at once, standard
+            input as it is read.
     """
     if files and argument is not None:
         raise UsageError("give a text or files, not both")
@@ -53,11 +53,11 @@ def read_texts(argument: str | None, files: Sequence[Path], per: Per | None) -> 
 
 
 def read_prompt_or_file(argument: str | None, file: Path | None) -> str:
-    """A prompt as `read_prompt` finds it, or a file's contents without its last line break.
+    """Return the prompt from `read_prompt`, or a file's contents without its last line break.
 
     Raises:
-        UsageError: both at once, or neither.
-        InputError: a file that cannot be read, or text that is not UTF-8, with the byte.
+        UsageError: both a prompt and a file, or neither.
+        InputError: the file cannot be read, or the text is not UTF-8 (with the byte).
     """
     if file is None:
         return read_prompt(argument)
@@ -67,7 +67,7 @@ def read_prompt_or_file(argument: str | None, file: Path | None) -> str:
 
 
 def check_utf8(path: Path) -> None:
-    """Raise InputError where a file cannot be read, or is not UTF-8, with the first byte that is wrong."""
+    """Raise InputError if a file cannot be read or is not UTF-8, with the first bad byte."""
     if path.exists() and not path.is_file() and not path.is_dir():
         return  # A pipe can be read only once.
     decoder = codecs.getincrementaldecoder("utf-8")()

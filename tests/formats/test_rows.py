@@ -100,7 +100,7 @@ def test_objects_of_json_lines(tmp_path: Path) -> None:
         (b"nope", "not valid JSON: Expecting value: line 1 column 1 (char 0)"),
         (b'["x"]', "not a JSON object"),
         (b'"x"', "not a JSON object"),
-        (b'{"prompt": NaN}', "not valid JSON: NaN is no number of JSON"),
+        (b'{"prompt": NaN}', "not valid JSON: NaN is not a JSON number"),
         (b'{"prompt": "\xff"}', "not valid UTF-8 at byte 12"),
         (b"[" * 100_000, "the JSON is nested too deeply"),
         (
@@ -139,8 +139,8 @@ def test_tsv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        (b"1,2,3", "3 fields, where the header has 2"),
-        (b"1", "1 fields, where the header has 2"),
+        (b"1,2,3", "3 fields, but the header has 2"),
+        (b"1", "1 fields, but the header has 2"),
         (b"1,\xff", "not valid UTF-8"),
         (b'1,"a"b', "not valid CSV: ',' expected after '\"'"),
     ],
@@ -153,7 +153,7 @@ def test_a_bad_row_of_a_table_is_a_row_with_an_error(tmp_path: Path, line: bytes
 
 
 def test_a_table_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there twice"):
+    with pytest.raises(InputError, match="a column name occurs twice"):
         read(write(tmp_path, "a.csv", "prompt,prompt\n1,2\n"))
 
 

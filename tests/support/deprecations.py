@@ -36,7 +36,7 @@ class LoggedDeprecation(FutureWarning):
 
 
 class Logger(logging.Logger):
-    """A logger that also warns when it is told about a deprecation, even if genlm has silenced it."""
+    """A logger that also turns a logged deprecation into a warning, even if genlm has silenced the logger."""
 
     def warning(self, msg: object, *args: object, **kwargs: Any) -> None:
         if "deprecat" in str(msg):
@@ -70,7 +70,7 @@ def ours_as_errors() -> Iterator[None]:
 
 def is_ours(category: type[Warning], filename: str, lineno: int) -> bool:
     """Return whether the warning being issued is about a call that genlm or a test made."""
-    # Python notices an unclosed file in whatever code runs then, which need not be the code that opened it.
+    # Python notices an unclosed file in whatever code is running, not in the code that opened it.
     if issubclass(category, ResourceWarning):
         return False
     innermost = frame = _outside(sys._getframe(), (__name__, "warnings", "logging"))
