@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "cli": {"views", "tasks", "records", "decoding", "model", "formats", "errors", "__init__"},
     "__init__": {"api", "records", "decoding", "errors"},
     "api": {"tasks", "records", "decoding", "model", "errors"},
-    "views": {"records", "decoding", "errors"},
+    "views": {"records", "decoding", "model", "errors"},
     "tasks": {"records", "decoding", "model", "formats", "errors"},
     "records": {"decoding", "model"},
     "decoding": {"model", "errors"},

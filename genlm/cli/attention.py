@@ -8,8 +8,8 @@ from genlm.cli import options
 from genlm.cli.command import grouped
 from genlm.formats.output import open_output
 from genlm.formats.texts import read_prompt_or_file
+from genlm.records.serialize import as_line
 from genlm.tasks.attention import look_at_attention
-from genlm.views.as_json import as_line
 from genlm.views.attention import attention_record, show_attention
 from genlm.views.pages.attention import attention_page
 from genlm.views.spinner import Spinner

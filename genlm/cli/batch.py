@@ -20,11 +20,11 @@ from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import STDIN, open_inputs
 from genlm.formats.template import Template, unescape
 from genlm.model.fingerprint import fingerprinted
+from genlm.records.serialize import as_line
 from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.batch.ledger import open_ledger
 from genlm.tasks.batch.run import Batch, journal_path
 from genlm.tasks.batch.work import model_of, run_jobs
-from genlm.views.as_json import as_line
 from genlm.views.batch import BatchProgress
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices

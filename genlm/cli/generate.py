@@ -132,19 +132,19 @@ def _show(
 
 def _replay(path: Path, *, allow_pickle: bool, format: str, output: Path | None, quiet: bool) -> None:
     """Run a saved result again and report whether its output is the same. Exit with code 1 if it is not."""
-    from genlm.tasks.replay import read_result
+    from genlm.tasks.replay import read_result, run_again
     from genlm.views.replay import replay_json, replay_text
 
     notify = notices(quiet=quiet)
     saved = read_result(path)
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
-        model = ModelOptions(saved.model, saved.revision, saved.device, saved.dtype, allow_pickle)
+        info = saved.model
+        model = ModelOptions(info.name, info.revision, info.device, info.dtype, allow_pickle)  # type: ignore[arg-type]
         loaded = model.load(notify, spinner, saved.engine)
         spinner.say("generating")
-        result = saved.run(loaded)
-        replay = saved.compare(result, loaded)
+        replay = run_again(saved, loaded)
         spinner.stop()
         stream.write(replay_json(replay) if format == "json" else replay_text(replay))
-    notify(summary(result))
+    notify(summary(replay.generation))
     if replay.difference is not None:
         raise typer.Exit(1)

@@ -15,8 +15,8 @@ from genlm.formats.output import open_output
 from genlm.formats.prompt import check_utf8
 from genlm.formats.texts import read_prompt_or_file
 from genlm.records.next import Comparison, NextToken, Tree
+from genlm.records.serialize import as_object
 from genlm.tasks.next import DEFAULT_TOP, check_at_least_one, compare_continuations, grow_tree, next_token
-from genlm.views.as_json import as_object
 from genlm.views.next import next_record, show_next
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 FinishReason: TypeAlias = Literal["length", "eos", "stop"]
+# In a class with a field of that name, `bytes` is the field, and its annotation cannot be evaluated.
+Bytes: TypeAlias = bytes
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Alternative:
     id: int
     text: str
     probability: float
-    bytes: bytes | None = None
+    bytes: Bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class TracedToken:
     candidates: int
     mass: float
     alternatives: tuple[Alternative, ...]
-    bytes: bytes | None = None
+    bytes: Bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genlm.records.model import ModelInfo, Token
+from genlm.model.info import ModelInfo
+from genlm.model.pieces import Token
 
 
 @dataclass(frozen=True)

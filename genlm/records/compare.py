@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from genlm.decoding.completion import FinishReason, TracedToken
 from genlm.decoding.declaration import Plain
-from genlm.records.model import ModelInfo
+from genlm.model.info import ModelInfo
+from genlm.records.generation import compact_trace
+from genlm.records.serialize import from_builtins, to_builtins
 
-# The metrics of a comparison of strategies, in the order in which they are shown.
+# The metrics of a comparison, in the order they are shown.
 METRICS = (
     "perplexity",
     "judge_perplexity",
@@ -30,7 +35,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """What another model makes of a text, in its own tokens: their number, and the sum of their log-probabilities."""
+    """How another model scores a text, in its own tokens: how many, and the sum of their log-probabilities."""
 
     logprob: float
     tokens: int
@@ -38,11 +43,11 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Sample:
-    """A text in a comparison: completion `index` of prompt `prompt`, or a human text, after that prompt or after none.
+    """A text in a comparison: completion `index` of prompt `prompt`, or a human text, after a prompt or after none.
 
     `logprobs` and `entropies` have an entry for each of `token_ids`, under the model's own distribution (nats); None
-    for a first token that nothing stands before. `finish_reason` is None for human text, whose writer ended it.
-    `trace` is there for the first texts only: a page shows no more.
+    for a first token with nothing before it. `finish_reason` is None for human text. Only the first texts have a
+    `trace`, as many as a page shows.
     """
 
     prompt: int | None
@@ -63,9 +68,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Cell:
-    """A strategy on a prompt: its samples, and the seconds that decoding them took; or why there are none.
+    """One strategy on one prompt: its samples and the seconds that decoding them took, or an error.
 
-    The cells of human text have no seconds, and `prompt` None where the text follows none.
+    A cell of human text has no seconds, and no prompt if the text follows none.
     """
 
     prompt: int | None
@@ -87,8 +92,8 @@ class Estimate:
 class StrategyRow:
     """A strategy in a comparison, or human text, which has no `spec`.
 
-    `swept` are the fields that a grid gave it. A metric is None where the texts do not define it. `distances` are those
-    of the metrics to the human text's.
+    `swept` are the fields that a grid gave it. A metric is None if the texts do not define it. `distances` are the
+    distances of its metrics from those of the human text.
     """
 
     name: str
@@ -105,13 +110,13 @@ class StrategyRow:
 
     @property
     def failed(self) -> tuple[Cell, ...]:
-        """The cells without samples."""
+        """The cells that have an error."""
         return tuple(cell for cell in self.cells if cell.error is not None)
 
 
 @dataclass(frozen=True)
 class StrategyComparison:
-    """Strategies side by side on the same prompts; the row of human text, where there is one, is the last."""
+    """Strategies side by side on the same prompts. The row of human text, if there is one, is the last."""
 
     model: ModelInfo
     judge: ModelInfo | None
@@ -130,3 +135,96 @@ class StrategyComparison:
     def reference(self) -> StrategyRow | None:
         """The row of human text."""
         return next((row for row in self.rows if row.spec is None), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the JSON holds."""
+        values: dict[str, Any] = to_builtins(vars(self) | {"rows": [_SavedRow.of(row) for row in self.rows]})
+        for row in values["rows"]:
+            for sample in row["completions"]:
+                compact_trace(sample.get("trace") or [])
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Any) -> StrategyComparison:
+        """Return the comparison that parsed JSON holds. Raise ValueError if it does not hold one."""
+        saved = from_builtins(_SavedComparison, values)
+        if not saved.rows or not saved.prompts:
+            raise ValueError(f"{'prompts' if saved.rows else 'rows'}: empty")
+        rows = tuple(row.restored(f"rows[{at}]", len(saved.prompts)) for at, row in enumerate(saved.rows))
+        return cls(**(vars(saved) | {"rows": rows}))
+
+
+# The JSON of a row has the samples of all cells in one list, and an estimate in the place of every metric.
+
+
+@dataclass(frozen=True)
+class _SavedCell:
+    prompt: int | None
+    completions: int
+    seconds: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class _SavedRow:
+    strategy: str
+    spec: str | None
+    swept: dict[str, Plain]
+    metrics: dict[str, dict[str, float | None]]
+    distances: dict[str, float | None] | None
+    completions: tuple[Sample, ...]
+    error: str | None
+    cells: tuple[_SavedCell, ...]
+
+    @classmethod
+    def of(cls, row: StrategyRow) -> _SavedRow:
+        """Return a row as its JSON has it."""
+        none: dict[str, float | None] = {"mean": None, "low": None, "high": None}
+        estimates = {name: row.metrics[name] for name in METRICS}
+        return cls(
+            row.name,
+            row.spec,
+            row.swept,
+            {name: none if each is None else dict(vars(each)) for name, each in estimates.items()},
+            row.distances,
+            row.samples,
+            row.failed[0].error if row.failed else None,
+            tuple(_SavedCell(cell.prompt, len(cell.samples), cell.seconds, cell.error) for cell in row.cells),
+        )
+
+    def restored(self, place: str, num_prompts: int) -> StrategyRow:
+        """Return the row. Raise ValueError, naming its place, if parts of it contradict each other."""
+        if any(cell.prompt is not None and not 0 <= cell.prompt < num_prompts for cell in self.cells):
+            raise ValueError(f"{place}.cells: one names a prompt that is not in the file")
+        total = sum(cell.completions for cell in self.cells)
+        if total != len(self.completions):
+            raise ValueError(f"{place}.cells: {total} completions, but the row has {len(self.completions)}")
+        if set(self.metrics) != set(METRICS):
+            raise ValueError(f"{place}.metrics: not those of this version of genlm")
+        return StrategyRow(
+            self.strategy,
+            self.spec,
+            self.swept,
+            tuple(self._cells()),
+            {name: self._estimate(name, place) for name in METRICS},
+            self.distances,
+        )
+
+    def _cells(self) -> Iterator[Cell]:
+        samples = iter(self.completions)
+        for cell in self.cells:
+            yield Cell(cell.prompt, tuple(islice(samples, cell.completions)), cell.seconds, cell.error)
+
+    def _estimate(self, name: str, place: str) -> Estimate | None:
+        values = self.metrics[name]
+        if values.get("mean") is None:
+            return None
+        try:
+            return from_builtins(Estimate, values)
+        except ValueError as error:
+            raise ValueError(f"{place}.metrics.{name}.{error}") from error
+
+
+@dataclass(frozen=True)
+class _SavedComparison(StrategyComparison):
+    rows: tuple[_SavedRow, ...]  # type: ignore[assignment]

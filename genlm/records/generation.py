@@ -1,14 +1,15 @@
-"""A prompt and its completions."""
+"""A prompt and its completions, and a saved result compared with a new run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from genlm.decoding.completion import Completion
+from genlm.decoding.declaration import Plain
 from genlm.decoding.strategy import Strategy
-from genlm.model.info import Engine
-from genlm.records.model import ModelInfo
+from genlm.model.info import Engine, ModelInfo
+from genlm.records.serialize import from_builtins, to_builtins
 
 Overflow: TypeAlias = Literal["error", "truncate-left"]
 
@@ -23,24 +24,89 @@ class Timing:
     tokens_per_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Generation:
-    """A prompt and its completions, with everything that made them.
+    """A prompt and its completions, with everything that made them. The fields are in the order of the JSON.
 
-    `prompt_token_ids` are the tokens that were run: a start token for an empty prompt, fewer than the prompt's
-    where it was truncated.
+    `prompt_token_ids` are the tokens that ran: a start token for an empty prompt, and only the end of a prompt that
+    was truncated.
     """
 
     model: ModelInfo
+    engine: Engine = "genlm"
     strategy: Strategy
     seed: int
     max_new_tokens: int
-    prompt: str
-    prompt_token_ids: tuple[int, ...]
-    completions: tuple[Completion, ...]
-    timing: Timing
     num_return_sequences: int = 1
     stop: tuple[str, ...] = ()
     overflow: Overflow = "error"
     deterministic: bool = False
-    engine: Engine = "genlm"
+    prompt: str
+    prompt_token_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
+    timing: Timing
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the JSON holds."""
+        values: dict[str, Any] = to_builtins(vars(self) | {"strategy": self.strategy.to_json()})
+        for completion in values["completions"]:
+            if completion.get("trace") is None:
+                completion.pop("trace", None)
+            else:
+                compact_trace(completion["trace"])
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Generation:
+        """Return the generation that parsed JSON holds.
+
+        Raises:
+            ValueError: a missing key or a value of the wrong type.
+            UsageError: a strategy that does not exist.
+        """
+        saved = from_builtins(_SavedGeneration, values)
+        strategy = Strategy.of(saved.strategy.kind, saved.strategy.fields, name=saved.strategy.name)
+        return cls(**(vars(saved) | {"strategy": strategy}))
+
+
+@dataclass(frozen=True)
+class _SavedStrategy:
+    name: str
+    kind: str
+    fields: dict[str, Plain]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SavedGeneration(Generation):
+    strategy: _SavedStrategy  # type: ignore[assignment]
+
+
+def compact_trace(trace: list[dict[str, Any]]) -> None:
+    """Remove the key `bytes` from tokens that hold whole characters."""
+    for token in trace:
+        for each in (token, *token["alternatives"]):
+            if each.get("bytes") is None:
+                each.pop("bytes", None)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a repeated run first differs from the saved result, in sample `index`.
+
+    At token `position`, both counted from 0, the saved result had the token `saved` and the new one has `now`: id and
+    text, or None if it has ended. If the tokens are the same, `position` is None, and the text or the finish reason
+    differs.
+    """
+
+    index: int
+    position: int | None
+    saved: tuple[int, str] | None
+    now: tuple[int, str] | None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A repeated run of a saved result, and the first difference, if any."""
+
+    generation: Generation
+    difference: Difference | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from genlm.decoding.strategy import Strategy
-from genlm.records.model import ModelInfo
+from genlm.model.info import ModelInfo
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genlm.records.model import Token
+from genlm.model.pieces import Token
 
 
 @dataclass(frozen=True)

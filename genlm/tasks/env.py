@@ -33,6 +33,7 @@ PACKAGES = (
     "tokenizers",
     "safetensors",
     "huggingface_hub",
+    "msgspec",
     "typer",
     "rich",
     "numpy",

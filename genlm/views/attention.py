@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from genlm.model.pieces import Token
 from genlm.records.attention import AttentionCheck, AttentionMaps
-from genlm.records.model import Token
 from genlm.views.terminal import make_console
 from genlm.views.tokenize import token_record
 from genlm.views.tokens import label, shortened

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from genlm.records.compare import METRICS, Cell, Estimate, Sample, StrategyComparison, StrategyRow
-from genlm.views.as_json import as_object
-from genlm.views.generation import traced_record
+from genlm.records.compare import METRICS, Cell, Sample, StrategyComparison, StrategyRow
+from genlm.records.serialize import as_object
 from genlm.views.metrics import COLUMNS, best_note, best_rows, distance_of, interval_of, shown_metrics, value_of
 from genlm.views.repeats import repeated
 from genlm.views.terminal import make_console, one_line, visible
@@ -216,44 +214,8 @@ def comparison_summary(comparison: StrategyComparison) -> str:
 
 
 def comparison_json(comparison: StrategyComparison) -> str:
-    """Everything, as one object: which `genlm compare` can read again."""
-    return as_object(
-        {
-            "model": asdict(comparison.model),
-            "judge": None if comparison.judge is None else asdict(comparison.judge),
-            "seed": comparison.seed,
-            "max_new_tokens": comparison.max_new_tokens,
-            "num_return_sequences": comparison.num_return_sequences,
-            "prompts": list(comparison.prompts),
-            "rows": [_row_record(row) for row in comparison.rows],
-        }
-    )
-
-
-def _row_record(row: StrategyRow) -> dict[str, Any]:
-    return {
-        "strategy": row.name,
-        "spec": row.spec,
-        "swept": row.swept,
-        "metrics": {name: _estimate_record(row.metrics[name]) for name in METRICS},
-        "distances": row.distances,
-        "completions": [_sample_record(sample) for sample in row.samples],
-        "error": row.failed[0].error if row.failed else None,
-        "cells": [
-            {"prompt": cell.prompt, "completions": len(cell.samples), "seconds": cell.seconds, "error": cell.error}
-            for cell in row.cells
-        ],
-    }
-
-
-def _estimate_record(estimate: Estimate | None) -> dict[str, float | None]:
-    return {"mean": None, "low": None, "high": None} if estimate is None else asdict(estimate)
-
-
-def _sample_record(sample: Sample) -> dict[str, Any]:
-    record = asdict(sample)
-    trace = record.pop("trace")
-    return record | {"trace": None if trace is None else [traced_record(token) for token in trace]}
+    """Return everything as one object, which `genlm compare` can read again."""
+    return as_object(comparison.to_dict())
 
 
 def comparison_csv(comparison: StrategyComparison) -> str:

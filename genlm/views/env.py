@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from genlm.records.env import Fact, Section
-from genlm.views.as_json import as_object
+from genlm.records.serialize import as_object
 from genlm.views.terminal import one_line
 
 WIDTH = 80

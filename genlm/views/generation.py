@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TextIO
 
 from genlm.decoding.completion import Completion, Piece
 from genlm.records.generation import Generation
-from genlm.views.as_json import as_object, split_bytes
+from genlm.records.serialize import as_object
 from genlm.views.terminal import Writer
 
 # Between samples where no terminal shows headings.
@@ -95,40 +94,8 @@ class JsonView:
 
 
 def as_json(generation: Generation) -> str:
-    """A generation as one JSON object, with a line break at its end."""
-    record = {
-        "model": asdict(generation.model),
-        "engine": generation.engine,
-        "strategy": generation.strategy.to_json(),
-        "seed": generation.seed,
-        "max_new_tokens": generation.max_new_tokens,
-        "num_return_sequences": generation.num_return_sequences,
-        "stop": list(generation.stop),
-        "overflow": generation.overflow,
-        "deterministic": generation.deterministic,
-        "prompt": generation.prompt,
-        "prompt_token_ids": list(generation.prompt_token_ids),
-        "completions": [_completion_record(completion) for completion in generation.completions],
-        "timing": asdict(generation.timing),
-    }
-    return as_object(record)
-
-
-def _completion_record(completion: Completion) -> dict[str, Any]:
-    record = asdict(completion)
-    trace = record.pop("trace")
-    return record if trace is None else {**record, "trace": [traced_record(token) for token in trace]}
-
-
-def traced_record(token: dict[str, Any]) -> dict[str, Any]:
-    """A token, and its alternatives, with the key `bytes` only where the text does not tell them."""
-    alternatives = [_with_split_bytes(each) for each in token["alternatives"]]
-    return _with_split_bytes({**token, "alternatives": alternatives})
-
-
-def _with_split_bytes(token: dict[str, Any]) -> dict[str, Any]:
-    split = token.pop("bytes")
-    return token | split_bytes(split)
+    """Return a generation as one JSON object, ending in a line break."""
+    return as_object(generation.to_dict())
 
 
 def summary(generation: Generation) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from genlm.decoding.strategy import Strategy
 from genlm.records.next import Branch, Candidate, Comparison, Filtered, NextToken, Tree
-from genlm.views.as_json import finite, split_bytes
+from genlm.records.serialize import finite, split_bytes
 from genlm.views.bars import Bar, percent
 from genlm.views.terminal import make_console
 from genlm.views.tokens import counted, label, shortened

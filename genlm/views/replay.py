@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from genlm.records.replay import Difference, Replay
-from genlm.views.as_json import as_object
+from genlm.records.generation import Difference, Replay
+from genlm.records.serialize import as_object
 from genlm.views.terminal import visible
 from genlm.views.tokens import counted
 

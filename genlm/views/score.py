@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from genlm.decoding.completion import TracedToken
-from genlm.records.model import ModelInfo
+from genlm.model.info import ModelInfo
 from genlm.records.score import RANK_BOUNDS, ScoredText, Tally, TokenScore
-from genlm.views.as_json import as_line, split_bytes
+from genlm.records.serialize import as_line, split_bytes
 from genlm.views.bars import bar, percent
 from genlm.views.terminal import make_console, visible
 from genlm.views.tokens import counted, label, shortened

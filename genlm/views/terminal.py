@@ -8,22 +8,15 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from genlm.records.serialize import UNSAFE
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-# What a terminal may act on: control characters but line break and tab, Unicode's line and paragraph separators,
-# the marks, embeddings, overrides and isolates of its bidirectional algorithm, and lone surrogates.
-ACTING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
     """The text with every character that a terminal may act on made visible: ESC as ␛, others by their code."""
-    return ACTING.sub(_picture, text)
-
-
-def escaped(json_text: str) -> str:
-    """JSON that a terminal only shows: what `json` leaves as it is and a terminal may act on becomes an escape."""
-    return ACTING.sub(lambda match: f"\\u{ord(match[0]):04x}", json_text)
+    return UNSAFE.sub(_picture, text)
 
 
 def one_line(text: str) -> str:

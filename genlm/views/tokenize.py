@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TextIO
 
-from genlm.records.model import Token
+from genlm.model.pieces import Token
+from genlm.records.serialize import as_line, split_bytes
 from genlm.records.tokenize import TokenizedText
-from genlm.views.as_json import as_line, split_bytes
 from genlm.views.terminal import Writer, make_console, visible
 from genlm.views.tokens import counted, label, shortened
 

@@ -23,6 +23,8 @@ FOR_HELP = {
     "genlm.cli.main",
     "genlm.cli.signals",
     "genlm.errors",
+    "genlm.records",
+    "genlm.records.serialize",
     "genlm.views",
     "genlm.views.terminal",
 }

@@ -21,9 +21,9 @@ from support.models import load, save_three_words
 import genlm
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, ModelError, UsageError
+from genlm.model.info import ModelInfo
 from genlm.model.load import Model
 from genlm.records.compare import METRICS, Cell, Estimate, StrategyComparison, StrategyRow
-from genlm.records.model import ModelInfo
 from genlm.tasks import compare
 from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
 from genlm.tasks.saved import read_comparison
@@ -371,7 +371,10 @@ class TestJson:
         assert (one, type(one), none) == (-1.0, float, None)
         completion["logprobs"] = [-1.0, True]
         path.write_text(json.dumps(record))
-        assert "logprobs[1] is a bool" in call("compare", "--from", path).error()
+        assert (
+            "rows[0].completions[0].logprobs[1]: expected float | null, got bool"
+            in call("compare", "--from", path).error()
+        )
 
     def test_it_is_shown_again_without_a_model(self, compared: StrategyComparison, tmp_path: Path) -> None:
         path = tmp_path / "saved.json"
@@ -394,16 +397,22 @@ class TestJson:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda record: [], "the file is a list"),
-            (lambda record: record | {"rows": []}, "it has no rows"),
-            (lambda record: record | {"prompts": []}, "it has no prompts"),
-            (lambda record: record | {"seed": "1"}, "seed is a str"),
-            (lambda record: {key: value for key, value in record.items() if key != "model"}, "it has no model"),
-            (lambda record: record | {"rows": [record["rows"][0] | {"metrics": {}}]}, "metrics are not those of"),
-            (lambda record: record | {"rows": [record["rows"][0] | {"cells": []}]}, "more completions than its cells"),
-            (lambda record: record | {"rows": [record["rows"][0] | {"completions": []}]}, "fewer completions"),
-            (lambda record: record | {"rows": [{"strategy": 1}]}, "it has no rows[0]."),
-            (lambda record: record | {"prompts": ["only one"]}, "a prompt that is not there"),
+            (lambda record: [], "not a saved comparison: expected object, got array"),
+            (lambda record: record | {"rows": []}, "rows: empty"),
+            (lambda record: record | {"prompts": []}, "prompts: empty"),
+            (lambda record: record | {"seed": "1"}, "seed: expected int, got str"),
+            (lambda record: {key: value for key, value in record.items() if key != "model"}, "model is missing"),
+            (lambda record: record | {"rows": [record["rows"][0] | {"metrics": {}}]}, "rows[0].metrics: not those of"),
+            (
+                lambda record: record | {"rows": [record["rows"][0] | {"cells": []}]},
+                "rows[0].cells: 0 completions, but the row has 2",
+            ),
+            (
+                lambda record: record | {"rows": [record["rows"][0] | {"completions": []}]},
+                "rows[0].cells: 2 completions, but the row has 0",
+            ),
+            (lambda record: record | {"rows": [{"strategy": 1}]}, "rows[0].strategy: expected str, got int"),
+            (lambda record: record | {"prompts": ["only one"]}, "cells: one names a prompt that is not in the file"),
         ],
     )
     def test_a_file_that_is_no_comparison_is_refused(

@@ -195,7 +195,7 @@ class TestCommand:
         edit_json(path, engine=None)
         assert call("generate", "--replay", path).code == 0
         edit_json(path, engine="other")
-        assert "'engine' is 'other', not one of genlm, transformers" in call("generate", "--replay", path).error()
+        assert "engine: 'other' is not one of genlm, transformers" in call("generate", "--replay", path).error()
 
     def test_the_text_is_the_same(self, tiny: Path) -> None:
         shared = ["-m", tiny, "-s", "greedy", "--max-new-tokens", "6", PROMPT, "-q"]

@@ -13,7 +13,7 @@ from support.driving import call
 import genlm
 from genlm.decoding.kinds import KINDS
 from genlm.errors import InputError
-from genlm.records.replay import Difference, Replay
+from genlm.records.generation import Difference, Replay
 from genlm.tasks.replay import read_result
 from genlm.views.generation import as_json
 from genlm.views.replay import replay_text
@@ -107,24 +107,27 @@ def test_the_tokens_of_the_prompt_are_run_and_not_its_text(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda r: r.pop("seed"), "it has no 'seed'"),
-        (lambda r: r["model"].pop("dtype"), "it has no 'model.dtype'"),
-        (lambda r: r.update(seed="7"), "'seed' is a str"),
-        (lambda r: r.update(max_new_tokens=True), "'max_new_tokens' is a bool"),
+        (lambda r: r.pop("seed"), "not a saved result: seed is missing"),
+        (lambda r: r["model"].pop("dtype"), "not a saved result: model.dtype is missing"),
+        (lambda r: r.update(seed="7"), "not a saved result: seed: expected int, got str"),
+        (lambda r: r.update(max_new_tokens=True), "max_new_tokens: expected int, got bool"),
         (lambda r: r.update(max_new_tokens=0), "max_new_tokens must be at least 1, not 0"),
-        (lambda r: r["model"].update(device="tpu"), "'model.device' is 'tpu', not one of cpu, cuda, mps"),
+        (
+            lambda r: r["model"].update(device="tpu"),
+            "cannot be run again: model.device: 'tpu' is not one of cpu, cuda, mps",
+        ),
         (lambda r: r["strategy"].update(kind="best"), "no strategy kind 'best'"),
         (lambda r: r["strategy"]["fields"].update(top_p=2), "top_p must be a number greater than 0 and at most 1"),
-        (lambda r: r.update(prompt_token_ids=[]), "'prompt_token_ids' are no token ids"),
-        (lambda r: r.update(prompt_token_ids=[1, "a"]), "'prompt_token_ids' is not a list of int"),
-        (lambda r: r["completions"].pop(), "2 completions, where num_return_sequences=3"),
-        (lambda r: r["completions"][0].pop("text"), "it has no 'completions.text'"),
-        (lambda r: r.update(overflow="cut"), "overflow must be error or truncate-left"),
+        (lambda r: r.update(prompt_token_ids=[]), "prompt_token_ids: no token ids"),
+        (lambda r: r.update(prompt_token_ids=[1, "a"]), "prompt_token_ids[1]: expected int, got str"),
+        (lambda r: r["completions"].pop(), "completions: 2, but num_return_sequences is 3"),
+        (lambda r: r["completions"][0].pop("text"), "completions[0].text is missing"),
+        (lambda r: r.update(overflow="cut"), "overflow: 'cut' is not one of error, truncate-left"),
     ],
 )
 def test_what_is_lacking_or_wrong_is_named(saved: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:
     change(saved, edit)
-    with pytest.raises(InputError, match="not a result that can be run again") as caught:
+    with pytest.raises(InputError, match=r"result\.json: (not a saved result|cannot be run again): ") as caught:
         read_result(saved)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -173,7 +176,7 @@ def test_what_the_result_decides_is_not_to_be_given_again(saved: Path, options: 
 
 def test_a_token_of_a_difference_acts_on_no_terminal(saved: Path) -> None:
     result = read_result(saved)
-    made = genlm.load(result.model, device="cpu").generate("Once", max_new_tokens=1)
+    made = genlm.load(result.model.name, device="cpu").generate("Once", max_new_tokens=1)
     text = replay_text(Replay(made, Difference(0, 0, (3, "\x1b[5m\u202e"), None)))
     assert "\x1b" not in text
     assert "\u202e" not in text

@@ -14,9 +14,10 @@ from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.strategy import Strategy
 from genlm.model.info import ModelInfo
 from genlm.records.generation import Generation, Timing
+from genlm.records.serialize import escaped
 from genlm.views.generation import JsonView, TextView, as_json, summary
 from genlm.views.spinner import Spinner
-from genlm.views.terminal import Writer, escaped, notice, one_line, underlined, visible
+from genlm.views.terminal import Writer, notice, one_line, underlined, visible
 
 # A title set, a line taken back, a bell, an 8-bit control sequence, an order of reading turned round, a line begun.
 NASTY = "\x1b]0;title\x07 a\rb \x08 \x7f \x9b31m \u202eabc \u2028 [bold]not bold[/bold] [link=http://x]y[/link] :smile:"
@@ -24,14 +25,14 @@ NASTY = "\x1b]0;title\x07 a\rb \x08 \x7f \x9b31m \u202eabc \u2028 [bold]not bold
 
 def generation(*texts: str, prompt: str = "Once", strategy: str = "top-p:top_p=0.9") -> Generation:
     return Generation(
-        ModelInfo("tiny", "local", None, 1234, "float32", "cpu"),
-        Strategy.parse(strategy),
-        7,
-        50,
-        prompt,
-        (1, 2),
-        tuple(Completion(index, text, (3, 4), "length", -2.5) for index, text in enumerate(texts)),
-        Timing(0.1, 0.2, 0.3, 8.0),
+        model=ModelInfo("tiny", "local", None, 1234, "float32", "cpu"),
+        strategy=Strategy.parse(strategy),
+        seed=7,
+        max_new_tokens=50,
+        prompt=prompt,
+        prompt_token_ids=(1, 2),
+        completions=tuple(Completion(index, text, (3, 4), "length", -2.5) for index, text in enumerate(texts)),
+        timing=Timing(0.1, 0.2, 0.3, 8.0),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get
 
 from genlm.errors import InputError, UsageError
 from genlm.model.source import Notify, find_model
+from genlm.records.serialize import from_builtins, parse, to_builtins
 from genlm.tasks.train.checkpoint import replace_file
 from genlm.tasks.train.defaults import choose_recipe, choose_shape
 from genlm.tasks.train.folder import SavedType
@@ -171,7 +172,7 @@ def _known(request: Request, name: str, notify: Notify) -> _Model:
 
 def write(job: Job, out: Path) -> None:
     """Keep the job in the folder of its model. Raises OutputError where that fails."""
-    replace_file(out / NAME, lambda path: _write_json(path, asdict(job)))
+    replace_file(out / NAME, lambda path: _write_json(path, to_builtins(job)))
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
@@ -184,16 +185,11 @@ def read(out: Path) -> Job:
     if not path.is_file():
         raise InputError(f"{out} holds no {NAME}: no run was started there")
     try:
-        kept = json.loads(path.read_bytes())
-        source: dict[str, Any] = {name: _hashable(value) for name, value in kept["source"].items()}
-        shape = None if kept["shape"] is None else Shape(**kept["shape"])
-        return Job(**kept | {"source": Source(**source), "shape": shape, "recipe": Recipe(**kept["recipe"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged, or of another version of genlm") from error
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+        return from_builtins(Job, parse(path.read_bytes()))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: damaged, or written by another version of genlm: {error}") from error
 
 
 def check_same(begun: Job, asked: Job, out: Path) -> None:

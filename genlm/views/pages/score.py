@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genlm.records.model import ModelInfo
+from genlm.model.info import ModelInfo
 from genlm.records.score import RANK_BOUNDS, ScoredText, Tally, TokenScore
 from genlm.views.pages import make_page
 from genlm.views.score import BUCKETS, whole_pieces

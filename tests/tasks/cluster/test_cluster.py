@@ -40,6 +40,7 @@ from genlm.formats.rows import open_inputs
 from genlm.model.source import find_model
 from genlm.records.batch import BatchModel, BatchRecord
 from genlm.records.cluster import ClusterState
+from genlm.records.serialize import as_line
 from genlm.tasks.batch.jobs import Fields, Settings
 from genlm.tasks.cluster.manifest import Manifest, made_with, read_manifest
 from genlm.tasks.cluster.merge import merge_parts
@@ -51,7 +52,6 @@ from genlm.tasks.cluster.session import FOLDER, LOCK, Running, Session, open_ses
 from genlm.tasks.cluster.source import chunks, digests
 from genlm.tasks.cluster.worker import Made, Worker
 from genlm.tasks.generate import Limits
-from genlm.views.as_json import as_line
 from genlm.views.batch import ClusterProgress
 
 ROWS = 10
