@@ -188,8 +188,8 @@ def with_genlm(folder: Path, dtype: str) -> Job:
     from genlm.decoding.strategy import Strategy
     from genlm.model.load import load_model
     from genlm.model.source import find_model
+    from genlm.tasks.batch.jobs import BatchSettings
     from genlm.tasks.batch.jobs import Job as Row
-    from genlm.tasks.batch.jobs import Settings
     from genlm.tasks.batch.work import run_jobs
     from genlm.tasks.generate import Limits
 
@@ -198,10 +198,10 @@ def with_genlm(folder: Path, dtype: str) -> Job:
 
     def job(prompts: list[Prompt]) -> int:
         rows = (
-            Row(number, text_of(prompt), Settings(strategy, 0, Limits(prompt.new)), {}, "", number, None)
+            Row(number, text_of(prompt), BatchSettings(strategy, 0, Limits(prompt.new)), {}, "", number, None)
             for number, prompt in enumerate(prompts)
         )
-        return sum(len(record["completions"][0]["token_ids"]) for record in run_jobs(model, rows))
+        return sum(len(record.completions[0].token_ids) for record in run_jobs(model, rows))
 
     return job
 

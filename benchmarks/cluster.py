@@ -66,7 +66,7 @@ def main() -> None:
 
 def ray(workers: int, cpus: int) -> list[str]:
     """The options of a run with so many workers."""
-    return ["--engine", "ray", "--workers", str(workers), "--cpus-per-worker", str(cpus)]
+    return ["--runner", "ray", "--workers", str(workers), "--cpus-per-worker", str(cpus)]
 
 
 def write_prompts(folder: Path, rows: int) -> Path:

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from genlm.decoding.completion import Piece as Piece
     from genlm.decoding.strategy import Strategy as Strategy
     from genlm.errors import GenlmError as GenlmError
+    from genlm.records.batch import BatchRecord as BatchRecord
     from genlm.records.generation import Generation as Generation
 
 __version__ = "0.1.0"
-__all__ = ["Completion", "Generation", "GenlmError", "LanguageModel", "Piece", "Strategy", "load"]
+__all__ = ["BatchRecord", "Completion", "Generation", "GenlmError", "LanguageModel", "Piece", "Strategy", "load"]
 
 # Where each public name lives; it is imported when it is first asked for.
 _HOMES = {
+    "BatchRecord": "genlm.records.batch",
     "Completion": "genlm.decoding.completion",
     "Generation": "genlm.records.generation",
     "GenlmError": "genlm.errors",

@@ -19,7 +19,7 @@ from genlm.records.generation import Generation
 from genlm.records.next import NextToken
 from genlm.records.score import ScoredText
 from genlm.tasks.attention import look_at_attention
-from genlm.tasks.batch.jobs import Settings, given_jobs
+from genlm.tasks.batch.jobs import BatchSettings, make_jobs
 from genlm.tasks.batch.work import run_jobs
 from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Limits, Overflow, continue_prompt, result_of
@@ -98,21 +98,24 @@ class LanguageModel:
         deterministic: bool = False,
         batch_size: int | None = None,
     ) -> Iterator[BatchRecord]:
-        """Continue many prompts together; a record for each, as it ends, with what `generate` gives for it alone.
+        """Continue many prompts together. Yield a record for each as it finishes.
 
-        A prompt is a text, or a mapping as a line of `genlm batch` holds it: with `prompt`, and perhaps `id`,
-        `strategy`, `seed`, `max_new_tokens` and other columns. One that fails has a record with `error`. At most
-        `batch_size` sequences run at once; without it as many as pay and the memory holds.
+        A record has the completions that `generate` gives for the prompt alone, and `id`, `prompt`, `columns` and the
+        settings that made it. If the prompt cannot be continued, `completions` is empty and `error` says why.
+
+        A prompt is a text, or a mapping like a line of a JSON lines file for `genlm batch`: with the key `prompt`, and
+        optionally `id`, `strategy`, `seed`, `max_new_tokens` and others, which become `columns`. At most `batch_size`
+        sequences run at once; by default as many as pay and fit in memory.
 
         Raises:
-            UsageError: a strategy or limit that makes no sense; a SpecError says where in the spec.
+            UsageError: an invalid strategy or limit; a SpecError says where in the spec.
         """
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}")
         chosen = Strategy.parse(strategy) if isinstance(strategy, str) else strategy
         limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
-        settings = Settings(chosen, draw_seed() if seed is None else seed, limits, deterministic)
-        return run_jobs(self._model, given_jobs(prompts, settings), batch_size=batch_size)
+        settings = BatchSettings(chosen, draw_seed() if seed is None else seed, limits, deterministic)
+        return run_jobs(self._model, make_jobs(prompts, settings), batch_size=batch_size)
 
     def compare(
         self,

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,22 +123,32 @@ def test_what_a_model_expects_finds_likely_and_attends_to(tiny: Path) -> None:
     assert len(head.weights) == len(found.prompt_token_ids)
 
 
-def test_many_prompts_give_the_records_of_each_alone(lm: LanguageModel) -> None:
+def test_a_batch_gives_for_each_prompt_what_generate_gives(lm: LanguageModel) -> None:
     prompts = ["fox", {"id": "w", "prompt": "The wolf", "strategy": "greedy", "tag": 1}, {"id": 3}]
-    records = {record["id"]: record for record in lm.batch(prompts, max_new_tokens=6, seed=4, batch_size=2)}
+    records = {record.id: record for record in lm.batch(prompts, max_new_tokens=6, seed=4, batch_size=2)}
     assert records.keys() == {"rows:1", "w", 3}
     for record, spec in ((records["rows:1"], "top-p"), (records["w"], "greedy")):
-        alone = lm.generate(str(record["prompt"]), strategy=spec, max_new_tokens=6, seed=4)
-        assert [each["text"] for each in record["completions"]] == [alone.completions[0].text]
-    assert records["w"]["columns"] == {"tag": 1}
-    error = records[3]["error"]
-    assert error is not None
-    assert error["message"] == "'prompt' is missing"
+        alone = lm.generate(str(record.prompt), strategy=spec, max_new_tokens=6, seed=4)
+        assert [replace(each, logprob=0.0) for each in record.completions] == [
+            replace(each, logprob=0.0) for each in alone.completions
+        ]
+        assert record.completions[0].logprob == pytest.approx(alone.completions[0].logprob, abs=1e-3)
+        assert (record.strategy, record.seed) == (alone.strategy.spec, alone.seed)
+        assert record.model.name == alone.model.name
+        assert record.error is None
+    assert records["w"].columns == {"tag": 1}
+    assert records[3].completions == ()
+    assert str(records[3].error) == "rows, row 3: 'prompt' is missing"
+
+
+def test_a_record_of_a_batch_can_be_written_and_read_again(lm: LanguageModel) -> None:
+    for record in lm.batch(["fox", {"id": 3}], max_new_tokens=3, num_return_sequences=2, stop="q", seed=1):
+        assert genlm.BatchRecord.from_line(record.to_line()) == record
 
 
 def test_a_batch_takes_prompts_as_it_needs_them(lm: LanguageModel) -> None:
     made = lm.batch(f"fox {number}" for number in itertools.count())
-    assert [len(next(made)["completions"]) for _ in range(3)] == [1, 1, 1]
+    assert [len(next(made).completions) for _ in range(3)] == [1, 1, 1]
 
 
 def test_a_batch_that_makes_no_sense_is_refused_at_once(lm: LanguageModel) -> None:

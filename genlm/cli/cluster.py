@@ -1,138 +1,154 @@
-"""`genlm batch --engine ray`, and `--merge`."""
+"""`genlm batch --runner ray`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
-from genlm.cli.batch import MOST_FINISHING_S, SOME_FAILED
+from genlm.cli import options
 from genlm.cli.signals import Finishing, graceful_interrupt
-from genlm.errors import OutputError, UsageError
+from genlm.errors import UsageError
 from genlm.formats.remote import RemoteFile, is_remote
 from genlm.formats.rows import STDIN
-from genlm.tasks.cluster.plan import Plan
-from genlm.tasks.cluster.prepare import check_output
-from genlm.tasks.cluster.session import CLIENT, Running, open_session, silenced
+from genlm.tasks.batch.plan import FINISH_WITHIN_S, Plan
 from genlm.views.batch import ClusterProgress
 from genlm.views.spinner import Spinner
 
-# Workers hear of it within a second.
-HEARD_S = 2.0
+if TYPE_CHECKING:
+    from genlm.tasks.cluster.session import ClusterRun
+
+# Workers hear of a stop within a second.
+STOP_HEARD_S = 2.0
+cluster_option = options.panel("Cluster")
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Where a batch is to run, and on how much: None where that is not said."""
+class ClusterOptions:
+    """Where a batch runs, and on how many workers; None means automatic."""
 
-    address: str | None
-    workers: int | None
-    cpus: float | None
-    gpus: float | None
-    dashboard: bool
-    verbose: bool
+    runner: Annotated[
+        Literal["local", "ray"],
+        cluster_option(
+            metavar="RUNNER", help="local: this process. ray: workers on this machine or on a cluster, with Ray Data."
+        ),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        cluster_option(
+            metavar="ADDRESS",
+            help="The Ray cluster: auto finds it, ray://HOST:PORT or HOST:PORT names it. Default: a Ray on this "
+            "machine that ends with the command.",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        cluster_option(
+            metavar="N", help="Number of workers, each with its own model. Default: one per GPU, else one per machine."
+        ),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None, cluster_option(metavar="F", help="0.5: two workers share a GPU. Default: 1 if there are GPUs.")
+    ] = None
+    cpus_per_worker: Annotated[
+        float | None, cluster_option(metavar="F", help="Default: 1 beside a GPU, else an equal share of all CPUs.")
+    ] = None
+    dashboard: Annotated[
+        bool, cluster_option("--dashboard", help="Ray's dashboard on http://localhost:8265; needs ray[default].")
+    ] = False
+    verbose: Annotated[bool, cluster_option("--verbose", help="Show the output of Ray and the workers.")] = False
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers must be 1 or more, not {self.workers}")
-        for name, value in (("--cpus-per-worker", self.cpus), ("--gpus-per-worker", self.gpus)):
-            if value is not None and not (value > 0 or (value == 0 and name.startswith("--gpus"))):
-                raise UsageError(f"{name} must be more than 0, not {value:g}")
+        cpus, gpus = self.cpus_per_worker, self.gpus_per_worker
+        if cpus is not None and not cpus > 0:
+            raise UsageError(f"--cpus-per-worker must be more than 0, not {cpus:g}")
+        if gpus is not None and not gpus >= 0:
+            raise UsageError(f"--gpus-per-worker must be 0 or more, not {gpus:g}")
         if self.dashboard and self.address is not None:
             raise UsageError("--dashboard is for a Ray on this machine; a cluster has its own or none")
 
-    def check_inputs(self, paths: Sequence[Path | RemoteFile]) -> None:
-        """Raise UsageError for what other machines cannot read."""
-        if self.address is not None and STDIN in paths:
-            raise UsageError("standard input is on this machine only: give a cluster files that all its machines see")
+    @classmethod
+    def needing_ray(cls) -> set[str]:
+        """Return the options that mean nothing without Ray."""
+        return {each.name for each in fields(cls)} - {"runner"}
+
+    def check(self, inputs: Sequence[Path | RemoteFile], output: str) -> None:
+        """Raise UsageError if a batch with these files cannot run on Ray."""
+        if self.address is not None and STDIN in inputs:
+            raise UsageError("standard input is only on this machine: give a cluster files that all its machines see")
+        path = Path(output)
+        names_file = not is_remote(output) and path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".parquet")
+        if names_file and not path.is_dir():
+            raise UsageError(
+                f"with --runner ray the output is a folder of part files, not a file such as {path.name}",
+                hint=f"-o {path.with_suffix('')}, and then: genlm merge {path.with_suffix('')} -o {path}",
+            )
+        from genlm.tasks.cluster.session import check_ray
+
+        check_ray()
 
 
-def run_on_cluster(plan: Plan, cluster: Cluster, output: str, notify: Callable[[str], None], *, quiet: bool) -> None:
-    """Run a batch on a cluster, and say how it went; `output` is what the user calls its folder.
+def run_on_cluster(plan: Plan, cluster: ClusterOptions, notify: Callable[[str], None], *, quiet: bool) -> int:
+    """Run a batch on a cluster. Return how many records have an error."""
+    from genlm.formats.folder import open_folder
+    from genlm.tasks.cluster.manifest import check_output
+    from genlm.tasks.cluster.session import CLIENT, open_session, silenced
 
-    Exits with 3 where rows failed.
-    """
+    output = plan.output
+    plan = plan.with_absolute_paths()
     if not (cluster.address or "").startswith(CLIENT):
-        check_output(plan, plan.folder)
+        check_output(plan, open_folder(plan.output))
     progress = ClusterProgress(enabled=not quiet)
     with nullcontext() if cluster.verbose else silenced(), Spinner(enabled=not quiet) as spinner:
         spinner.say("starting Ray" if cluster.address is None else f"connecting to {cluster.address}")
         with open_session(cluster.address, dashboard=cluster.dashboard, verbose=cluster.verbose) as session:
-            plan = replace(plan, resources=session.resources(cluster.workers, cluster.cpus, cluster.gpus))
+            resources = session.resources(cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
             spinner.say("reading the prompts")
-            with session.run(plan) as running:
-                _follow(running, progress, spinner, output)
-                outcome = running.outcome()
-                progress.see(running.look())
+            with session.run(plan, resources) as run:
+                _follow(run, progress, spinner, output)
+                outcome = run.outcome()
+                progress.see(run.look())
     if outcome.error is not None:
         raise outcome.error
     notify(progress.summary(output, outcome.failed))
-    if outcome.failed:
-        raise typer.Exit(SOME_FAILED)
+    return outcome.failed
 
 
-def _follow(running: Running, progress: ClusterProgress, spinner: Spinner, output: str) -> None:
-    """Show how far it is until it ends. Raises KeyboardInterrupt where Ctrl-C has ended it, SystemExit for SIGTERM."""
+def _follow(run: ClusterRun, progress: ClusterProgress, spinner: Spinner, output: str) -> None:
+    """Show the progress until the batch ends. Raise KeyboardInterrupt after Ctrl-C, SystemExit after SIGTERM."""
     try:
-        with ExitStack() as display, graceful_interrupt(progress.say, MOST_FINISHING_S) as finishing:
+        with ExitStack() as display, graceful_interrupt(progress.say, FINISH_WITHIN_S) as finishing:
             is_shown = False
-            while not running.wait():
-                state = running.look()
+            while not run.wait():
+                state = run.look()
                 if not is_shown and (state.rows is not None or finishing.pressed):
                     spinner.stop()
                     display.enter_context(progress)
                     is_shown = True
                 if is_shown:
                     progress.see(state)
-                _let_finish(running, finishing)
+                _let_finish(run, finishing)
     except (KeyboardInterrupt, SystemExit):
         spinner.stop()
         if progress.total:
-            progress.say(f"{progress.summary(output, progress.failed)}; --resume goes on with the others")
+            progress.say(f"{progress.summary(output, progress.failed)}; --resume continues")
         raise
     finally:
         spinner.stop()
 
 
-def _let_finish(running: Running, finishing: Finishing) -> None:
-    """After Ctrl-C: let the workers finish and keep what is under way. Raises the ending when they have."""
+def _let_finish(run: ClusterRun, finishing: Finishing) -> None:
+    """After Ctrl-C, wait until the workers have finished and kept what is running. Then raise the ending."""
     if not finishing():
         return
-    running.stop()
-    told = time.monotonic()
-    while finishing() and (running.look().busy or time.monotonic() - told < HEARD_S):
-        if running.wait():
+    run.stop()
+    stopped = time.monotonic()
+    while finishing() and (run.look().busy or time.monotonic() - stopped < STOP_HEARD_S):
+        if run.wait():
             break
     raise finishing.ending
-
-
-def merge_to(place: str, output: Path, notify: Callable[[str], None], *, overwrite: bool) -> None:
-    """Write the parts in a folder to one file."""
-    from genlm.tasks.cluster.merge import merge_parts
-
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} is there already", hint="--overwrite writes it anew")
-    manifest = merge_parts(place, output)
-    failed = f", {manifest.failed:,} of them with an error" if manifest.failed else ""
-    notify(f"{manifest.total:,} records are in {output}{failed}")
-
-
-def read_output(text: str) -> str:
-    """Where parts are written, for every machine: a URI as it is, a path from the root.
-
-    Raises:
-        UsageError: what is meant to be a file.
-    """
-    if is_remote(text):
-        return text.rstrip("/")
-    path = Path(text)
-    if path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".parquet") and not path.is_dir():
-        raise UsageError(
-            f"with --engine ray the output is a folder of part files, not a file such as {path.name}",
-            hint=f"-o {path.with_suffix('')}, and then: genlm batch --merge {path.with_suffix('')} -o {path}",
-        )
-    return str(path.absolute())

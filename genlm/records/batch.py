@@ -1,21 +1,42 @@
-"""What became of the rows of a batch."""
+"""The records of a batch: one for each row of the input, with the settings that made it."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypedDict
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from genlm.decoding.completion import Completion
+from genlm.records.generation import Overflow
+from genlm.records.serialize import as_line, from_builtins, from_line, to_builtins
+
+# A record's JSON begins with these keys; its provenance follows.
+FIRST_KEYS = ("id", "prompt", "completions")
 
 
-class RowError(TypedDict):
-    """What is wrong with a row of a file. `row` counts its rows from 1; `line` is None in a file without lines."""
+@dataclass(frozen=True)
+class RowError:
+    """What is wrong with a row of a file. `row` counts from 1; `line` is None in a file without lines."""
 
     message: str
     file: str
     row: int
     line: int | None
 
+    @property
+    def place(self) -> str:
+        """The file and the line, or the row."""
+        return f"{self.file}, row {self.row}" if self.line is None else f"{self.file}, line {self.line}"
 
-class BatchModel(TypedDict):
-    """The model that made a record; `fingerprint` tells what a model that is not of the Hub holds."""
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+@dataclass(frozen=True)
+class BatchModel:
+    """The model that made a record. `fingerprint` identifies the files of a model that is not from the Hub.
+
+    `dtype` is None until the model is loaded, unless it was chosen.
+    """
 
     name: str
     revision: str | None
@@ -23,30 +44,93 @@ class BatchModel(TypedDict):
     dtype: str | None
 
 
-class BatchRecord(TypedDict):
-    """What became of a row of a batch: its completions, or an error. Plain data, as it is written.
+@dataclass(frozen=True)
+class Provenance:
+    """Everything a completion depends on except its row. `strategy` is a spec."""
 
-    `completions` are as in the JSON of a generation, `strategy` is a spec; `columns` are the row's other columns.
-    """
-
-    id: str | int
-    prompt: str | None
-    completions: list[dict[str, Any]]
     model: BatchModel
     strategy: str
     seed: int
     max_new_tokens: int
     num_return_sequences: int
-    stop: list[str]
-    overflow: str
+    stop: tuple[str, ...]
+    overflow: Overflow
     deterministic: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return each setting under the name that messages and manifests use."""
+        model = {
+            "model": self.model.name,
+            "revision": self.model.revision,
+            "model_fingerprint": self.model.fingerprint,
+            "dtype": self.model.dtype,
+        }
+        return model | {each.name: getattr(self, each.name) for each in fields(Provenance)[1:]}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Provenance:
+        """Return the provenance with these settings. Raise ValueError if one is missing or has the wrong type."""
+        model = {
+            "name": settings["model"],
+            "revision": settings["revision"],
+            "fingerprint": settings["model_fingerprint"],
+            "dtype": settings["dtype"],
+        }
+        return from_builtins(cls, settings | {"model": model})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRecord(Provenance):
+    """The result for one row of a batch: its completions, or an error.
+
+    `columns` are the row's other columns.
+    """
+
+    id: str | int
+    prompt: str | None
+    completions: tuple[Completion, ...]
     columns: dict[str, Any]
-    error: RowError | None
+    error: RowError | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the JSON of the record holds. Traces are left out."""
+        values: dict[str, Any] = to_builtins(self)
+        for completion in values["completions"]:
+            completion.pop("trace", None)
+        return {key: values.pop(key) for key in FIRST_KEYS} | values
+
+    def to_line(self) -> str:
+        """Return the record as one line of JSON, without a line break."""
+        return as_line(self.to_dict())
+
+    @classmethod
+    def from_line(cls, line: str | bytes) -> BatchRecord:
+        """Return the record that a line of JSON holds. Raise ValueError if it does not hold one."""
+        return from_line(cls, line)
 
 
 class BatchCounts(NamedTuple):
-    """How many rows a batch has, how many of them have a record, and how many of these an error."""
+    """How many rows a batch has, how many of them have a record, and how many records have an error."""
 
     rows: int
     done: int
     failed: int
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """The progress of a batch on a cluster.
+
+    `rows` is None until they are counted. `done` rows have a record; this run made `made` of those, with `tokens`
+    tokens in `seconds` from the first record to the last. `busy` of the `workers` alive are making records. `errors`
+    are the new ones since the last look.
+    """
+
+    rows: int | None
+    done: int
+    made: int
+    tokens: int
+    seconds: float
+    workers: int
+    busy: int
+    errors: list[RowError]

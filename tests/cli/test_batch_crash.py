@@ -210,7 +210,7 @@ def test_ctrl_c_in_a_terminal(model: Path, tmp_path: Path, expected: list[list[s
         assert terminal.end() == 130
     shown = terminal.shown.decode()
     assert "finishing the running work" in shown
-    assert "--resume goes on" in shown
+    assert "--resume continues" in shown
     assert 0 < len(records(tmp_path)) < PROMPTS
     done = genlm(*map(str, arguments), "--resume")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""From a row of a file to a job: an id, a prompt, and the settings that it runs with."""
+"""From a row of a file to a job: an id, a prompt, and the settings it runs with."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 from genlm.formats.rows import Format, InputFile, InputRow
 from genlm.formats.template import Template
-from genlm.records.batch import RowError
+from genlm.records.batch import BatchModel, Provenance, RowError
 from genlm.tasks.generate import Limits, check_count
 
-# Beyond this a float may not be the number that was written.
+# A larger float may not be the number that was written.
 LARGEST_EXACT = 2**53
 OVERRIDES = ("strategy", "seed", "max_new_tokens")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All that a completion depends on beside the model and the prompt."""
+class BatchSettings:
+    """Everything a completion depends on except the model and the prompt."""
 
     strategy: Strategy
     seed: int
@@ -33,28 +33,41 @@ class Settings:
     def __post_init__(self) -> None:
         check_count(self.strategy, self.limits)
 
+    def provenance(self, model: BatchModel) -> Provenance:
+        """Return the provenance of records that `model` makes with these settings."""
+        return Provenance(
+            model,
+            self.strategy.spec,
+            self.seed,
+            self.limits.max_new_tokens,
+            self.limits.num_return_sequences,
+            self.limits.stop,
+            self.limits.overflow,
+            self.deterministic,
+        )
+
 
 @dataclass(frozen=True)
 class Job:
-    """A prompt to be continued, or a row of which `error` says why it cannot be."""
+    """A prompt to continue, or a row that cannot be, with the reason in `error`."""
 
     id: str | int
     prompt: str | None
-    settings: Settings
+    settings: BatchSettings
     columns: Mapping[str, Any]
     source: str
     row: int
     line: int | None
     error: str | None = None
 
-    def where(self, message: str) -> RowError:
-        """An error of this row."""
-        return {"message": message, "file": self.source, "row": self.row, "line": self.line}
+    def row_error(self, message: str) -> RowError:
+        """Return an error that names this row."""
+        return RowError(message, self.source, self.row, self.line)
 
 
 @dataclass(frozen=True)
-class Fields:
-    """Which columns of a row hold what."""
+class Columns:
+    """Which columns of a row hold the prompt and the id."""
 
     prompt: str = "prompt"
     id: str = "id"
@@ -62,41 +75,40 @@ class Fields:
 
     @property
     def needed(self) -> Sequence[str]:
-        """The columns that a prompt is made of."""
+        """The columns that make a prompt."""
         return self.template.columns if self.template else [self.prompt]
 
 
-def read_jobs(files: Iterable[InputFile], fields: Fields, settings: Settings) -> Iterator[Job]:
-    """The jobs of files of rows, in their order.
+def read_jobs(files: Sequence[InputFile], columns: Columns, settings: BatchSettings) -> Iterator[Job]:
+    """Yield the jobs of files of rows, in order.
 
     Raises:
         InputError: a file that cannot be read, or a text or table without a column that is needed.
     """
-    files = list(files)
-    for file, name in zip(files, names_of(files), strict=True):
-        yield from read_file(file, name, fields, settings)
+    for file, name in zip(files, id_prefixes(files), strict=True):
+        yield from read_file_jobs(file, name, columns, settings)
 
 
-def read_file(file: InputFile, name: str, fields: Fields, settings: Settings) -> Iterator[Job]:
-    """The jobs of one of them; `name` is what `names_of` has for it. Raises as `read_jobs`."""
+def read_file_jobs(file: InputFile, prefix: str, columns: Columns, settings: BatchSettings) -> Iterator[Job]:
+    """Yield the jobs of one file; `prefix` is its entry in `id_prefixes`. Raise as `read_jobs` does."""
     row = None
     for row in file.rows():
         if file.format != "jsonl" and row.error is None:
-            _check_columns(row.source, row.columns, file.format, fields)
-        yield _job(row, name, fields, settings)
-    if row is None and (columns := file.columns()):
-        _check_columns(file.name, columns, file.format, fields)
+            _check_columns(row.source, row.columns, file.format, columns)
+        yield _make_job(row, prefix, columns, settings)
+    if row is None and (names := file.columns()):
+        _check_columns(file.name, names, file.format, columns)
 
 
-def given_jobs(rows: Iterable[str | Mapping[str, Any]], settings: Settings) -> Iterator[Job]:
-    """The jobs of rows that are at hand: prompts, or objects as a line of JSON holds them."""
+def make_jobs(rows: Iterable[str | Mapping[str, Any]], settings: BatchSettings) -> Iterator[Job]:
+    """Yield the jobs of rows in memory: prompts, or objects as a line of JSON holds them."""
     for number, row in enumerate(rows, 1):
-        columns = {"prompt": row} if isinstance(row, str) else row
-        yield _job(InputRow("rows", number, None, columns), "rows", Fields(), settings)
+        values = {"prompt": row} if isinstance(row, str) else row
+        yield _make_job(InputRow("rows", number, None, values), "rows", Columns(), settings)
 
 
-def names_of(files: Sequence[InputFile]) -> list[str]:
-    """What ids begin with if a row has none: the files' names, with their folders if these are needed to differ.
+def id_prefixes(files: Sequence[InputFile]) -> list[str]:
+    """Return how the ids of rows without one begin: by file name, or by path if two files have the same name.
 
     Folders are separated by `/` on Windows too, so that ids are the same on every system.
     """
@@ -105,57 +117,58 @@ def names_of(files: Sequence[InputFile]) -> list[str]:
     return names if len(set(names)) == len(names) else paths
 
 
-def _check_columns(source: str, columns: Collection[str], format: Format, fields: Fields) -> None:
-    is_id_asked_for = format != "txt" and fields.id != Fields.id
-    for column in [*fields.needed, *([fields.id] if is_id_asked_for else [])]:
-        if column not in columns:
-            has = ", ".join(columns) or "no columns"
-            option = "--prompt-field" if column in fields.needed else "--id-field"
+def _check_columns(source: str, names: Collection[str], format: Format, columns: Columns) -> None:
+    needs_id = format != "txt" and columns.id != Columns.id
+    for column in [*columns.needed, *([columns.id] if needs_id else [])]:
+        if column not in names:
+            has = ", ".join(names) or "no columns"
+            option = "--prompt-field" if column in columns.needed else "--id-field"
             raise InputError(f"{source} has no column {column!r}", hint=f"it has {has}; {option} names another")
 
 
-def _job(row: InputRow, name: str, fields: Fields, settings: Settings) -> Job:
-    own: dict[str, Any] = dict(row.columns)
-    id: str | int = f"{name}:{row.number}"
+def _make_job(row: InputRow, prefix: str, columns: Columns, settings: BatchSettings) -> Job:
+    others: dict[str, Any] = dict(row.columns)
+    id: str | int = f"{prefix}:{row.number}"
     prompt, error = None, row.error
     try:
         if error is None:
-            id = _take_id(own, fields.id, id)
-            prompt = _take_prompt(own, row.columns, fields)
-            settings = _overridden(settings, own)
+            id = _take_id(others, columns.id, id)
+            prompt = _take_prompt(others, row.columns, columns)
+            settings = _take_overrides(others, settings)
     except (ValueError, UsageError) as problem:
         error = str(problem)
-    return Job(id, prompt, settings, own, row.source, row.number, row.line, error)
+    return Job(id, prompt, settings, others, row.source, row.number, row.line, error)
 
 
-def _take_id(own: dict[str, Any], column: str, default: str | int) -> str | int:
-    """The id of a row, which is taken out, or the default. Raises ValueError where what it has can be none."""
-    id = _exact(own.pop(column, None))
+def _take_id(values: dict[str, Any], column: str, default: str | int) -> str | int:
+    """Remove and return the id of a row, or the default. Raise ValueError if the value cannot be an id."""
+    id = _exact(values.pop(column, None))
     if id is None or id == "":
         return default
     if isinstance(id, bool) or not isinstance(id, (str, int)):
-        raise ValueError(f"{column!r} is {_shown(id)}, where text or a whole number must be")
+        raise ValueError(f"{column!r} is {_shown(id)}, not text or a whole number")
     return _checked(id, repr(column)) if isinstance(id, str) else id
 
 
-def _take_prompt(own: dict[str, Any], columns: Mapping[str, Any], fields: Fields) -> str:
-    """The prompt of a row with these columns; where it is one, that is taken out of its `own`.
+def _take_prompt(values: dict[str, Any], row: Mapping[str, Any], columns: Columns) -> str:
+    """Return the prompt of a row, removing it from `values` unless a template makes it.
 
-    Raises ValueError where there is none.
+    Raises:
+        ValueError: a row without a prompt.
     """
-    if fields.template is not None:
-        return _checked(fields.template.fill(columns), "the prompt")
-    own.pop(fields.prompt, None)
-    prompt = columns.get(fields.prompt)
+    if columns.template is not None:
+        return _checked(columns.template.fill(row), "the prompt")
+    values.pop(columns.prompt, None)
+    prompt = row.get(columns.prompt)
     if prompt is None:
-        raise ValueError(f"{fields.prompt!r} is {'null' if fields.prompt in columns else 'missing'}")
+        raise ValueError(f"{columns.prompt!r} is {'null' if columns.prompt in row else 'missing'}")
     if not isinstance(prompt, str):
-        raise ValueError(f"{fields.prompt!r} is {_shown(prompt)}, where text must be")
+        raise ValueError(f"{columns.prompt!r} is {_shown(prompt)}, not text")
     return _checked(prompt, "the prompt")
 
 
 def _checked(text: str, what: str) -> str:
-    """The text. Raises ValueError where it holds half of a character, as JSON can."""
+    """Return the text. Raise ValueError if it holds a lone surrogate, as JSON can."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -163,22 +176,22 @@ def _checked(text: str, what: str) -> str:
     return text
 
 
-def _overridden(settings: Settings, own: dict[str, Any]) -> Settings:
-    """The settings with what a row has of its own, which is taken out. Raises UsageError where that makes no sense."""
-    given = {name: own.pop(name) for name in OVERRIDES if name in own}
+def _take_overrides(values: dict[str, Any], settings: BatchSettings) -> BatchSettings:
+    """Return the settings with the overrides of a row, which are removed. Raise UsageError for an invalid one."""
+    given = {name: values.pop(name) for name in OVERRIDES if name in values}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
     if not given:
         return settings
     spec, seed, new = (given.get(name) for name in OVERRIDES)
     if spec is not None and not isinstance(spec, str):
-        raise UsageError(f"strategy is {_shown(spec)}, where a spec such as top-k:top_k=40 must be")
-    return _settings_with(settings, spec, _whole("seed", seed), _whole("max_new_tokens", new))
+        raise UsageError(f"strategy is {_shown(spec)}, not a spec such as top-k:top_k=40")
+    return _override(settings, spec, _whole("seed", seed), _whole("max_new_tokens", new))
 
 
 @lru_cache(maxsize=1024)
-def _settings_with(settings: Settings, spec: str | None, seed: int | None, new: int | None) -> Settings:
+def _override(settings: BatchSettings, spec: str | None, seed: int | None, new: int | None) -> BatchSettings:
     limits = settings.limits if new is None else replace(settings.limits, max_new_tokens=new)
-    return Settings(
+    return BatchSettings(
         settings.strategy if spec is None else Strategy.parse(spec),
         settings.seed if seed is None else seed,
         limits,
@@ -187,15 +200,15 @@ def _settings_with(settings: Settings, spec: str | None, seed: int | None, new: 
 
 
 def _whole(name: str, value: Any) -> int | None:
-    """A whole number, which tables may hold as text."""
+    """Return a whole number, which a table may hold as text. Raise UsageError for anything else."""
     number = _exact(_number(value) if isinstance(value, str) else value)
     if number is None or (isinstance(number, int) and not isinstance(number, bool)):
         return number
-    raise UsageError(f"{name} is {_shown(value)}, where a whole number must be")
+    raise UsageError(f"{name} is {_shown(value)}, not a whole number")
 
 
 def _number(text: str) -> int | float | str:
-    """The number that a text is, or the text."""
+    """Return the number that a text spells, or the text."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -205,7 +218,7 @@ def _number(text: str) -> int | float | str:
 
 
 def _exact(value: Any) -> Any:
-    """A float that is a whole number as that: such are all numbers of a column where a program found one missing."""
+    """Return a float that is whole as an int. Programs write all numbers of a column as floats if one is missing."""
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT
     return int(value) if is_whole else value
 

@@ -1,1 +1,1 @@
-"""A batch on more than one machine, by Ray Data."""
+"""A batch on more than one machine, with Ray Data."""

@@ -1,26 +1,28 @@
-"""What stands beside the parts: what they were made of and with, and how many rows there are."""
+"""The manifest beside the parts: what made them, from which files, and how many rows there are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from genlm.decoding.request import draw_seed
 from genlm.errors import InputError, OutputError
 from genlm.formats.folder import LocalFolder, RemoteFolder
-from genlm.records.batch import BatchModel, BatchRecord
-from genlm.tasks.batch.jobs import Settings
+from genlm.records.batch import Provenance
+from genlm.records.serialize import from_builtins, to_builtins
+from genlm.tasks.batch.jobs import BatchSettings
+from genlm.tasks.batch.plan import Plan
+from genlm.tasks.batch.run import check_same
 
 NAME = "manifest.json"
 FORMAT = "genlm parts 1"
-HINT = "the same settings continue it, and --overwrite begins anew"
+# Beside the parts, the folder of records whose part is not complete.
+UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`rows` counts those of each file, `made_with` is all that a completion depends on beside its row.
+    """`rows` are those of each file; `made_with` is the provenance of rows without overrides.
 
     `done` and `failed` count records; they are None until all rows have one.
     """
@@ -28,7 +30,7 @@ class Manifest:
     files: tuple[str, ...]
     rows: tuple[int, ...]
     rows_per_part: int
-    made_with: Mapping[str, Any] = field(default_factory=dict)
+    made_with: Provenance
     done: int | None = None
     failed: int | None = None
 
@@ -38,107 +40,82 @@ class Manifest:
         return sum(self.rows)
 
     def parts(self, file: int) -> int:
-        """How many parts the rows of a file have."""
+        """Return how many parts the rows of a file fill."""
         return -(-self.rows[file] // self.rows_per_part)
 
     def write(self, folder: LocalFolder | RemoteFolder) -> None:
-        """Write it to its folder. Raises OutputError where that fails."""
-        folder.write(NAME, json.dumps({"format": FORMAT, **asdict(self)}, indent=2).encode() + b"\n")
+        """Write the manifest to its folder. Raise OutputError if that fails."""
+        values = {"format": FORMAT, **to_builtins(vars(self) | {"made_with": self.made_with.settings()})}
+        folder.write(NAME, json.dumps(values, indent=2).encode() + b"\n")
 
 
 def read_manifest(folder: LocalFolder | RemoteFolder) -> Manifest | None:
-    """The manifest of a folder, or None where there is none.
+    """Return the manifest of a folder, or None if there is none.
 
     Raises:
-        OutputError: one that cannot be read.
+        OutputError: a file of that name that is not a manifest.
     """
     data = folder.read(NAME)
     if data is None:
         return None
     try:
-        contents = json.loads(data)
-        if contents.pop("format") != FORMAT:
+        values = json.loads(data)
+        if values.pop("format") != FORMAT:
             raise ValueError
-        return Manifest(**{**contents, "files": tuple(contents["files"]), "rows": tuple(contents["rows"])})
+        return from_builtins(Manifest, values | {"made_with": Provenance.from_settings(values["made_with"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise OutputError(f"{folder.place}/{NAME} is no manifest of genlm batch") from error
+        raise OutputError(f"{folder.place}/{NAME} is not a manifest of genlm batch") from error
 
 
-def made_by(model: BatchModel) -> dict[str, Any]:
-    """What a completion depends on of its model, by name."""
-    return {
-        "model": model["name"],
-        "revision": model["revision"],
-        "model_fingerprint": model["fingerprint"],
-        "dtype": model["dtype"],
-    }
+def check_output(plan: Plan, folder: LocalFolder | RemoteFolder) -> Manifest | None:
+    """Return the manifest of the parts to continue, or None to start over. Change nothing.
+
+    Raises:
+        OutputError: a folder that holds something else, or parts that are not to be continued, or that were made with
+            other settings.
+    """
+    held = [name for name in folder.names() if not name.startswith(".")]
+    manifest = read_manifest(folder) if held and not plan.overwrite else None
+    if held and manifest is None and not all(_is_output(name) for name in held):
+        raise OutputError(f"{plan.output} holds files that are not parts of genlm batch: choose another folder")
+    if held and manifest is None and not plan.overwrite:
+        raise OutputError(f"{plan.output} holds parts without {NAME}", hint="--overwrite starts over")
+    if manifest is None:
+        return None
+    if not plan.resume:
+        raise OutputError(f"{plan.output} already exists", hint="--resume continues it, --overwrite starts over")
+    settings = choose_seed(plan, manifest)
+    check_same(manifest.made_with, settings.provenance(plan.model.known), plan.output)
+    return manifest
 
 
-def made_with(settings: Settings, model: BatchModel) -> dict[str, Any]:
-    """All that a completion depends on beside its row, by name; the dtype is None where it is not known yet."""
-    limits = settings.limits
-    return {
-        **made_by(model),
-        "strategy": settings.strategy.spec,
-        "seed": settings.seed,
-        "max_new_tokens": limits.max_new_tokens,
-        "num_return_sequences": limits.num_return_sequences,
-        "stop": list(limits.stop),
-        "overflow": limits.overflow,
-        "deterministic": settings.deterministic,
-    }
+def forget_parts(folder: LocalFolder | RemoteFolder) -> None:
+    """Remove the manifest and all parts. The manifest goes first: without it the rest is ignored."""
+    for name in (NAME, UNFINISHED, *(name for name in folder.names() if name.startswith("part-"))):
+        folder.remove(name)
 
 
-def record_made_with(record: BatchRecord) -> dict[str, Any]:
-    """The same of a record as it was written."""
-    plain: dict[str, Any] = {
-        name: record[name]
-        for name in (
-            "strategy",
-            "seed",
-            "max_new_tokens",
-            "num_return_sequences",
-            "stop",
-            "overflow",
-            "deterministic",
-        )
-    }
-    return {**made_by(record["model"]), **plain}
+def choose_seed(plan: Plan, manifest: Manifest | None) -> BatchSettings:
+    """Return the plan's settings; if no seed was given, with the manifest's seed or else a new one."""
+    if plan.has_seed:
+        return plan.settings
+    return replace(plan.settings, seed=draw_seed() if manifest is None else manifest.made_with.seed)
 
 
-def check_same(then: Mapping[str, Any], now: Mapping[str, Any], place: str, row: str = "") -> None:
-    """Raise OutputError, with both values, where what was made was made with other settings than are asked for now."""
-    for name, value in now.items():
-        if then.get(name) != value and not (name == "dtype" and None in (value, then.get(name))):
-            raise OutputError(
-                f"{place} was made with {name} {_said(then.get(name))}, and now it is {_said(value)}{row}", hint=HINT
-            )
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, list):
-        return " and ".join(map(repr, value)) or "none"
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def settled(settings: Settings, manifest: Manifest | None, *, has_seed: bool) -> Settings:
-    """The settings with a seed that was drawn, if none was given: the one of the parts that are there already."""
-    if has_seed:
-        return settings
-    seed = draw_seed() if manifest is None else int(manifest.made_with["seed"])
-    return replace(settings, seed=seed)
-
-
-def check_files(manifest: Manifest, files: tuple[str, ...], rows: tuple[int, ...], place: str) -> None:
-    """Raise InputError where rows that have a part are not there any more."""
+def check_files(manifest: Manifest, files: tuple[str, ...], rows: tuple[int, ...], output: str) -> None:
+    """Raise InputError if the input lacks rows that have a part."""
     if manifest.files != files:
         raise InputError(
-            f"{place} was made of {', '.join(manifest.files)}, and now it is {', '.join(files)}",
-            hint="the same files in the same order continue it, and --overwrite begins anew",
+            f"{output} was made from {', '.join(manifest.files)}, and now the input is {', '.join(files)}",
+            hint="give the same files in the same order to continue, or start over with --overwrite",
         )
     for name, then, now in zip(files, manifest.rows, rows, strict=True):
         if now < then:
             raise InputError(
-                f"{name} had {then:,} rows when {place} was begun, and now it has {now:,}",
-                hint="rows may be added at its end; --overwrite begins anew",
+                f"{name} had {then:,} rows when {output} was started, and now it has {now:,}",
+                hint="rows may only be added at the end; --overwrite starts over",
             )
+
+
+def _is_output(name: str) -> bool:
+    return name in (NAME, UNFINISHED) or name.startswith("part-")

@@ -1,27 +1,31 @@
-"""The records of a part: those that are whole, those of a worker that was lost, and those still to be made."""
+"""The parts of a batch: complete ones, records whose part is not complete, and all of them merged into one file."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from genlm.errors import OutputError
-from genlm.formats.folder import LocalFolder, RemoteFolder
+from genlm.errors import InputError, OutputError
+from genlm.formats.folder import LocalFolder, RemoteFolder, open_folder
+from genlm.formats.output import replacing
 from genlm.records.batch import BatchModel, BatchRecord
 from genlm.tasks.batch.jobs import Job
-from genlm.tasks.cluster.manifest import check_same, made_with, record_made_with
+from genlm.tasks.batch.run import TABLES, check_same, journal_path
+from genlm.tasks.cluster.chunks import part_name
+from genlm.tasks.cluster.manifest import UNFINISHED, Manifest, read_manifest
 
-# Where records are kept until their part is whole, so that a worker that is lost takes no more than a few seconds'
-# work with it. Each file is written once, which every store can do.
-UNFINISHED = "unfinished"
+# A worker that is lost takes no more than this much work with it.
 KEEP_EVERY_S = 5.0
 
 
-class Unfinished:
-    """The records of a part that is being made, kept in files beside it: each so many seconds after it came."""
+class UnfinishedPart:
+    """The records of a part in the making, kept in files beside it, a few seconds after they were made at most.
+
+    Each file is written once, because an object store cannot append.
+    """
 
     def __init__(self, folder: LocalFolder | RemoteFolder, part: str) -> None:
         self._folder = folder
@@ -31,7 +35,7 @@ class Unfinished:
         self._timer: threading.Timer | None = None
 
     def add(self, line: str) -> None:
-        """Take in a record."""
+        """Add a record, to be written soon."""
         with self._lock:
             self._lines.append(line)
             if self._timer is None:
@@ -40,7 +44,7 @@ class Unfinished:
                 self._timer.start()
 
     def keep(self) -> None:
-        """Write what has come since the last time. Raises OutputError where it cannot be written."""
+        """Write the records that were added since the last time. Raise OutputError if that fails."""
         with self._lock:
             self._stop_timer()
             if self._lines:
@@ -49,13 +53,13 @@ class Unfinished:
             self._lines = []
 
     def forget(self) -> None:
-        """Keep nothing of what has come since the last time: the part itself is to be written."""
+        """Drop the records that are not written yet: the part itself is about to be written."""
         with self._lock:
             self._stop_timer()
             self._lines = []
 
     def _keep_in_time(self) -> None:
-        # What cannot be written now is tried again with the next record, and told with the part.
+        # A failed write is repeated with the next record, and reported with the part.
         with contextlib.suppress(OutputError):
             self.keep()
 
@@ -66,55 +70,93 @@ class Unfinished:
 
 
 def forget_unfinished(folder: LocalFolder | RemoteFolder, part: str) -> None:
-    """Take away what was kept of a part, which is whole now."""
+    """Remove what was kept of a part that is complete now."""
     folder.remove(f"{UNFINISHED}/{part}")
 
 
 def read_records(folder: LocalFolder | RemoteFolder, part: str) -> tuple[list[BatchRecord], bool]:
-    """The whole records there are of a part, wherever they are kept, and whether they are the part itself.
+    """Return the records there are of a part, wherever they are kept, and whether they are all in the part itself.
 
-    A line that was not written to its end is none.
+    Damaged lines are skipped.
     """
-    whole = folder.read(part) or b""
+    data = folder.read(part) or b""
     kept = [folder.read(f"{UNFINISHED}/{part}/{name}") or b"" for name in folder.names(f"{UNFINISHED}/{part}")]
-    records = [record for data in (whole, *kept) for record in _records_in(data)]
-    is_part = not kept and whole.endswith(b"\n") and whole.count(b"\n") == len(records)
+    records = [record for each in (data, *kept) for record in _records_in(each)]
+    is_part = not kept and data.endswith(b"\n") and data.count(b"\n") == len(records)
     return records, is_part
 
 
-def _records_in(data: bytes) -> Iterable[BatchRecord]:
+def _records_in(data: bytes) -> Iterator[BatchRecord]:
     for line in data.split(b"\n"):
-        try:
-            record = json.loads(line)
-            if isinstance(record, dict) and isinstance(record["model"], dict) and "error" in record:
-                yield record  # type: ignore[misc]
-        except (ValueError, KeyError, RecursionError):
-            continue
+        with contextlib.suppress(ValueError):
+            yield BatchRecord.from_line(line)
 
 
-def finished(
-    jobs: Iterable[Job], records: Iterable[BatchRecord], model: BatchModel, place: str, *, retries: bool
+def usable_records(
+    jobs: Iterable[Job], records: Iterable[BatchRecord], model: BatchModel, output: str, *, retry_errors: bool
 ) -> dict[str, BatchRecord]:
-    """The records of these jobs, by id, that need not be made again. Of several with one id the last counts.
+    """Return the records of these jobs, by id, that need not be made again. Of several with one id the last counts.
 
     Raises:
-        OutputError: a record that was made with other settings than its job has.
+        OutputError: a record that was made with other settings than its job has now.
     """
-    by_id = {str(record["id"]): record for record in records}
+    by_id = {str(record.id): record for record in records}
     done = {}
     for job in jobs:
         record = by_id.get(str(job.id))
-        if record is None or (retries and record["error"] is not None):
+        if record is None or (retry_errors and record.error is not None):
             continue
-        check_same(record_made_with(record), made_with(job.settings, model), place, f" (row {job.id!r})")
+        check_same(record, job.settings.provenance(model), output, job.id)
         done[str(job.id)] = record
     return done
 
 
-def in_order(
-    jobs: Iterable[Job], done: dict[str, BatchRecord], as_line: Callable[[BatchRecord], str]
-) -> tuple[bytes, int]:
-    """The contents of a whole part, and how many of its records have failed."""
-    records = [done[str(job.id)] for job in jobs]
-    failed = sum(record["error"] is not None for record in records)
-    return "".join(f"{as_line(record)}\n" for record in records).encode(), failed
+def part_contents(jobs: Iterable[Job], records: dict[str, BatchRecord]) -> tuple[bytes, int]:
+    """Return the contents of a complete part, its records in the order of the jobs, and how many have an error."""
+    ordered = [records[str(job.id)] for job in jobs]
+    failed = sum(record.error is not None for record in ordered)
+    return "".join(f"{record.to_line()}\n" for record in ordered).encode(), failed
+
+
+def merge_parts(place: str, output: Path) -> Manifest:
+    """Write all records of a folder of parts to one file, in the order of the input. Return its manifest.
+
+    Raises:
+        InputError: a folder without parts, or with rows that have no record yet.
+        UsageError: an output that is neither JSON lines nor a table.
+        OutputError: a file that cannot be written; the file that was there before stays.
+    """
+    journal_path(output)
+    folder = open_folder(place)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{place} holds no parts of genlm batch")
+    write = TABLES.get(output.suffix.lower())
+    with replacing(output) as stream:
+        if write is None:
+            stream.writelines(_lines(folder, manifest))
+        else:
+            write(lambda: map(BatchRecord.from_line, _lines(folder, manifest)), stream)
+    return manifest
+
+
+def _lines(folder: LocalFolder | RemoteFolder, manifest: Manifest) -> Iterator[bytes]:
+    for file, rows in enumerate(manifest.rows):
+        for number in range(manifest.parts(file)):
+            expected = min(manifest.rows_per_part, rows - number * manifest.rows_per_part)
+            yield from _lines_of_part(folder, part_name(file, number), expected)
+
+
+def _lines_of_part(folder: LocalFolder | RemoteFolder, name: str, expected: int) -> Iterator[bytes]:
+    try:
+        with folder.open(name) as stream:
+            lines = stream.read().splitlines(keepends=True)
+    except FileNotFoundError:
+        lines = []
+    complete = sum(line.endswith(b"\n") for line in lines)
+    if complete != expected or len(lines) != expected:
+        raise InputError(
+            f"{folder.place} is not finished: {name} has {complete:,} of {expected:,} records",
+            hint="repeat the command that made it with --resume",
+        )
+    yield from lines

@@ -1,13 +1,14 @@
-"""The flow through a cluster, by Ray Data: files are read in chunks, and workers make and write parts of them.
+"""The data flow through a cluster, with Ray Data: files are read in chunks, and workers turn chunks into parts.
 
-Only a few chunks are under way at any time, so that memory stays flat. Ray Data gives the work of a worker or a
-machine that is lost to another.
+Only a few chunks are in flight at any time, so memory use stays flat. Ray Data gives the work of a lost worker or
+machine to another.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,16 +19,16 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from genlm.errors import InputError
+from genlm.formats.folder import open_folder
+from genlm.tasks.batch.plan import Plan
+from genlm.tasks.batch.run import same_id
+from genlm.tasks.cluster.chunks import DIGEST_BYTES, IdLocation, chunks_at_once, find_ids, read_chunks, read_digests
 from genlm.tasks.cluster.parts import forget_unfinished
-from genlm.tasks.cluster.plan import Plan, parts_at_once
-from genlm.tasks.cluster.pulse import Office
-from genlm.tasks.cluster.source import DIGEST_BYTES, Place, chunks, digests, places
-from genlm.tasks.cluster.worker import Worker
+from genlm.tasks.cluster.worker import Coordinator, Resources, Worker
 
-# Reading takes little, and each reader is a process of its own.
+# Reading is cheap, and each reader is a process of its own.
 WORKERS_PER_READER = 8
-# To start processes takes as long as to read so much.
+# Starting processes takes as long as reading this much.
 QUICK_BYTES = 32 << 20
 
 
@@ -40,43 +41,94 @@ class Files(Datasource):
         self._read = read
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """It is not known before it is read."""
+        """Return None: the size is not known before reading."""
         return None
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> Any:
-        """A task for each file, for a compressed file or a table can only be read from its beginning."""
+        """Return a task for each file. Compressed files and tables can only be read from the beginning."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(partial(self._read, file), unknown) for file in range(self._count)]
 
 
-class Making:
-    """A worker as an actor of Ray Data. It writes its parts itself: what it has made is not lost with its machine."""
+class PartWriter:
+    """A worker as an actor of Ray Data. It writes its parts itself, so they survive the loss of its machine."""
 
-    def __init__(self, plan: Plan, office: Office) -> None:
-        self._folder = plan.folder
-        self._worker = Worker(plan, office)
+    def __init__(self, plan: Plan, coordinator: Coordinator) -> None:
+        self._folder = open_folder(plan.output)
+        self._worker = Worker(plan, coordinator)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        """Write the part of the one chunk that a batch is. Returns how many rows it has, and how many have failed."""
+        """Write the part of the only chunk in a batch. Return how many rows it has, and how many have an error."""
         (chunk,) = batch["chunk"]
-        made = self._worker.make(pickle.loads(chunk))
-        if made.data is not None:
-            self._folder.write(made.part, made.data)
-            forget_unfinished(self._folder, made.part)
-        return {"rows": [made.rows], "failed": [made.failed]}
+        result = self._worker.make(pickle.loads(chunk))
+        if result.data is not None:
+            self._folder.write(result.part, result.data)
+            forget_unfinished(self._folder, result.part)
+        return {"rows": [result.rows], "failed": [result.failed]}
 
 
-def make_parts(plan: Plan, size: int, office: Office) -> tuple[int, int]:
-    """Make all parts, of `size` rows each. Returns how many rows have a record, and how many of these have failed."""
+@dataclass(frozen=True)
+class Reader:
+    """Reads something of each of a plan's files, in tables: here if they are small, else on the cluster."""
+
+    plan: Plan
+    read: Callable[[int], Iterator[pa.Table]]
+
+    def rows(self, readers: int) -> Iterator[dict[str, Any]]:
+        """Yield all rows, from the cluster if the files are large."""
+        if self._is_quick():
+            for table in self._tables():
+                yield from table.to_pylist()
+        else:
+            yield from self._dataset(readers).iter_rows()
+
+    def dataset(self, readers: int) -> Dataset:
+        """Return all rows as a dataset, read in advance if the files are small."""
+        rows = self._few_rows() if self._is_quick() else None
+        if not rows:
+            return self._dataset(readers)
+        _configure_ray_data()
+        held: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        return held
+
+    def _few_rows(self) -> list[dict[str, Any]] | None:
+        """Return all rows, or None if they are larger than the size of the files suggests."""
+        rows, size = [], 0
+        for table in self._tables():
+            rows += table.to_pylist()
+            size += table.nbytes
+            if size > QUICK_BYTES:
+                return None
+        return rows
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for file in range(len(self.plan.files)):
+            yield from self.read(file)
+
+    def _is_quick(self) -> bool:
+        return sum(file.path.stat().st_size for file in self.plan.files) < QUICK_BYTES
+
+    def _dataset(self, readers: int) -> Dataset:
+        _configure_ray_data()
+        source = Files(len(self.plan.files), self.read)
+        rows: Dataset = ray.data.read_datasource(
+            source, num_cpus=0, concurrency=readers, override_num_blocks=len(self.plan.files)
+        )
+        return rows
+
+
+def make_parts(plan: Plan, resources: Resources, size: int, coordinator: Coordinator) -> tuple[int, int]:
+    """Make all parts, of `size` rows each. Return how many rows have a record, and how many of those an error."""
 
     def read(file: int) -> Iterator[pa.Table]:
-        for chunk in chunks(plan, file, size):
+        for chunk in read_chunks(plan, file, size):
             yield pa.table({"chunk": [pickle.dumps(chunk)]})
 
-    resources, at_once = plan.resources, parts_at_once(size)
-    made = _hold_or_read(plan, read, max(1, resources.workers // WORKERS_PER_READER)).map_batches(
-        Making,
-        fn_constructor_args=(plan, office),
+    at_once = chunks_at_once(size)
+    chunks = Reader(plan, read).dataset(max(1, resources.workers // WORKERS_PER_READER))
+    parts = chunks.map_batches(
+        PartWriter,
+        fn_constructor_args=(plan, coordinator),
         batch_size=1,
         compute=ActorPoolStrategy(
             size=resources.workers,
@@ -88,107 +140,59 @@ def make_parts(plan: Plan, size: int, office: Office) -> tuple[int, int]:
         num_gpus=resources.gpus or None,
     )
     done = failed = 0
-    for part in made.iter_rows():
+    for part in parts.iter_rows():
         done, failed = done + part["rows"], failed + part["failed"]
     return done, failed
 
 
-def count_rows(plan: Plan) -> tuple[int, ...]:
-    """How many rows each file has.
+def count_rows(plan: Plan, resources: Resources) -> tuple[int, ...]:
+    """Return how many rows each file has.
 
     Raises:
-        InputError: two rows with one id, as what a file's reading raises.
+        InputError: two rows with the same id, or a file that cannot be read.
     """
     import numpy as np
 
     def read(file: int) -> Iterator[pa.Table]:
-        for some in digests(plan, file):
-            yield pa.table({"file": [file], "digests": [some]})
+        for digests in read_digests(plan, file):
+            yield pa.table({"file": [file], "digests": [digests]})
 
-    counts, seen = [0] * len(plan.files), [np.empty(0, "V8")]
-    for row in _gather(plan, read):
+    counts, found = [0] * len(plan.files), [np.empty(0, np.uint64)]
+    for row in Reader(plan, read).rows(_readers(plan, resources)):
         counts[row["file"]] += len(row["digests"]) // DIGEST_BYTES
-        seen.append(np.frombuffer(row["digests"], np.uint64))
-    every = np.sort(np.concatenate(seen[1:])) if len(seen) > 1 else np.empty(0, np.uint64)
+        found.append(np.frombuffer(row["digests"], np.uint64))
+    every = np.sort(np.concatenate(found))
     twice = np.unique(every[1:][every[1:] == every[:-1]])
     if len(twice):
-        _check_ids(plan, {each.tobytes() for each in twice})
+        _check_ids(plan, resources, {each.tobytes() for each in twice})
     return tuple(counts)
 
 
-def _check_ids(plan: Plan, suspects: set[bytes]) -> None:
-    """Raise InputError where ids whose digests are the same are the same themselves."""
+def _check_ids(plan: Plan, resources: Resources, digests: set[bytes]) -> None:
+    """Raise InputError if two ids with one of these digests are the same."""
 
     def read(file: int) -> Iterator[pa.Table]:
-        for place in places(plan, file, suspects):
-            yield pa.table({name: [value] for name, value in place._asdict().items()})
+        for location in find_ids(plan, file, digests):
+            yield pa.table({name: [value] for name, value in location._asdict().items()})
 
-    found = sorted((Place(**row) for row in _gather(plan, read)), key=lambda each: (each.file, each.row))
-    first: dict[str, Place] = {}
-    for place in found:
-        if place.id in first:
-            raise InputError(
-                f"two rows have the id {place.id!r}: {first[place.id].where} and {place.where}",
-                hint=f"each needs one of its own in {plan.fields.id!r}",
-            )
-        first[place.id] = place
+    rows = Reader(plan, read).rows(_readers(plan, resources))
+    first: dict[str, IdLocation] = {}
+    for location in sorted((IdLocation(**row) for row in rows), key=lambda each: (each.file, each.row)):
+        if location.id in first:
+            raise same_id(location.id, first[location.id].place, location.place, plan.columns.id)
+        first[location.id] = location
 
 
-def _gather(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> Iterator[dict[str, Any]]:
-    """All rows of what is read of each file: here where that is quick, else by the cluster."""
-    if _is_quick(plan):
-        for table in _tables(plan, read):
-            yield from table.to_pylist()
-    else:
-        yield from _read(plan, read, min(len(plan.files), plan.resources.workers)).iter_rows()
+def _readers(plan: Plan, resources: Resources) -> int:
+    return min(len(plan.files), resources.workers)
 
 
-def _hold_or_read(plan: Plan, read: Callable[[int], Iterator[pa.Table]], readers: int) -> Dataset:
-    """What is read of each file, as a dataset: held here where it is little, else read by the cluster as it goes."""
-    few = _few_rows(plan, read) if _is_quick(plan) else None
-    if not few:
-        return _read(plan, read, readers)
-    _choose_manners()
-    held: Dataset = ray.data.from_items(few, override_num_blocks=len(few))
-    return held
-
-
-def _few_rows(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> list[dict[str, Any]] | None:
-    """All that is read of the files, or None where it is more than files of their size let expect."""
-    rows, size = [], 0
-    for table in _tables(plan, read):
-        rows += table.to_pylist()
-        size += table.nbytes
-        if size > QUICK_BYTES:
-            return None
-    return rows
-
-
-def _tables(plan: Plan, read: Callable[[int], Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    for file in range(len(plan.files)):
-        yield from read(file)
-
-
-def _is_quick(plan: Plan) -> bool:
-    return sum(file.path.stat().st_size for file in plan.files) < QUICK_BYTES
-
-
-def _read(plan: Plan, read: Callable[[int], Iterator[pa.Table]], readers: int) -> Dataset:
-    """What is read of each file by the cluster, as a dataset of one table after the other."""
-    _choose_manners()
-    source = Files(len(plan.files), read)
-    rows: Dataset = ray.data.read_datasource(
-        source, num_cpus=0, concurrency=readers, override_num_blocks=len(plan.files)
-    )
-    return rows
-
-
-def _choose_manners() -> None:
-    """How Ray Data is to treat the datasets that are made from now on."""
+def _configure_ray_data() -> None:
+    """Set how Ray Data treats the datasets that are created from now on."""
     context = DataContext.get_current()
-    # Tables are passed on one by one, as they are read.
+    # Pass tables on one by one, as they are read.
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
-    # A chunk is small beside the work that it is, wherever it lies.
+    # Moving a chunk costs little compared with the work it contains.
     context.execution_options.actor_locality_enabled = False

@@ -1,4 +1,4 @@
-"""A cluster for as long as it is needed: one that is there, or one on this machine that ends with the command."""
+"""A connection to a Ray cluster: an existing one, or one on this machine that ends with the command."""
 
 from __future__ import annotations
 
@@ -20,46 +20,47 @@ from typing import TYPE_CHECKING, Any
 
 from genlm.errors import ClusterError, OutputError, UsageError
 from genlm.formats.journal import open_journal
-from genlm.records.cluster import ClusterState
-from genlm.tasks.cluster.plan import Plan, Resources
+from genlm.records.batch import ClusterState
+from genlm.tasks.batch.plan import Plan
+from genlm.tasks.cluster.worker import Resources
 
 if TYPE_CHECKING:
-    from genlm.tasks.cluster.conductor import Outcome
+    from genlm.tasks.cluster.coordinator import Outcome
 
 CLIENT = "ray://"
-# For the few chunks that are under way. Ray would take a third of the memory, and writes to disk what is beyond.
+# Enough for the few chunks in flight. By default Ray takes a third of the memory.
 OBJECT_STORE_BYTES = 256 << 20
-# Ray's own niceness of 15 would leave the model next to nothing of a machine that does something else as well.
+# With Ray's default niceness of 15 the workers would get hardly any time on a machine that does something else too.
 SYSTEM_CONFIG = {"worker_niceness": 0}
-# The socket of a local Ray has a long name, and a system allows one of 107 bytes.
+# The path of a Unix socket has at most 107 bytes, and a local Ray's sockets have long names.
 SHORT_TMP = "/tmp"
 FOLDER, LOCK = "genlm-ray-", "genlm.lock"
 POLL_S = 0.5
-# So long a cluster has to take a connection. In seconds.
+# How long a cluster has to accept a connection.
 ANSWER_S = 10.0
-# So long the conductor may be out of reach, as while its machine is busy.
+# How long the coordinator may be out of reach, for instance while its machine is busy.
 UNREACHED_S = 60.0
 
 
 def check_ray() -> None:
-    """Raise UsageError where Ray is not installed."""
+    """Raise UsageError if Ray is not installed."""
     if find_spec("ray") is None or find_spec("ray.data") is None:
-        raise UsageError("--engine ray needs Ray Data", hint="pip install 'genlm[ray]'")
+        raise UsageError("--runner ray needs Ray Data", hint="pip install 'genlm[ray]'")
 
 
 class Session:
-    """A cluster that one is connected to."""
+    """A connected cluster."""
 
     def __init__(self, address: str | None) -> None:
         self.address = address
 
     def resources(self, workers: int | None, cpus: float | None, gpus: float | None) -> Resources:
-        """What each worker takes, and how many there are to be: as many as the cluster holds, where it is not said.
+        """Return how many workers to run and what each takes: by default as many as fit the cluster.
 
-        A worker has a GPU of its own if there are any, else it shares the CPUs of the cluster with the others.
+        By default a worker has a GPU of its own, or if there are none an equal share of the CPUs.
 
         Raises:
-            UsageError: more than a Ray on this machine has.
+            UsageError: more than this machine has, if the Ray is on this machine.
         """
         import ray
 
@@ -67,64 +68,64 @@ class Session:
         all_cpus, all_gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
         gpus = (1.0 if all_gpus else 0.0) if gpus is None else gpus
         if workers is None:
-            workers = max(1, int(all_gpus / gpus) if gpus else int(all_cpus / cpus) if cpus else _machines())
+            workers = max(1, int(all_gpus / gpus) if gpus else int(all_cpus / cpus) if cpus else _count_machines())
         if cpus is None:
             cpus = 1.0 if gpus else max(1.0, all_cpus // workers)
         if self.address is None and (workers * cpus > all_cpus or workers * gpus > all_gpus):
             raise UsageError(
                 f"{workers} workers with {cpus:g} CPUs and {gpus:g} GPUs each are more than this machine has: "
                 f"{all_cpus:g} and {all_gpus:g}",
-                hint="--workers, --cpus-per-worker and --gpus-per-worker say what is to run; fractions are shares",
+                hint="choose --workers, --cpus-per-worker and --gpus-per-worker; fractions are shares",
             )
         return Resources(workers, cpus, gpus)
 
     @contextmanager
-    def run(self, plan: Plan) -> Iterator[Running]:
-        """A batch that is run by the cluster, until the context ends."""
+    def run(self, plan: Plan, resources: Resources) -> Iterator[ClusterRun]:
+        """Start a batch on the cluster. It ends with the context."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from genlm.tasks.cluster.conductor import Conductor
+        from genlm.tasks.cluster.coordinator import CoordinatorActor
 
-        # The conductor is to be lost with this machine only, without which nobody waits for the result.
+        # The coordinator runs on this machine: without this command, nobody would wait for the result.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
-        conductor: Any = ray.remote(Conductor).options(**options).remote()
+        coordinator: Any = ray.remote(CoordinatorActor).options(**options).remote()
         try:
-            yield Running(conductor, plan)
+            yield ClusterRun(coordinator, plan, resources)
         finally:
             with contextlib.suppress(Exception):
-                ray.kill(conductor)
+                ray.kill(coordinator)
 
 
-class Running:
-    """A batch under way."""
+class ClusterRun:
+    """A batch that runs on a cluster, seen from the command."""
 
-    def __init__(self, conductor: Any, plan: Plan) -> None:
-        self._conductor = conductor
-        self._outcome = conductor.run.remote(plan)
+    def __init__(self, coordinator: Any, plan: Plan, resources: Resources) -> None:
+        self._coordinator = coordinator
+        self._outcome = coordinator.run.remote(plan, resources)
 
     def wait(self) -> bool:
-        """Wait for its end a little while. Returns whether it has come."""
+        """Wait a little. Return whether the batch has ended."""
         import ray
 
         done, _ = ray.wait([self._outcome], timeout=POLL_S)
         if done and self._is_cut_off():
-            self._outcome = self._conductor.outcome.remote()
+            self._outcome = self._coordinator.outcome.remote()
             return False
         return bool(done)
 
     def look(self) -> ClusterState:
-        """How far it is. Raises ClusterError where the cluster was lost."""
-        state: ClusterState = self._ask(self._conductor.look)
+        """Return the progress. Raise ClusterError if the cluster is lost."""
+        state: ClusterState = self._ask(self._coordinator.look)
         return state
 
     def stop(self) -> None:
-        """Let the workers come to an end."""
-        self._ask(self._conductor.stop)
+        """Let the workers finish what is running."""
+        self._ask(self._coordinator.stop)
 
     def outcome(self) -> Outcome:
-        """How it ended, once it has. Raises ClusterError where the cluster was lost."""
+        """Return how the batch ended. Raise ClusterError if the cluster is lost."""
         import ray
         from ray.exceptions import RayError
 
@@ -135,7 +136,7 @@ class Running:
         return outcome
 
     def _is_cut_off(self) -> bool:
-        """Whether the end that came is that of a connection, and not of the batch."""
+        """Return whether the connection ended, and not the batch."""
         import ray
         from ray.exceptions import ActorUnavailableError, RayError
 
@@ -148,7 +149,7 @@ class Running:
         return False
 
     def _ask(self, method: Any) -> Any:
-        """The conductor's answer, once it can be reached."""
+        """Return the coordinator's answer, as soon as it can be reached."""
         import ray
         from ray.exceptions import ActorUnavailableError, RayError
 
@@ -165,15 +166,15 @@ class Running:
 
 
 def _lost(error: Exception) -> ClusterError:
-    return ClusterError(f"the cluster was lost: {_line(error)}", hint="--resume continues")
+    return ClusterError(f"lost the cluster: {_first_line(error)}", hint="--resume continues")
 
 
 @contextmanager
 def open_session(address: str | None, *, dashboard: bool = False, verbose: bool = False) -> Iterator[Session]:
-    """A connection to the cluster at `address`; without one, to a Ray on this machine that ends with the context.
+    """Connect to the cluster at `address`, or if it is None to a new Ray on this machine that ends with the context.
 
     Raises:
-        ClusterError: no cluster there, or a Ray that does not start.
+        ClusterError: no cluster at the address, or a Ray that does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is not None:
@@ -188,7 +189,7 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
             settings |= {
                 "address": "local",
                 "include_dashboard": dashboard,
-                "_temp_dir": stack.enter_context(_folder_of_its_own()),
+                "_temp_dir": stack.enter_context(_temporary_folder()),
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_system_config": SYSTEM_CONFIG,
             }
@@ -196,7 +197,7 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
             settings["address"] = address
         stack.callback(ray.shutdown)
         try:
-            with _endings_kept():
+            with _sigterm_preserved():
                 ray.init(**settings)
         except Exception as error:
             raise _not_reached(address, error) from error
@@ -204,10 +205,10 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
 
 
 def _check_answers(address: str) -> None:
-    """Raise ClusterError where nobody is at an address. Ray would try for minutes."""
+    """Raise ClusterError if nothing listens at an address. Ray would try for minutes."""
     host, _, port = address.removeprefix(CLIENT).rpartition(":")
     if not port.isdecimal():
-        # Ray knows where that is, or what is wrong with it.
+        # Not HOST:PORT: Ray knows where that is, or what is wrong with it.
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
@@ -216,8 +217,8 @@ def _check_answers(address: str) -> None:
 
 
 @contextmanager
-def _endings_kept() -> Iterator[None]:
-    """What SIGTERM does is as it was before: Ray takes it for itself, and exits with codes of its own."""
+def _sigterm_preserved() -> Iterator[None]:
+    """Keep the handler of SIGTERM: Ray installs its own, and exits with other codes."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -228,8 +229,8 @@ def _endings_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _folder_of_its_own() -> Iterator[str]:
-    """A folder for a Ray on this machine. Those of commands that were killed are taken away."""
+def _temporary_folder() -> Iterator[str]:
+    """Yield a folder for a Ray on this machine, and remove those of commands that were killed."""
     parent = Path(SHORT_TMP if os.path.isdir(SHORT_TMP) else tempfile.gettempdir())
     for folder in parent.glob(f"{FOLDER}*"):
         _remove_abandoned(folder)
@@ -248,41 +249,43 @@ def _remove_abandoned(folder: Path) -> None:
         if (folder / LOCK).stat().st_size:
             with open_journal(folder / LOCK):
                 pass
-            # Only now, as Windows deletes no file that is open.
+            # Only now: Windows deletes no file that is open.
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _machines() -> int:
+def _count_machines() -> int:
     import ray
 
     return sum(1 for node in ray.nodes() if node["Alive"])
 
 
 def _not_reached(address: str | None, error: Exception) -> ClusterError:
-    said = _line(error)
-    if "include dashboard" in said:
+    message = _first_line(error)
+    if "include dashboard" in message:
         return ClusterError("--dashboard needs Ray's dashboard", hint="pip install 'ray[default]'")
     if address is None:
-        return ClusterError(f"Ray does not start on this machine: {said}", hint="--verbose shows what Ray says of it")
+        return ClusterError(f"cannot start Ray on this machine: {message}", hint="--verbose shows the output of Ray")
     text = " ".join(str(each) for each in (error, error.__cause__ or ""))
     if "ray[client]" in text:
         return ClusterError(f"{address} needs Ray's client", hint="pip install 'ray[client]'")
     if "uthentication" in text or "InvalidAuthToken" in text:
         return ClusterError(
-            f"the Ray cluster at {address} wants its token",
-            hint="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a copy of the token it was started with",
+            f"the Ray cluster at {address} requires an authentication token",
+            hint="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a copy of the cluster's token",
         )
-    return ClusterError(f"no Ray cluster at {address}: {said}", hint="ray start --head starts one, ray status finds it")
+    return ClusterError(
+        f"no Ray cluster at {address}: {message}", hint="ray start --head starts one, ray status finds it"
+    )
 
 
-def _line(error: BaseException) -> str:
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return next(iter(said.strip().splitlines()), type(error).__name__)
+def _first_line(error: BaseException) -> str:
+    message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return next(iter(message.strip().splitlines()), type(error).__name__)
 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Keep off the terminal what Ray writes there: by logging, by print, and from C++ to the descriptors themselves.
+    """Keep Ray's output off the terminal: its logs, its prints, and what its C++ code writes to the descriptors.
 
     What is written to `sys.stderr` meanwhile still gets there.
     """

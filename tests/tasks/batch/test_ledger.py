@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from genlm.records.batch import BatchCounts
-from genlm.tasks.batch.ledger import Entry, Ledger, Written, open_ledger
+from genlm.tasks.batch.ledger import InputEntry, Ledger, OutputEntry, open_ledger
 
 
 @pytest.fixture
@@ -17,12 +17,12 @@ def ledger() -> Iterator[Ledger]:
         yield ledger
 
 
-def entries(*ids: str) -> Iterator[Entry]:
-    return (Entry(position, id, None, None, None) for position, id in enumerate(ids))
+def entries(*ids: str) -> Iterator[InputEntry]:
+    return (InputEntry(position, id, None, None, None) for position, id in enumerate(ids))
 
 
-def written(place: int, id: str, *, failed: bool = False) -> Written:
-    return Written(place, 10, failed, 0, "7", "50", id)
+def written(place: int, id: str, *, failed: bool = False) -> OutputEntry:
+    return OutputEntry(place, 10, failed, 0, "7", "50", id)
 
 
 def test_what_is_done_and_what_is_left(ledger: Ledger) -> None:
@@ -32,15 +32,15 @@ def test_what_is_done_and_what_is_left(ledger: Ledger) -> None:
     assert ledger.counts() == BatchCounts(4, 2, 1)
     assert list(ledger.left(with_failed=False)) == [False, True, False, True]
     assert list(ledger.left(with_failed=True)) == [True, True, False, True]
-    assert list(ledger.places(by_position=True)) == [(10, 10), (0, 10)]
-    assert list(ledger.places(by_position=False)) == [(0, 10), (10, 10)]
+    assert list(ledger.records(by_position=True)) == [(10, 10), (0, 10)]
+    assert list(ledger.records(by_position=False)) == [(0, 10), (10, 10)]
 
 
 def test_of_several_records_the_last_counts(ledger: Ledger) -> None:
     ledger.fill(entries("a"))
     ledger.note([written(0, "a", failed=True), written(10, "a")])
     assert ledger.counts() == BatchCounts(1, 1, 0)
-    assert list(ledger.places(by_position=True)) == [(10, 10)]
+    assert list(ledger.records(by_position=True)) == [(10, 10)]
 
 
 def test_records_of_no_row_are_counted(ledger: Ledger) -> None:
@@ -64,10 +64,10 @@ def test_memory_stays_flat_however_many_rows_there_are() -> None:
     def peak(count: int) -> int:
         tracemalloc.start()
         with open_ledger() as ledger:
-            ledger.fill(Entry(position, f"row {position}", None, None, None) for position in range(count))
+            ledger.fill(InputEntry(position, f"row {position}", None, None, None) for position in range(count))
             assert ledger.note(written(10 * position, f"row {position}") for position in range(count)) == 0
             assert not any(ledger.left(with_failed=True))
-            assert sum(size for _, size in ledger.places(by_position=True)) == 10 * count
+            assert sum(size for _, size in ledger.records(by_position=True)) == 10 * count
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most

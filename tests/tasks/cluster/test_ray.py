@@ -1,6 +1,6 @@
-"""`genlm batch --engine ray` on a real Ray: several nodes on this machine, and processes that are killed.
+"""`genlm batch --runner ray` on a real Ray: several nodes on this machine, and processes that are killed.
 
-One cluster serves all tests: a head for the conductor and nodes with a CPU each for a worker each. These tests wait
+One cluster serves all tests: a head for the coordinator and nodes with a CPU each for a worker each. These tests wait
 more than they compute, so one pytest worker runs them all beside the others.
 """
 
@@ -35,7 +35,7 @@ pytestmark = [
 # What pipeline.py reads at once; to import it here would import Ray.
 QUICK_BYTES = 32 << 20
 WORKER = "ray::MapWorker"
-CONDUCTOR = "ray::Conductor"
+COORDINATOR = "ray::Coordinator"
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +102,14 @@ def settings(model: Path, new: int = 30) -> list[str]:
 
 def on(cluster: Cluster, prompts: Path, output: Path, model: Path, *more: str) -> list[str]:
     """The arguments of a run on the cluster."""
-    options = ["--engine", "ray", "--address", cluster.address, "--workers", "2", "--cpus-per-worker", "1"]
+    options = ["--runner", "ray", "--address", cluster.address, "--workers", "2", "--cpus-per-worker", "1"]
     return ["batch", str(prompts), "-o", str(output), *settings(model), *options, *more]
 
 
 def merged(parts: Path) -> bytes:
     """The parts as one file."""
     output = parts.with_suffix(".jsonl")
-    done = call("batch", "--merge", parts, "-o", output)
+    done = call("merge", parts, "-o", output)
     assert done.code == 0, done.err
     return output.read_bytes()
 
@@ -137,7 +137,7 @@ def paused(cluster: Cluster) -> Iterator[None]:
 def killed(token: None, prompts: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
     """The session of a command that was killed while its own Ray worked for it."""
     parts = tmp_path_factory.mktemp("killed") / "parts"
-    with subprocess_of("batch", prompts, "-o", parts, *settings(slow), "--engine", "ray") as run:
+    with subprocess_of("batch", prompts, "-o", parts, *settings(slow), "--runner", "ray") as run:
         wait_until((parts / "manifest.json").exists, "the beginning")
         assert ray_in(run.pid)
         run.kill()
@@ -147,7 +147,7 @@ def killed(token: None, prompts: Path, slow: Path, tmp_path_factory: pytest.Temp
 def ray_in(session: int) -> list[str]:
     """The processes of a Ray that may take much memory: it takes a minute to end those that watch over them."""
     lines = session_processes(session).values()
-    return [line for line in lines if "/ray/core/src/" in line or line.startswith((WORKER, CONDUCTOR, "ray::IDLE"))]
+    return [line for line in lines if "/ray/core/src/" in line or line.startswith((WORKER, COORDINATOR, "ray::IDLE"))]
 
 
 def test_a_ray_of_this_machine_stops_when_its_command_is_killed(killed: int) -> None:
@@ -173,7 +173,7 @@ def test_a_worker_and_then_a_node_are_lost(
     parts, (first, second) = tmp_path / "parts", cluster.workers
     with subprocess_of(*on(cluster, prompts, parts, slow)) as run:
         wait_until(lambda: first.processes(WORKER) and parts_of(parts), "a worker and a part")
-        assert len(cluster.head.processes(CONDUCTOR)) == 1
+        assert len(cluster.head.processes(COORDINATOR)) == 1
         with paused(cluster):
             os.kill(first.processes(WORKER)[0], signal.SIGKILL)
             wait_until(lambda: second.processes(WORKER), "the other worker")
@@ -191,8 +191,8 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(
 ) -> None:
     parts = tmp_path / "parts"
     assert told_to_end(signal.SIGINT, cluster, parts, on(cluster, prompts, parts, slow)) == 130
-    assert "is there already" in call(*on(cluster, prompts, parts, slow)).error()
-    assert "is not finished" in call("batch", "--merge", parts, "-o", tmp_path / "merged.jsonl").error()
+    assert "already exists" in call(*on(cluster, prompts, parts, slow)).error()
+    assert "is not finished" in call("merge", parts, "-o", tmp_path / "merged.jsonl").error()
 
     done = call(*on(cluster, prompts, parts, slow, "--resume"))
     assert done.code == 3, done.err
@@ -219,7 +219,7 @@ def told_to_end(number: signal.Signals, cluster: Cluster, parts: Path, arguments
             time.sleep(0.5)
         _, err = run.communicate(timeout=PATIENCE_S)
     said += err
-    assert b"--resume goes on with the others" in said, said.decode()
+    assert b"--resume continues" in said, said.decode()
     assert b"Traceback" not in said
     return run.returncode
 
@@ -244,7 +244,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
         with paused(cluster):
             run.kill()
     wait_until(lambda: not any(node.processes(WORKER) for node in cluster.workers), "the end of the workers")
-    assert "is not finished" in call("batch", "--merge", parts, "-o", tmp_path / "merged.jsonl").error()
+    assert "is not finished" in call("merge", parts, "-o", tmp_path / "merged.jsonl").error()
 
     whole, torn = parts_of(parts)[:2]
     untouched = whole.stat().st_mtime_ns
@@ -266,7 +266,7 @@ def test_an_error_on_a_worker_is_one_line(cluster: Cluster, prompts: Path, copie
 def test_a_ray_of_this_machine_ends_with_the_command(token: None, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("The king\nThe wolf\nThe fox\n")
     arguments = ("batch", tmp_path / "prompts.txt", "-o", tmp_path / "parts", *settings(tiny, 5))
-    with subprocess_of(*arguments, "--engine", "ray", "--workers", "2") as run:
+    with subprocess_of(*arguments, "--runner", "ray", "--workers", "2") as run:
         out, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 0, err.decode()
     assert out == b""
@@ -275,21 +275,39 @@ def test_a_ray_of_this_machine_ends_with_the_command(token: None, tiny: Path, tm
     wait_until(lambda: not session_processes(run.pid), "the end of Ray")
 
 
-def test_rows_are_held_at_once_only_where_they_are_few(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_in_advance_only_if_they_are_few(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pyarrow as pa
+    import ray
 
     from genlm.tasks.cluster import pipeline
 
+    read_here = []
+
     def read(file: int) -> Iterator[Any]:
         for row in range(3):
+            read_here.append((file, row))
             yield pa.table({"chunk": [bytes([file, row])]})
 
-    plan = SimpleNamespace(files=range(2))
-    assert [row["chunk"] for row in pipeline._few_rows(plan, read) or []] == [
-        bytes([file, row]) for file in range(2) for row in range(3)
-    ]
-    monkeypatch.setattr(pipeline, "QUICK_BYTES", 20)
-    assert pipeline._few_rows(plan, read) is None
+    def rows() -> list[bytes]:
+        read_here.clear()
+        return sorted(row["chunk"] for row in pipeline.Reader(plan, read).dataset(1).iter_rows())
+
+    path = tmp_path / "small"
+    path.touch()
+    plan: Any = SimpleNamespace(files=[SimpleNamespace(path=path)] * 2)
+    expected = [bytes([file, row]) for file in range(2) for row in range(3)]
+    ray.init(address=cluster.address, logging_level="critical", log_to_driver=False)
+    try:
+        assert rows() == expected
+        assert len(read_here) == len(expected)
+        # As with a small compressed file.
+        monkeypatch.setattr(pipeline, "QUICK_BYTES", 20)
+        assert rows() == expected
+        assert len(read_here) < len(expected)
+    finally:
+        ray.shutdown()
 
 
 def test_nothing_of_a_ray_outlives_a_killed_command_for_long(killed: int) -> None:

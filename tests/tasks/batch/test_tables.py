@@ -1,0 +1,66 @@
+"""Records as CSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+from support.batch import read_records, rows, texts, write_lines
+from support.driving import Done
+
+
+def test_csv(run: Callable[..., Done]) -> None:
+    write_lines(
+        "in.jsonl", {"id": 1, "prompt": "fox,\n", "model": "m", "n": 1}, {"id": 2, "n": [1]}, {"id": 3, "prompt": "x"}
+    )
+    run("in.jsonl", "-o", "out.csv", "--seed", "2", "--max-new-tokens", "5", "-n", "2")
+    first, second, third = csv.DictReader(io.StringIO(Path("out.csv").read_text()))
+    records = sorted(read_records("out.csv.jsonl"), key=lambda record: record["id"])
+    assert [first["completion_1"], first["completion_2"]] == texts(records)[0]
+    assert (first["id"], first["prompt"], first["columns.model"], first["n"]) == ("1", "fox,\n", "m", "1")
+    assert (second["error"], second["n"], second["completion_1"]) == ("'prompt' is missing", "[1]", "")
+    assert (third["strategy"], third["seed"], third["dtype"], third["n"]) == ("top-p:top_p=0.9", "2", "float32", "")
+
+
+def test_parquet(run: Callable[..., Done]) -> None:
+    write_lines(
+        "in.jsonl", {"id": 1, "prompt": "fox", "n": 1, "f": 1, "t": "a"}, {"id": 2, "n": 2, "f": 0.5, "t": True}
+    )
+    run("in.jsonl", "-o", "out.parquet", "--seed", "2", "--max-new-tokens", "5")
+    table = parquet.read_table("out.parquet").to_pylist()
+    records = sorted(read_records("out.parquet.jsonl"), key=lambda record: record["id"])
+    assert [row["completions"] for row in table] == [record["completions"] for record in records]
+    assert [(row["id"], row["n"], row["f"], row["t"]) for row in table] == [(1, 1, 1.0, "a"), (2, 2, 0.5, "true")]
+    assert [row["error"] for row in table] == [record["error"] for record in records]
+    assert [(row["model"], row["seed"]) for row in table] == [(records[0]["model"]["name"], 2)] * 2
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.parquet"])
+def test_text_that_is_not_unicode_has_question_marks(run: Callable[..., Done], output: str) -> None:
+    write_lines("in.jsonl", r'{"prompt": "fox", "note": "a\ud800b"}')
+    assert run("in.jsonl", "-o", output, "--max-new-tokens", "2").code == 0
+    if output.endswith(".csv"):
+        (row,) = csv.DictReader(io.StringIO(Path(output).read_text()))
+    else:
+        (row,) = parquet.read_table(output).to_pylist()
+    assert row["note"] == "a?b"
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.parquet"])
+def test_a_table_is_made_again_from_its_records(run: Callable[..., Done], output: str) -> None:
+    write_lines("in.jsonl", *rows())
+    options = ("--seed", "2", "--max-new-tokens", "5", "--deterministic")
+    run("in.jsonl", "-o", output, *options)
+    expected = Path(output).read_bytes()
+    lines = Path(f"{output}.jsonl").read_text().splitlines(keepends=True)
+    Path(f"{output}.jsonl").write_text("".join(lines[3:]) + lines[0][:40])
+    Path(output).unlink()
+    assert run("in.jsonl", "-o", output, *options, "--resume").code == 0
+    assert Path(output).read_bytes() == expected
+    assert len(read_records(f"{output}.jsonl")) == 14
+    Path(f"{output}.jsonl").unlink()
+    assert "which --resume needs" in run("in.jsonl", "-o", output, "--resume").error()
