@@ -23,8 +23,8 @@ from genlm.views.train_card import model_card, read_card
 from genlm.views.train_curve import draw_curve
 
 if TYPE_CHECKING:
-    from genlm.tasks.train.jobs import Request
-    from genlm.tasks.train.start import Run
+    from genlm.tasks.train.jobs import TrainingRequest
+    from genlm.tasks.train.start import TrainingRun
 
 text_option = options.panel("Texts")
 model_option = options.panel("Model")
@@ -204,11 +204,11 @@ def train(
     notify = notices(quiet=quiet)
     with Spinner(enabled=not quiet) as spinner, insistent_interrupts():
         spinner.say("reading the corpus")
-        from genlm.tasks.train.jobs import Request
-        from genlm.tasks.train.texts import Source
+        from genlm.tasks.train.jobs import TrainingRequest
+        from genlm.tasks.train.texts import TextSource
 
-        source = Source(_absolute(corpus), _absolute(valid), valid_share, per, text_field)
-        request = Request(
+        source = TextSource(_absolute(corpus), _absolute(valid), valid_share, per, text_field)
+        request = TrainingRequest(
             source, base, tokenizer, size, _given(shape), _given(recipe), dtype, save_dtype, device, revision
         )
         run = _resume(output, request, notify) if resume else _begin(output, request, overwrite, notify)
@@ -231,7 +231,7 @@ def _absolute(paths: list[Path] | None) -> tuple[str, ...]:
     return tuple(str(path.absolute()) for path in paths or ())
 
 
-def _begin(output: Path, request: Request, overwrite: bool, notify: Notify) -> Run:
+def _begin(output: Path, request: TrainingRequest, overwrite: bool, notify: Notify) -> TrainingRun:
     from genlm.tasks.train.start import begin
 
     if not request.source.corpus:
@@ -239,12 +239,12 @@ def _begin(output: Path, request: Request, overwrite: bool, notify: Notify) -> R
     return begin(request, output, overwrite=overwrite, notify=notify)
 
 
-def _resume(output: Path, request: Request, notify: Notify) -> Run:
-    from genlm.tasks.train.jobs import Request
+def _resume(output: Path, request: TrainingRequest, notify: Notify) -> TrainingRun:
+    from genlm.tasks.train.jobs import TrainingRequest
     from genlm.tasks.train.start import resume
-    from genlm.tasks.train.texts import Source
+    from genlm.tasks.train.texts import TextSource
 
-    if request == Request(Source(())):
+    if request == TrainingRequest(TextSource(())):
         return resume(output, notify=notify)
     if not request.source.corpus:
         raise UsageError(
@@ -254,7 +254,7 @@ def _resume(output: Path, request: Request, notify: Notify) -> Run:
     return resume(output, request, notify)
 
 
-def _train(run: Run, output: Path, *, quiet: bool, notify: Notify) -> None:
+def _train(run: TrainingRun, output: Path, *, quiet: bool, notify: Notify) -> None:
     from genlm.tasks.train.machine import suited_to
 
     facts = run.facts

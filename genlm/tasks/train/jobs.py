@@ -15,7 +15,7 @@ from genlm.tasks.train.defaults import choose_recipe, choose_shape
 from genlm.tasks.train.folder import SavedType
 from genlm.tasks.train.machine import check_compiler, choose_precision
 from genlm.tasks.train.settings import LEAST_CONTEXT, Recipe, Shape
-from genlm.tasks.train.texts import Source, Texts, count_bytes
+from genlm.tasks.train.texts import Texts, TextSource, count_bytes
 from genlm.tasks.train.tokenizers import is_made
 from genlm.tasks.windows import UNBOUNDED
 
@@ -27,14 +27,14 @@ NAME = "training.json"
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainingRequest:
     """What a user asks for; what is not in `shape` and `recipe` has its default by the size of the corpus.
 
     `base` is the model to go on with, of the Hub at `revision`; of `shape` it takes `n_positions` only, how much of its
     context to train on.
     """
 
-    source: Source
+    source: TextSource
     base: str | None = None
     tokenizer: str | None = None
     size: str | None = None
@@ -52,13 +52,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """All that decides what a run comes to. The model is a new one of `shape`, or `base`; a row has `context` tokens.
 
     `parameters` is how many numbers it learns, about. `revision` is the commit of a `base` from the Hub.
     """
 
-    source: Source
+    source: TextSource
     base: str | None
     tokenizer: str
     shape: Shape | None
@@ -83,7 +83,7 @@ class _Model(NamedTuple):
     revision: str | None = None
 
 
-def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> Job:
+def resolve(request: TrainingRequest, texts: Texts, notify: Notify = lambda _: None) -> TrainingJob:
     """The job that a request comes to with these texts.
 
     Raises:
@@ -107,7 +107,7 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
         check_compiler(device)
     if not texts.held_out:
         _refuse_evaluations(request)
-    return Job(
+    return TrainingJob(
         source=request.source,
         base=model.base,
         tokenizer=model.base or _absolute(request.tokenizer or "bpe"),
@@ -122,14 +122,14 @@ def resolve(request: Request, texts: Texts, notify: Notify = lambda _: None) -> 
     )
 
 
-def _refuse_evaluations(request: Request) -> None:
+def _refuse_evaluations(request: TrainingRequest) -> None:
     """Raise UsageError for what has a meaning with held-out text only."""
     for name in ("patience", "eval_every"):
         if request.recipe.get(name):
             raise UsageError(f"{name} needs held-out text", code="needs-held-out-text")
 
 
-def _new(request: Request, texts: Texts) -> _Model:
+def _new(request: TrainingRequest, texts: Texts) -> _Model:
     if request.tokenizer is not None and not is_made(request.tokenizer) and "vocab_size" in request.shape:
         raise UsageError(f"vocab_size cannot be set: the tokenizer {request.tokenizer} has its own size")
     shape = choose_shape(texts.num_bytes, request.size, request.shape)
@@ -140,7 +140,7 @@ def _absolute(name: str) -> str:
     return name if is_made(name) or not Path(name).exists() else str(Path(name).absolute())
 
 
-def _known(request: Request, name: str, notify: Notify) -> _Model:
+def _known(request: TrainingRequest, name: str, notify: Notify) -> _Model:
     from genlm.model.adapter import read_config
     from genlm.model.files import weight_files
 
@@ -170,7 +170,7 @@ def _known(request: Request, name: str, notify: Notify) -> _Model:
     )
 
 
-def write(job: Job, out: Path) -> None:
+def write(job: TrainingJob, out: Path) -> None:
     """Keep the job in the folder of its model. Raises OutputError where that fails."""
     replace_file(out / NAME, lambda path: _write_json(path, to_builtins(job)))
 
@@ -179,20 +179,20 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=2) + "\n", "utf-8", newline="\n")
 
 
-def read(out: Path) -> Job:
+def read(out: Path) -> TrainingJob:
     """The job whose run is in `out`. Raises InputError where there is none."""
     path = out / NAME
     if not path.is_file():
         raise InputError(f"{out} holds no {NAME}: no run was started there")
     try:
-        return from_builtins(Job, parse(path.read_bytes()))
+        return from_builtins(TrainingJob, parse(path.read_bytes()))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{path}: damaged, or written by another version of genlm: {error}") from error
 
 
-def check_same(begun: Job, asked: Job, out: Path) -> None:
+def check_same(begun: TrainingJob, asked: TrainingJob, out: Path) -> None:
     """Raise UsageError where a run that was begun is asked to go on in another way."""
     for (name, before), (_, now) in zip(_flat(asdict(begun)), _flat(asdict(asked)), strict=False):
         if before != now:

@@ -17,7 +17,7 @@ from genlm.tasks.train import checkpoint, jobs
 from genlm.tasks.train.data import Documents, Rows, Windows
 from genlm.tasks.train.evaluate import Held, sample_text
 from genlm.tasks.train.folder import check_free, check_room, clear, copy_tokenizer, is_complete, save_tokenizer
-from genlm.tasks.train.jobs import Job, Request
+from genlm.tasks.train.jobs import TrainingJob, TrainingRequest
 from genlm.tasks.train.loop import Data, Training, came_to_its_end
 from genlm.tasks.train.network import new_gpt2, set_dropout
 from genlm.tasks.train.texts import Texts, count_bytes, gather
@@ -43,7 +43,7 @@ class Vocabulary(NamedTuple):
         return id
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """A run that is ready, and what there is to say of it. Until `hold` is left no other may write where it does."""
 
     training: Training
@@ -51,7 +51,9 @@ class Run(NamedTuple):
     hold: ExitStack
 
 
-def begin(request: Request, out: Path, *, overwrite: bool = False, notify: Notify = lambda _: None) -> Run:
+def begin(
+    request: TrainingRequest, out: Path, *, overwrite: bool = False, notify: Notify = lambda _: None
+) -> TrainingRun:
     """A new run that leaves its model in `out`.
 
     Raises:
@@ -76,10 +78,10 @@ def begin(request: Request, out: Path, *, overwrite: bool = False, notify: Notif
         else:
             copy_tokenizer(find_model(job.base, revision=job.revision).path, out)
         jobs.write(job, out)
-        return Run(training, facts, hold.pop_all())
+        return TrainingRun(training, facts, hold.pop_all())
 
 
-def resume(out: Path, request: Request | None = None, notify: Notify = lambda _: None) -> Run:
+def resume(out: Path, request: TrainingRequest | None = None, notify: Notify = lambda _: None) -> TrainingRun:
     """The run in `out`, at the place of its last checkpoint, or at its beginning if it came to none.
 
     One that came to its end, but has left no card or curve, is a finished run, for which these can be made.
@@ -97,10 +99,12 @@ def resume(out: Path, request: Request | None = None, notify: Notify = lambda _:
     with ExitStack() as hold:
         hold.enter_context(LocalFolder(str(out)).locked())
         training, facts = _resumed(job, out, request, notify)
-        return Run(training, facts, hold.pop_all())
+        return TrainingRun(training, facts, hold.pop_all())
 
 
-def _resumed(job: Job, out: Path, request: Request | None, notify: Notify) -> tuple[Training, TrainFacts]:
+def _resumed(
+    job: TrainingJob, out: Path, request: TrainingRequest | None, notify: Notify
+) -> tuple[Training, TrainFacts]:
     is_at_end = came_to_its_end(out)
     if is_at_end and is_complete(out):
         raise InputError(f"the run in {out} has finished", code="run-finished")
@@ -116,13 +120,13 @@ def _resumed(job: Job, out: Path, request: Request | None, notify: Notify) -> tu
     return training, facts
 
 
-def _vocabulary(job: Job, texts: Texts, notify: Notify) -> Vocabulary:
+def _vocabulary(job: TrainingJob, texts: Texts, notify: Notify) -> Vocabulary:
     if job.shape is not None and is_made(job.tokenizer):
         return Vocabulary(make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT)
     return Vocabulary(*find_tokenizer(job.tokenizer, notify, job.revision))
 
 
-def _prepared(job: Job, texts: Texts, vocabulary: Vocabulary, out: Path) -> tuple[Training, TrainFacts]:
+def _prepared(job: TrainingJob, texts: Texts, vocabulary: Vocabulary, out: Path) -> tuple[Training, TrainFacts]:
     tokenizer, end = vocabulary.tokenizer, vocabulary.end_id
     model = _model(job, vocabulary)
     documents = encode(tokenizer, texts.documents)
@@ -139,7 +143,7 @@ def _prepared(job: Job, texts: Texts, vocabulary: Vocabulary, out: Path) -> tupl
     return training, _facts(job, texts, model, num_tokens, entropy)
 
 
-def _rows(job: Job, documents: Sequence[Sequence[int]], texts: Texts, end: int) -> tuple[Rows, float | None]:
+def _rows(job: TrainingJob, documents: Sequence[Sequence[int]], texts: Texts, end: int) -> tuple[Rows, float | None]:
     if not texts.is_small:
         return Windows(in_one_row(documents, end), job.context, job.recipe.seed), None
     rows = Documents(documents, end, job.context, job.recipe.seed)
@@ -155,7 +159,7 @@ def _held(tokenizer: Tokenizer, texts: Texts, end: int) -> Held | None:
     return Held(rows, count_bytes(texts.held_out))
 
 
-def _model(job: Job, vocabulary: Vocabulary) -> Any:
+def _model(job: TrainingJob, vocabulary: Vocabulary) -> Any:
     import torch
 
     torch.manual_seed(job.recipe.seed)
@@ -184,7 +188,7 @@ def _base(name: str | None, revision: str | None, vocab_size: int) -> Any:
     return model
 
 
-def _facts(job: Job, texts: Texts, model: Any, num_tokens: int, entropy: float | None) -> TrainFacts:
+def _facts(job: TrainingJob, texts: Texts, model: Any, num_tokens: int, entropy: float | None) -> TrainFacts:
     config = model.config.get_text_config()
     return TrainFacts(
         base=job.base,

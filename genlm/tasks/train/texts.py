@@ -23,7 +23,7 @@ WHOLE_DOCUMENTS = 2
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """Where the texts of a run come from, and how they are taken.
 
     `per` None means: a line of a small corpus, a file of a larger one. `share` is held out where there is no `valid`;
@@ -72,7 +72,7 @@ def count_bytes(documents: Iterable[str]) -> int:
     return sum(len(document.encode()) for document in documents)
 
 
-def gather(source: Source, seed: int, out: Path | None = None) -> Texts:
+def gather(source: TextSource, seed: int, out: Path | None = None) -> Texts:
     """Read all texts, but for those in `out`; where none are named as held out, `seed` decides which of many are.
 
     Raises:

@@ -25,12 +25,12 @@ from genlm.records.train import TrainReport, TrainResult
 from genlm.tasks.train import loop
 from genlm.tasks.train.data import Batches, Documents, Rows, Windows
 from genlm.tasks.train.folder import check_free, check_room
-from genlm.tasks.train.jobs import Request
+from genlm.tasks.train.jobs import TrainingRequest
 from genlm.tasks.train.loop import Data, Training
 from genlm.tasks.train.network import new_gpt2
 from genlm.tasks.train.settings import Recipe, Shape
 from genlm.tasks.train.start import begin, resume
-from genlm.tasks.train.texts import Source
+from genlm.tasks.train.texts import TextSource
 
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 16, "vocab_size": 280}
 RECIPE = {"max_steps": 24, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 5, "eval_every": 8, "dropout": 0.1}
@@ -38,15 +38,15 @@ STORY = "The fox went to the wood. The king went to the sea. The fox met the kin
 LIKES = "我喜欢看电影。\n我喜欢听音乐。\n我喜欢阅读。\n"
 
 
-def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **settings: Any) -> Request:
+def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **settings: Any) -> TrainingRequest:
     (folder / "corpus.txt").write_text(corpus)
     if valid is not None:
         (folder / "valid.txt").write_text(valid)
-    source = Source((str(folder / "corpus.txt"),), () if valid is None else (str(folder / "valid.txt"),))
+    source = TextSource((str(folder / "corpus.txt"),), () if valid is None else (str(folder / "valid.txt"),))
     recipe = {**RECIPE, **settings.pop("recipe", {})}
     if valid is None:
         del recipe["eval_every"]
-    return Request(source, shape=SHAPE, recipe=recipe, **settings)
+    return TrainingRequest(source, shape=SHAPE, recipe=recipe, **settings)
 
 
 def finish(training: Training) -> tuple[list[TrainReport], TrainResult]:
@@ -55,7 +55,7 @@ def finish(training: Training) -> tuple[list[TrainReport], TrainResult]:
     return [report for report in reports if isinstance(report, TrainReport)], result
 
 
-def run(request: Request, out: Path) -> tuple[list[TrainReport], TrainResult]:
+def run(request: TrainingRequest, out: Path) -> tuple[list[TrainReport], TrainResult]:
     return finish(begin(request, out).training)
 
 
@@ -241,7 +241,9 @@ def test_a_trained_model_goes_on_and_gets_better(
 ) -> None:
     other = "The wolf sat by the well. The wolf ate the king.\n" * 40
     source = ask(tmp_path, other, other[:490]).source
-    request = Request(source, base=str(story[0]), recipe={"max_steps": 20, "learning_rate": 3e-3, "eval_every": 4})
+    request = TrainingRequest(
+        source, base=str(story[0]), recipe={"max_steps": 20, "learning_rate": 3e-3, "eval_every": 4}
+    )
     reports, result = run(request, tmp_path / "out")
     losses = [report.valid_loss for report in reports if report.valid_loss is not None]
     assert result.valid_loss is not None
@@ -259,7 +261,9 @@ def test_a_model_of_the_hub_goes_on_from_the_commit_that_was_asked_for(
         return ModelFolder(name, "hub", story[0], "c0ffee")
 
     monkeypatch.setattr("genlm.model.source.fetch_from_hub", fetch)
-    request = Request(ask(tmp_path).source, base="some/model", revision="v1", recipe={"max_steps": 2, "eval_every": 1})
+    request = TrainingRequest(
+        ask(tmp_path).source, base="some/model", revision="v1", recipe={"max_steps": 2, "eval_every": 1}
+    )
     stopped = begin(request, tmp_path / "out").training
     list(stopped.run(lambda: True))
     assert asked[0] == ("some/model", "v1")
@@ -273,13 +277,13 @@ def test_a_revision_is_that_of_a_model(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a revision needs a base model"):
         begin(replace(ask(tmp_path), revision="v1"), tmp_path / "out")
     with pytest.raises(ModelError, match="has no revisions"):
-        begin(Request(ask(tmp_path).source, base=str(tiny), revision="v1"), tmp_path / "out")
+        begin(TrainingRequest(ask(tmp_path).source, base=str(tiny), revision="v1"), tmp_path / "out")
 
 
 def test_a_model_of_another_family_goes_on_too(tmp_path: Path) -> None:
     save_other(tmp_path / "llama", "llama")
     recipe = {"max_steps": 12, "learning_rate": 1e-2, "eval_every": 4}
-    request = Request(ask(tmp_path).source, base=str(tmp_path / "llama"), recipe=recipe)
+    request = TrainingRequest(ask(tmp_path).source, base=str(tmp_path / "llama"), recipe=recipe)
     reports, result = run(request, tmp_path / "out")
     assert result.valid_loss is not None
     assert result.valid_loss < reports[0].valid_loss  # type: ignore[operator]
@@ -291,7 +295,7 @@ def test_a_model_of_another_family_goes_on_too(tmp_path: Path) -> None:
 def test_a_model_that_goes_on_begins_with_what_it_knows(
     story: tuple[Path, list[TrainReport], TrainResult], tmp_path: Path
 ) -> None:
-    request = Request(ask(tmp_path).source, base=str(story[0]), recipe={"max_steps": 1, "report_every": 1})
+    request = TrainingRequest(ask(tmp_path).source, base=str(story[0]), recipe={"max_steps": 1, "report_every": 1})
     assert run(request, tmp_path / "out")[0][0].loss < 0.8
 
 
@@ -509,7 +513,7 @@ def test_the_model_to_go_on_with_is_not_written_over(tiny: Path, tmp_path: Path)
     model = shutil.copytree(tiny, tmp_path / "model")
     (model / "training.json").write_text("{}")
     with pytest.raises(OutputError, match="is the base model itself"):
-        begin(Request(ask(tmp_path).source, base=str(model)), model, overwrite=True)
+        begin(TrainingRequest(ask(tmp_path).source, base=str(model)), model, overwrite=True)
 
 
 def test_no_room_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from genlm.errors import InputError, UsageError
-from genlm.tasks.train.texts import SMALL, SPARE, Source, gather
+from genlm.tasks.train.texts import SMALL, SPARE, TextSource, gather
 
 LINE = "The fox met the king by the sea.\n"
 
 
-def source(folder: Path, corpus: str, valid: str | None = None, **settings: object) -> Source:
+def source(folder: Path, corpus: str, valid: str | None = None, **settings: object) -> TextSource:
     (folder / "corpus.txt").write_text(corpus)
     if valid is not None:
         (folder / "valid.txt").write_text(valid)
     held_out = () if valid is None else (str(folder / "valid.txt"),)
-    return Source((str(folder / "corpus.txt"),), held_out, **settings)  # type: ignore[arg-type]
+    return TextSource((str(folder / "corpus.txt"),), held_out, **settings)  # type: ignore[arg-type]
 
 
 def test_a_small_corpus_is_taken_line_by_line(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_file_that_is_held_out_and_trained_on_is_refused(tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"valid\.txt: held out, and the same as .*corpus\.txt, trained on"):
         gather(source(tmp_path, LINE, LINE), seed=0)
     (tmp_path / "valid.txt").unlink()
-    twice = Source((str(tmp_path),), (str(tmp_path / "corpus.txt"),))
+    twice = TextSource((str(tmp_path),), (str(tmp_path / "corpus.txt"),))
     with pytest.raises(InputError, match=r"corpus\.txt: held out, and trained on, too"):
         gather(twice, seed=0)
 
