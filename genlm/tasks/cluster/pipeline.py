@@ -7,6 +7,7 @@ machine to another.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -194,5 +195,7 @@ def _configure_ray_data() -> None:
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
-    # Moving a chunk costs little compared with the work it contains.
-    context.execution_options.actor_locality_enabled = False
+    # Moving a chunk costs little compared with the work it contains. Newer versions of Ray deprecate the option.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.execution_options.actor_locality_enabled = False
