@@ -9,7 +9,7 @@ from genlm.decoding.completion import Completion
 from genlm.records.generation import Overflow
 from genlm.records.serialize import as_line, from_builtins, from_line, to_builtins
 
-# A record's JSON begins with these keys; its provenance follows.
+# The first keys of a record's JSON; its provenance follows.
 FIRST_KEYS = ("id", "prompt", "completions")
 
 

@@ -70,7 +70,7 @@ def _kind(value: Any) -> str:
 
 
 def write_csv(records: Records, stream: BinaryIO) -> None:
-    """Write CSV in UTF-8: each completion in columns of its own, and lists and objects as JSON."""
+    """Write CSV in UTF-8, with columns for each completion. Lists and objects are JSON."""
     layout = TableLayout.of(records())
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
     suffixes = [f"_{number}" for number in range(1, layout.completions + 1)] if layout.completions > 1 else [""]
