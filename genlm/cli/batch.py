@@ -85,9 +85,7 @@ class RunOptions:
     ] = "auto"
     on_error: Annotated[
         Literal["record", "stop"],
-        run_option(
-            metavar="HOW", help="If a row has an error: record writes it to the output and goes on, stop ends the run."
-        ),
+        run_option(metavar="HOW", help="If a row has an error: record writes it to the output, stop ends the run."),
     ] = "record"
     resume: Annotated[bool, run_option("--resume", help="Continue an interrupted run.")] = False
     retry_errors: Annotated[bool, run_option("--retry-errors", help="With --resume: repeat rows with an error.")] = (
@@ -204,9 +202,9 @@ def _check_output(output: Path, prompts: Sequence[Path | RemoteFile], run: RunOp
                 raise UsageError(f"the output {place} is one of the inputs")
     existing = [place for place in (output, journal) if place.exists() and place.stat().st_size > 0]
     if existing and not (run.resume or run.overwrite):
-        raise OutputError(f"{existing[0]} already exists", hint="--resume continues it, --overwrite starts over")
+        raise OutputError(f"{existing[0]} already exists", code="output-exists")
     if run.resume and existing == [output] and journal != output:
-        raise OutputError(f"{output} exists, but not {journal}, which --resume needs", hint="--overwrite starts over")
+        raise OutputError(f"{output} exists, but not {journal}, which --resume needs", code="output-not-resumable")
 
 
 def run_locally(plan: Plan, notify: Callable[[str], None], *, in_order: bool, quiet: bool) -> int:
@@ -252,7 +250,7 @@ def _make_records(run: BatchRun, progress: BatchProgress, spinner: Spinner) -> N
                 run.add(record)
                 progress.show(record)
                 if plan.stop_on_error and record.error is not None:
-                    raise InputError(str(record.error), hint="--resume continues with the other rows")
+                    raise InputError(str(record.error), code="row-failed")
         if finishing.pressed and run.has_left:
             raise finishing.ending
     except (KeyboardInterrupt, SystemExit):

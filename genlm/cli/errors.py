@@ -39,6 +39,7 @@ HINTS = {
     "page-too-large": "select one with --layer or --head, or shorten the prompt",
     # Runs that can be continued.
     "resumable": "--resume continues",
+    "row-failed": "--resume continues with the other rows",
     "output-exists": "--resume continues it, --overwrite starts over",
     "output-not-resumable": "--overwrite starts over",
     "parts-missing": "the same command with --resume generates the missing records",

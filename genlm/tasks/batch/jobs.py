@@ -122,8 +122,8 @@ def _check_columns(source: str, names: Collection[str], format: Format, columns:
     for column in [*columns.needed, *([columns.id] if needs_id else [])]:
         if column not in names:
             has = ", ".join(names) or "no columns"
-            option = "--prompt-field" if column in columns.needed else "--id-field"
-            raise InputError(f"{source} has no column {column!r}", hint=f"it has {has}; {option} names another")
+            code = "prompt-column" if column in columns.needed else "id-column"
+            raise InputError(f"{source} has no column {column!r}", hint=f"it has {has}", code=code)
 
 
 def _make_job(row: InputRow, prefix: str, columns: Columns, settings: BatchSettings) -> Job:

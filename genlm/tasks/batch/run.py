@@ -21,7 +21,7 @@ from genlm.tasks.batch.tables import Records, write_csv, write_parquet
 
 TABLES: dict[str, Callable[[Records, BinaryIO], None]] = {".csv": write_csv, ".parquet": write_parquet}
 LINES = (".jsonl", ".ndjson")
-# How the JSON of every record begins.
+# The start of every record's JSON.
 BEGINNING = b'{"id": '
 # Every row may have its own seed and length, which the ledger keeps. Few records differ in the rest.
 shared_settings = attrgetter(*({each.name for each in fields(Provenance)} - {"seed", "max_new_tokens"}))
@@ -152,7 +152,8 @@ class BatchRun:
         if unknown:
             raise OutputError(
                 f"{self.output} holds {unknown} records of rows that the input does not have",
-                hint="give the input that made it, or start over with --overwrite",
+                hint="continue with the input that made it",
+                code="output-not-resumable",
             )
 
     def _entries_of_journal(self) -> Iterator[OutputEntry]:
@@ -178,7 +179,7 @@ class BatchRun:
 
     def _not_a_record(self, line: int) -> OutputError:
         return OutputError(
-            f"{self.journal.path}, line {line}: not a record of genlm batch", hint="--overwrite starts over"
+            f"{self.journal.path}, line {line}: not a record of genlm batch", code="output-not-resumable"
         )
 
     def _output_entry(self, record: BatchRecord, offset: int, size: int) -> OutputEntry:
@@ -247,7 +248,8 @@ def _changed(output: str, name: str, then: Any, now: Any, id: str | int | None) 
     row = "" if id is None else f" (row {id!r})"
     return OutputError(
         f"{output} was made with {name} {_shown(then)}, and now it is {_shown(now)}{row}",
-        hint="repeat the same settings to continue, or start over with --overwrite",
+        hint="continue with the same settings",
+        code="output-not-resumable",
     )
 
 

@@ -181,7 +181,7 @@ def _explain(error: BaseException) -> GenlmError:
         if isinstance(each, GenlmError) and not isinstance(each, RayError):
             return each
     last = list(_causes(error))[-1]
-    return ClusterError(f"{type(last).__name__}: {_first_line(last)}", hint="--verbose shows the output of Ray")
+    return ClusterError(f"{type(last).__name__}: {_first_line(last)}", code="ray-failed")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -79,11 +79,11 @@ def check_output(plan: Plan, folder: LocalFolder | RemoteFolder) -> Manifest | N
     if held and manifest is None and not all(_is_output(name) for name in held):
         raise OutputError(f"{plan.output} holds files that are not parts of genlm batch: choose another folder")
     if held and manifest is None and not plan.overwrite:
-        raise OutputError(f"{plan.output} holds parts without {NAME}", hint="--overwrite starts over")
+        raise OutputError(f"{plan.output} holds parts without {NAME}", code="output-not-resumable")
     if manifest is None:
         return None
     if not plan.resume:
-        raise OutputError(f"{plan.output} already exists", hint="--resume continues it, --overwrite starts over")
+        raise OutputError(f"{plan.output} already exists", code="output-exists")
     settings = choose_seed(plan, manifest)
     check_same(manifest.made_with, settings.provenance(plan.model.known), plan.output)
     return manifest
@@ -107,13 +107,15 @@ def check_files(manifest: Manifest, files: tuple[str, ...], rows: tuple[int, ...
     if manifest.files != files:
         raise InputError(
             f"{output} was made from {', '.join(manifest.files)}, and now the input is {', '.join(files)}",
-            hint="give the same files in the same order to continue, or start over with --overwrite",
+            hint="continue with the same files in the same order",
+            code="output-not-resumable",
         )
     for name, then, now in zip(files, manifest.rows, rows, strict=True):
         if now < then:
             raise InputError(
                 f"{name} had {then:,} rows when {output} was started, and now it has {now:,}",
-                hint="rows may only be added at the end; --overwrite starts over",
+                hint="rows may only be added at the end",
+                code="output-not-resumable",
             )
 
 

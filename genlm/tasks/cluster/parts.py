@@ -157,6 +157,6 @@ def _lines_of_part(folder: LocalFolder | RemoteFolder, name: str, expected: int)
     if complete != expected or len(lines) != expected:
         raise InputError(
             f"{folder.place} is not finished: {name} has {complete:,} of {expected:,} records",
-            hint="repeat the command that made it with --resume",
+            code="parts-missing",
         )
     yield from lines

@@ -27,7 +27,7 @@ from genlm.tasks.cluster.chunks import DIGEST_BYTES, IdLocation, chunks_at_once,
 from genlm.tasks.cluster.parts import forget_unfinished
 from genlm.tasks.cluster.worker import Coordinator, Resources, Worker
 
-# Reading is cheap, and each reader is a process of its own.
+# Reading is cheap, and each reader is a separate process.
 WORKERS_PER_READER = 8
 # Starting processes takes as long as reading this much.
 QUICK_BYTES = 32 << 20

@@ -45,7 +45,7 @@ UNREACHED_S = 60.0
 def check_ray() -> None:
     """Raise UsageError if Ray is not installed."""
     if find_spec("ray") is None or find_spec("ray.data") is None:
-        raise UsageError("--runner ray needs Ray Data", hint="pip install 'genlm[ray]'")
+        raise UsageError("Ray Data is not installed", hint="pip install 'genlm[ray]'")
 
 
 class Session:
@@ -57,7 +57,7 @@ class Session:
     def resources(self, workers: int | None, cpus: float | None, gpus: float | None) -> Resources:
         """Return how many workers to run and what each takes: by default as many as fit the cluster.
 
-        By default a worker has a GPU of its own, or if there are none an equal share of the CPUs.
+        By default each worker gets a GPU, or, if there are none, an equal share of the CPUs.
 
         Raises:
             UsageError: more than this machine has, if the Ray is on this machine.
@@ -75,7 +75,7 @@ class Session:
             raise UsageError(
                 f"{workers} workers with {cpus:g} CPUs and {gpus:g} GPUs each are more than this machine has: "
                 f"{all_cpus:g} and {all_gpus:g}",
-                hint="choose --workers, --cpus-per-worker and --gpus-per-worker; fractions are shares",
+                code="too-many-workers",
             )
         return Resources(workers, cpus, gpus)
 
@@ -166,7 +166,7 @@ class ClusterRun:
 
 
 def _lost(error: Exception) -> ClusterError:
-    return ClusterError(f"lost the cluster: {_first_line(error)}", hint="--resume continues")
+    return ClusterError(f"lost the cluster: {_first_line(error)}", code="resumable")
 
 
 @contextmanager
@@ -262,9 +262,9 @@ def _count_machines() -> int:
 def _not_reached(address: str | None, error: Exception) -> ClusterError:
     message = _first_line(error)
     if "include dashboard" in message:
-        return ClusterError("--dashboard needs Ray's dashboard", hint="pip install 'ray[default]'")
+        return ClusterError("Ray's dashboard is not installed", hint="pip install 'ray[default]'")
     if address is None:
-        return ClusterError(f"cannot start Ray on this machine: {message}", hint="--verbose shows the output of Ray")
+        return ClusterError(f"cannot start Ray on this machine: {message}", code="ray-failed")
     text = " ".join(str(each) for each in (error, error.__cause__ or ""))
     if "ray[client]" in text:
         return ClusterError(f"{address} needs Ray's client", hint="pip install 'ray[client]'")

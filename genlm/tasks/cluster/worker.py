@@ -125,7 +125,7 @@ class Worker:
     def _run(self, jobs: Sequence[Job]) -> Iterator[BatchRecord]:
         for record in self._loop.run(jobs):
             if self._plan.stop_on_error and record.error is not None:
-                raise InputError(str(record.error), hint="--resume continues with the other rows")
+                raise InputError(str(record.error), code="row-failed")
             yield record
 
     @contextmanager

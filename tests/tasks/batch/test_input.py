@@ -99,16 +99,16 @@ def test_an_empty_table_without_the_prompt_column_is_refused_too(run: Callable[.
     Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     done = run(name, "-o", "out.jsonl")
     assert (done.code, done.error()) == (1, f"{name} has no column 'prompt'")
-    assert done.hint() == "it has title, n; --prompt-field names another"
+    assert done.hint() == "it has title, n; --prompt-field NAME selects another"
     assert run(name, "-o", "out.jsonl", "--prompt-field", "title").code == 0
 
 
 @pytest.mark.parametrize(
     ("name", "option", "hint"),
     [
-        ("in.csv", ("--id-field", "key"), "it has id, prompt; --id-field names another"),
-        ("in.txt", ("--template", "{key}"), "it has prompt; --prompt-field names another"),
-        ("in.txt", ("--prompt-field", "key"), "it has prompt; --prompt-field names another"),
+        ("in.csv", ("--id-field", "key"), "it has id, prompt; --id-field NAME selects another"),
+        ("in.txt", ("--template", "{key}"), "it has prompt; --prompt-field NAME selects another"),
+        ("in.txt", ("--prompt-field", "key"), "it has prompt; --prompt-field NAME selects another"),
     ],
 )
 def test_a_column_that_an_option_names_must_exist(

@@ -54,5 +54,5 @@ def test_a_missing_ray_is_reported_before_a_model_is_downloaded(prompt_file: Pat
         mock.patch("genlm.cli.options.find_model", pytest.fail),
     ):
         done = run(prompt_file, "--runner", "ray")
-    assert (done.code, done.error()) == (2, "--runner ray needs Ray Data")
+    assert (done.code, done.error()) == (2, "Ray Data is not installed")
     assert done.hint() == "pip install 'genlm[ray]'"
