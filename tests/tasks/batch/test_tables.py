@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 from pyarrow import parquet
 from support.batch import read_records, rows, texts, write_lines
 from support.driving import Done
+
+from genlm.records.batch import BatchRecord
+from genlm.tasks.batch.tables import write_csv
 
 
 def test_csv(run: Callable[..., Done]) -> None:
@@ -64,3 +68,40 @@ def test_a_table_is_made_again_from_its_records(run: Callable[..., Done], output
     assert len(read_records(f"{output}.jsonl")) == 14
     Path(f"{output}.jsonl").unlink()
     assert "which --resume needs" in run("in.jsonl", "-o", output, "--resume").error()
+
+
+def csv_of(text: str) -> bytes:
+    """Return the table of one record that holds a text in three places."""
+    record = {
+        "id": "1",
+        "prompt": text,
+        "completions": [{"index": 0, "text": text, "token_ids": [1], "finish_reason": "length", "logprob": -1.0}],
+        "model": {"name": "m", "revision": None, "fingerprint": None, "dtype": "float32"},
+        "strategy": "greedy",
+        "seed": 0,
+        "max_new_tokens": 1,
+        "num_return_sequences": 1,
+        "stop": [],
+        "overflow": "error",
+        "deterministic": False,
+        "columns": {"note": text},
+        "error": None,
+    }
+    written = io.BytesIO()
+    write_csv(lambda: [BatchRecord.from_line(json.dumps(record))], written)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("text", ["\r", "a\rb", "a\nb", "a\r\n", "\r\n", "a,b", '"'])
+def test_a_text_in_csv_comes_back_as_it_was(text: str) -> None:
+    contents = csv_of(text)
+    (row,) = csv.DictReader(io.StringIO(contents.decode(), newline=""))
+    assert (row["prompt"], row["note"], row["completion"]) == (text, text, text)
+    assert contents.startswith(b"id,prompt,note,completion,")
+    assert contents.endswith(b",1,\n")
+    assert contents.count(b"\r") == 3 * text.count("\r")
+
+
+def test_a_text_in_csv_may_hold_a_nul() -> None:
+    # The reader of Python 3.10 refuses it, so the bytes are looked at.
+    assert csv_of("a\0b").count(b"a\0b,") == 3
