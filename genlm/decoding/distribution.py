@@ -53,7 +53,7 @@ def check_logits(logits: Tensor) -> Tensor:
     if not bool(total.isfinite().all()):
         raise ModelError(
             "the model's logits are not numbers (NaN or infinite)",
-            hint="its weights may be damaged, or --dtype float16 too narrow for it",
+            hint="its weights may be damaged, or float16 too narrow for it",
         )
     return total
 

@@ -67,7 +67,7 @@ class Journal:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, start)
-            raise cannot_write(self.path, error, hint="once there is room again, --resume continues") from error
+            raise cannot_write(self.path, error, code="resumable") from error
         self.size += len(data)
         return start, len(data)
 

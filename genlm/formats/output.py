@@ -145,6 +145,6 @@ def _explaining_writes(name: Path | str) -> Iterator[None]:
         raise cannot_write(name, error) from error
 
 
-def cannot_write(name: Path | str, error: OSError, *, hint: str | None = None) -> OutputError:
+def cannot_write(name: Path | str, error: OSError, *, hint: str | None = None, code: str | None = None) -> OutputError:
     """Return the error for a file that cannot be written."""
-    return OutputError(f"cannot write {name}: {error.strerror or error}", hint=hint)
+    return OutputError(f"cannot write {name}: {error.strerror or error}", hint=hint, code=code)
