@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 SOME_FAILED = 3
 run_option, cluster_option = options.panel("Run"), options.panel("Cluster")
 CLUSTER_OPTIONS = {"address", "workers", "gpus_per_worker", "cpus_per_worker", "dashboard", "verbose"}
-# What is under way when Ctrl-C is pressed has so many seconds to end.
+# After Ctrl-C, running sequences have this long to finish.
 MOST_FINISHING_S = 10.0
 
 
 def _read_batch_size(text: str) -> int | None:
-    """A number of sequences, None for auto."""
+    """Return the number of sequences, or None for auto."""
     if text == "auto":
         return None
     if text.isdecimal() and int(text) > 0:
@@ -58,41 +58,41 @@ def batch(
             "--output",
             "-o",
             metavar="OUT",
-            help="Where the completions go: .jsonl, .csv or .parquet; with --engine ray a folder. Beside a table, "
-            "OUT.jsonl keeps the records for --resume.",
+            help="Where the completions go: .jsonl, .csv or .parquet; with --engine ray a folder. For a table, "
+            "OUT.jsonl beside it keeps the records for --resume.",
         ),
     ],
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="PROMPTS",
-            help=".txt, .jsonl, .csv, .tsv or .parquet, each also with .gz or .zst; - is standard input. "
-            "s3:// and gs:// paths are files too.",
+            help="Files: .txt, .jsonl, .csv, .tsv or .parquet, each also with .gz or .zst; - is standard input. "
+            "s3:// and gs:// paths work too.",
         ),
     ] = None,
     input_format: Annotated[
         Literal["txt", "jsonl", "csv", "tsv", "parquet"] | None,
         options.input_option(
-            metavar="FORMAT", help="What the files are, whatever their names: txt, jsonl, csv, tsv, parquet."
+            metavar="FORMAT", help="Format of the files, whatever their names: txt, jsonl, csv, tsv, parquet."
         ),
     ] = None,
     separator: Annotated[
         str | None,
         options.input_option(
             metavar="TEXT",
-            help=r"What stands between the prompts of a text file, as '\n---\n'; without it each line is one.",
+            help=r"Text between the prompts of a text file, such as '\n---\n'. Default: every line is a prompt.",
         ),
     ] = None,
     prompt_field: Annotated[str, options.input_option(metavar="NAME", help="The column of the prompts.")] = "prompt",
     id_field: Annotated[
         str,
-        options.input_option(
-            metavar="NAME", help="The column of the ids. A row without one has file and row number for an id."
-        ),
+        options.input_option(metavar="NAME", help="The column of the ids. A row without an id gets FILE:ROW."),
     ] = "id",
     template: Annotated[
         str | None,
-        options.input_option(metavar="TEXT", help=r"Build each prompt from columns, as 'Title: {title}\n\n{prompt}'."),
+        options.input_option(
+            metavar="TEXT", help=r"Build each prompt from columns, as in 'Title: {title}\n\n{prompt}'."
+        ),
     ] = None,
     model: ModelOptions,
     strategy: StrategyOptions,
@@ -100,66 +100,70 @@ def batch(
     deterministic: options.Deterministic = False,
     length: LengthOptions,
     batch_size: Annotated[
-        str, run_option(metavar="auto|N", help="Most sequences at once. auto: as many as pay and the memory holds.")
+        str, run_option(metavar="auto|N", help="Most sequences at once. auto: as many as pay off and fit in memory.")
     ] = "auto",
     on_error: Annotated[
         Literal["record", "stop"],
         run_option(
-            metavar="HOW", help="A row that fails: record writes it with its error and goes on, stop ends the run."
+            metavar="HOW",
+            help="If a row has an error: record writes it to the output and continues, stop ends the run.",
         ),
     ] = "record",
-    resume: Annotated[bool, run_option("--resume", help="Go on where an earlier run ended.")] = False,
-    retry_errors: Annotated[bool, run_option("--retry-errors", help="With --resume: do failed rows again.")] = False,
-    overwrite: Annotated[bool, run_option("--overwrite", help="Begin anew where there is an output already.")] = False,
+    resume: Annotated[bool, run_option("--resume", help="Continue an interrupted run.")] = False,
+    retry_errors: Annotated[
+        bool, run_option("--retry-errors", help="With --resume: repeat rows with an error.")
+    ] = False,
+    overwrite: Annotated[bool, run_option("--overwrite", help="Start over if the output exists.")] = False,
     engine: Annotated[
         Literal["local", "ray"],
         cluster_option(
-            metavar="ENGINE", help="local: this process. ray: workers on this machine or on a cluster, by Ray Data."
+            metavar="ENGINE", help="local: this process. ray: workers on this machine or on a cluster, with Ray Data."
         ),
     ] = "local",
     address: Annotated[
         str | None,
         cluster_option(
             metavar="ADDRESS",
-            help="The Ray cluster: auto finds it, ray://HOST:PORT or HOST:PORT names it. Without it a Ray on this "
-            "machine starts and ends with the command.",
+            help="The Ray cluster: auto finds it, ray://HOST:PORT or HOST:PORT names it. Default: a Ray on this "
+            "machine that ends with the command.",
         ),
     ] = None,
     workers: Annotated[
         int | None,
         cluster_option(
-            metavar="N", help="How many models run. Without it one for each GPU, or one for each machine without any."
+            metavar="N", help="Number of workers, each with its own model. Default: one per GPU, else one per machine."
         ),
     ] = None,
     gpus_per_worker: Annotated[
-        float | None, cluster_option(metavar="F", help="0.5: two workers share a GPU. Without it 1, if any.")
+        float | None, cluster_option(metavar="F", help="0.5: two workers share a GPU. Default: 1 if there are GPUs.")
     ] = None,
     cpus_per_worker: Annotated[
         float | None,
         cluster_option(
-            metavar="F", help="How many CPUs each takes. Without it 1 beside a GPU, else a fair share of all."
+            metavar="F", help="CPUs of each worker. Default: 1 beside a GPU, else an equal share of all CPUs."
         ),
     ] = None,
     dashboard: Annotated[
-        bool, cluster_option("--dashboard", help="Ray's dashboard on http://localhost:8265; needs Ray's extra default.")
+        bool, cluster_option("--dashboard", help="Ray's dashboard on http://localhost:8265; needs Ray's default extra.")
     ] = False,
-    verbose: Annotated[bool, cluster_option("--verbose", help="Show what Ray and the workers say.")] = False,
+    verbose: Annotated[bool, cluster_option("--verbose", help="Show the output of Ray and the workers.")] = False,
     merge: Annotated[
         str | None,
         cluster_option(
-            metavar="FOLDER", help="Write the parts of an --engine ray run to one file, -o, in the order of the input."
+            metavar="FOLDER",
+            help="Merge the parts in FOLDER, written by --engine ray, into the file -o, in the order of the input.",
         ),
     ] = None,
     unordered: Annotated[
         bool,
         options.output_option(
             "--unordered",
-            help="Leave the records as they were finished; without it they end up in the order of the input.",
+            help="Leave the records in the order they finish, not that of the input.",
         ),
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    r"""Continue every prompt of files, and write a file of completions.
+    r"""Continue every prompt in files and write the completions to a file.
 
     genlm batch prompts.txt -o completions.jsonl
     genlm batch rows.csv -o out.csv --template 'Title: {title}\n\n{text}' --seed 7
@@ -167,7 +171,7 @@ def batch(
     genlm batch prompts.jsonl -o parts --engine ray --address auto
     genlm batch --merge parts -o completions.jsonl
 
-    What is finished is in the file at once. An interrupted run goes on with --resume, and loses nothing.
+    Every record is written as soon as it is finished. After an interruption, --resume continues without losing any.
     """
     notify = notices(quiet=quiet)
     if merge is not None:
@@ -268,7 +272,7 @@ def _check_choices(*, resume: bool, retry_errors: bool, overwrite: bool) -> None
 def _check_output(
     output: Path, journal: Path, prompts: Sequence[Path | RemoteFile], *, resume: bool, overwrite: bool
 ) -> None:
-    """Raise an error where the output is one of the inputs, or is there already and is not to be touched."""
+    """Raise UsageError if the output is one of the inputs, OutputError if it exists and must not be touched."""
     for place in {output, journal}:
         if place.exists() and not place.is_file():
             raise OutputError(f"{place} is not a file that a batch can go on with")
@@ -284,11 +288,11 @@ def _check_output(
 
 
 def _run(planned: Batch, model: Model, size: int | None, progress: BatchProgress, *, is_strict: bool) -> None:
-    """Do what is left, and keep every record as soon as it is there.
+    """Make the records that are left, and write each as soon as it is finished.
 
     Raises:
-        KeyboardInterrupt: where Ctrl-C has left something undone; SystemExit where SIGTERM has.
-        InputError: a row that has failed, where it `is_strict`.
+        KeyboardInterrupt: Ctrl-C, if anything is left; SystemExit for SIGTERM.
+        InputError: a row has an error, and `is_strict`.
     """
     try:
         with progress, graceful_interrupt(progress.say, MOST_FINISHING_S) as finishing:

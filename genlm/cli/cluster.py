@@ -21,13 +21,13 @@ from genlm.tasks.cluster.session import CLIENT, Running, open_session, silenced
 from genlm.views.batch import ClusterProgress
 from genlm.views.spinner import Spinner
 
-# Workers hear of it within a second.
+# Workers hear of a stop within a second.
 HEARD_S = 2.0
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a batch is to run, and on how much: None where that is not said."""
+    """Where a batch runs, and on how many workers; None means automatic."""
 
     address: str | None
     workers: int | None
@@ -46,15 +46,15 @@ class Cluster:
             raise UsageError("--dashboard is for a Ray on this machine; a cluster has its own or none")
 
     def check_inputs(self, paths: Sequence[Path | RemoteFile]) -> None:
-        """Raise UsageError for what other machines cannot read."""
+        """Raise UsageError if other machines cannot read one of the inputs."""
         if self.address is not None and STDIN in paths:
             raise UsageError("standard input is on this machine only: give a cluster files that all its machines see")
 
 
 def run_on_cluster(plan: Plan, cluster: Cluster, output: str, notify: Callable[[str], None], *, quiet: bool) -> None:
-    """Run a batch on a cluster, and say how it went; `output` is what the user calls its folder.
+    """Run a batch on a cluster and show a summary; `output` is its folder as the user wrote it.
 
-    Exits with 3 where rows failed.
+    Exit with code 3 if rows have an error.
     """
     if not (cluster.address or "").startswith(CLIENT):
         check_output(plan, plan.folder)
@@ -76,7 +76,7 @@ def run_on_cluster(plan: Plan, cluster: Cluster, output: str, notify: Callable[[
 
 
 def _follow(running: Running, progress: ClusterProgress, spinner: Spinner, output: str) -> None:
-    """Show how far it is until it ends. Raises KeyboardInterrupt where Ctrl-C has ended it, SystemExit for SIGTERM."""
+    """Show the progress until the batch ends. Raise KeyboardInterrupt after Ctrl-C, SystemExit after SIGTERM."""
     try:
         with ExitStack() as display, graceful_interrupt(progress.say, MOST_FINISHING_S) as finishing:
             is_shown = False
@@ -99,7 +99,7 @@ def _follow(running: Running, progress: ClusterProgress, spinner: Spinner, outpu
 
 
 def _let_finish(running: Running, finishing: Finishing) -> None:
-    """After Ctrl-C: let the workers finish and keep what is under way. Raises the ending when they have."""
+    """After Ctrl-C, let the workers finish their running sequences, then raise the ending."""
     if not finishing():
         return
     running.stop()
@@ -111,7 +111,7 @@ def _let_finish(running: Running, finishing: Finishing) -> None:
 
 
 def merge_to(place: str, output: Path, notify: Callable[[str], None], *, overwrite: bool) -> None:
-    """Write the parts in a folder to one file."""
+    """Merge the parts in a folder into one file."""
     from genlm.tasks.cluster.merge import merge_parts
 
     if output.exists() and not overwrite:
@@ -122,10 +122,10 @@ def merge_to(place: str, output: Path, notify: Callable[[str], None], *, overwri
 
 
 def read_output(text: str) -> str:
-    """Where parts are written, for every machine: a URI as it is, a path from the root.
+    """Return the folder of the parts as every machine reads it: a URI unchanged, a path made absolute.
 
     Raises:
-        UsageError: what is meant to be a file.
+        UsageError: the name is that of a file.
     """
     if is_remote(text):
         return text.rstrip("/")

@@ -64,7 +64,7 @@ TYPES = {
 
 
 def report(error: BaseException, command: str = "genlm") -> int:
-    """Show an error on stderr and return the exit code. `command` is what the user should ask for help about."""
+    """Show an error on stderr and return the exit code. The hint for wrong usage is `command` --help."""
     if _is_closed_pipe(error):
         return 0
     if isinstance(error, KeyboardInterrupt):

@@ -17,10 +17,10 @@ from genlm.cli.errors import INTERRUPTED, report
 from genlm.cli.signals import unwind_on_signals
 from genlm.views.terminal import say
 
-# Each command's import path, and its line in `genlm --help`: the first line of its own help.
+# Each command's import path and its line in `genlm --help`, which repeats the first line of the command's help.
 COMMANDS = {
     "generate": Row("genlm.cli.generate:generate", "Continue a prompt."),
-    "batch": Row("genlm.cli.batch:batch", "Continue every prompt of files, and write a file of completions."),
+    "batch": Row("genlm.cli.batch:batch", "Continue every prompt in files and write the completions to a file."),
     "compare": Row("genlm.cli.compare:compare", "Compare strategies side by side: their texts and metrics."),
     "next": Row(
         "genlm.cli.next:next_command",
@@ -113,7 +113,7 @@ def _debugs() -> bool:
 def _replace_closed_streams() -> None:
     """Replace a closed stdout or stderr, so that the next file to be opened does not get its descriptor.
 
-    Writing to stdout then fails, as it must; what is written to stderr is lost.
+    Writing to stdout then fails, as it must; text written to stderr is lost.
     """
     if sys.stdout is None:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
@@ -140,7 +140,7 @@ def _end_line() -> None:
 
 
 def _drop_unwritable_streams() -> None:
-    """Redirect a stream that cannot be flushed to nowhere, so that Python does not fail on it again at exit."""
+    """Redirect a stream that cannot be flushed to the null device, so that Python does not fail on it again at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
