@@ -17,22 +17,22 @@ ACTING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 
 def visible(text: str) -> str:
-    """The text with every character that a terminal may act on made visible: ESC as ␛, others by their code."""
+    """Return the text with all characters that a terminal may act on made visible: ESC as ␛, others by their code."""
     return ACTING.sub(_picture, text)
 
 
 def escaped(json_text: str) -> str:
-    """JSON that a terminal only shows: what `json` leaves as it is and a terminal may act on becomes an escape."""
+    """Return JSON that is safe on a terminal: escape the characters it may act on that `json` leaves unescaped."""
     return ACTING.sub(lambda match: f"\\u{ord(match[0]):04x}", json_text)
 
 
 def one_line(text: str) -> str:
-    """The text made visible, on one line: a line break in it, as a file name may have, begins none of its own."""
+    """Return the text made visible, on one line: line breaks, which a file name may contain, become spaces."""
     return " ".join(visible(text).split())
 
 
 def underlined(text: str, start: int, end: int) -> str:
-    """The text on one line, and on the next `^^^^` under `text[start:end]`, as far as it takes columns."""
+    """Return the text on one line, and below it `^^^^` under `text[start:end]`, measured in terminal columns."""
     from rich.cells import cell_len
 
     before, place, after = (
@@ -49,7 +49,7 @@ def _picture(match: re.Match[str]) -> str:
 
 
 class Writer:
-    """Writes text to a stream, at once: visible and in a style on a terminal, unaltered elsewhere."""
+    """Writes text to a stream and flushes it: made visible and styled on a terminal, unaltered elsewhere."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -57,7 +57,7 @@ class Writer:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether someone may be looking."""
+        """Whether the stream is a terminal."""
         return self.console is not None
 
     def write(self, text: str, style: str | None = None) -> None:
@@ -70,24 +70,24 @@ class Writer:
 
 
 def make_console(stream: TextIO) -> Console:
-    """A Rich console that takes nothing in a text for markup."""
+    """Return a Rich console that reads no markup in texts."""
     from rich.console import Console
 
     return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def notice(line: str) -> None:
-    """One line on stderr, dim on a terminal."""
+    """Write one line to stderr, dim on a terminal."""
     say(("dim", line))
 
 
 def notices(*, quiet: bool) -> Callable[[str], None]:
-    """What says notices, or what says nothing."""
+    """Return a function that writes notices, or one that does nothing."""
     return (lambda _: None) if quiet else notice
 
 
 def say(*parts: tuple[str | None, str]) -> None:
-    """One line of (style, text) on stderr. A stderr that is closed or full loses it: that ends no run."""
+    """Write one line of (style, text) parts to stderr. A closed or full stderr is ignored: it must not end a run."""
     with contextlib.suppress(OSError):
         writer = Writer(sys.stderr)
         for style, text in parts:
