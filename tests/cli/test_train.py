@@ -1,4 +1,4 @@
-"""`genlm train`: what it makes, shows and refuses."""
+"""`genlm train`: its results, output and errors."""
 
 from __future__ import annotations
 

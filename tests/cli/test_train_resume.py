@@ -92,12 +92,12 @@ def test_ctrl_c_saves_and_says_how_to_continue() -> None:
 def test_sigterm_saves() -> None:
     show = TrainView.show
 
-    def told(view: TrainView, record: TrainReport | TrainResult) -> None:
+    def show_and_terminate(view: TrainView, record: TrainReport | TrainResult) -> None:
         show(view, record)
         if record.step == 10:
             signal.raise_signal(signal.SIGTERM)
 
-    with mock.patch.object(TrainView, "show", told):
+    with mock.patch.object(TrainView, "show", show_and_terminate):
         done = call("train", "likes.txt", *QUICK, "-o", "cut")
     assert done.code == 143
     assert done.err.splitlines()[-1] == "interrupted at step 11; to continue: genlm train --resume -o cut"
