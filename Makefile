@@ -1,8 +1,8 @@
-# One word for each task. `make demo` and `make test` are all that a newcomer needs: each makes .venv itself.
+# `make demo` and `make test` are all that a newcomer needs. Every task creates .venv if it needs one.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Exact versions for development: requirements/lock.txt, unless another file of constraints is given.
+# The constraints file for pip; by default the exact versions for development.
 VERSIONS ?= requirements/lock.txt
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VERSIONS)
 # Whole files in parallel, in the order that tests/conftest.py gives them.
@@ -48,7 +48,7 @@ lock: | $(VENV)/bin/python  ## Record today's newest versions in requirements/
 lowest:  ## Run the tests on the lowest versions that pyproject.toml allows
 	$(MAKE) test VENV=.venv-lowest VERSIONS=requirements/lowest.txt
 
-newest:  ## Run the tests on the newest versions that the registry has
+newest:  ## Run the tests on the newest releases
 	rm -rf .venv-newest
 	$(MAKE) test VENV=.venv-newest VERSIONS=/dev/null
 
@@ -59,7 +59,7 @@ fable: $(VENV)/genlm-dev  ## Train the bundled model again from CORPUS/train and
 clean:  ## Remove virtual environments and caches
 	rm -rf .venv .venv-lowest .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# Stamps: packages are installed again only when pyproject.toml or the recorded versions change.
+# Stamp files: packages are reinstalled only when pyproject.toml or the recorded versions change.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 

@@ -41,7 +41,7 @@ def table(models: dict[str, genlm.LanguageModel], texts: list[str]) -> Iterator[
     written = [greedy(reference, start) for start in starts]
     tokens = sum(len(ids) for _, ids in written)
     yield f"{len(starts)} prompts, {tokens:,} tokens by float32\n"
-    yield "| | bits per byte | same choice in the same text | same tokens up to the first other | same texts |"
+    yield "| | bits per byte | same choice in the same text | same tokens before the first difference | same texts |"
     yield "|---|---|---|---|---|"
     chosen = [choices(reference, *each) for each in written]
     for dtype, model in models.items():

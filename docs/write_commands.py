@@ -60,7 +60,7 @@ def _section(title: str, command: Any) -> Iterator[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Turn the paragraphs of a help text into Markdown: examples become code blocks."""
+    """Yield the paragraphs of a help text as Markdown; examples become code blocks."""
     for paragraph in text.strip().split("\n\n"):
         lines = paragraph.splitlines()
         is_code = all("genlm " in line for line in lines)

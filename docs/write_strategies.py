@@ -16,7 +16,7 @@ MARK = "<!-- The rest of this page is written by `make docs`. -->\n"
 
 
 def page() -> str:
-    """Return the whole page: what is written by hand, then the tables."""
+    """Return the whole page: the part written by hand, then the tables."""
     head = TARGET.read_text("utf-8").partition(MARK)[0]
     return "\n".join([head + MARK, *_kinds(), *_shared()]) + "\n"
 

@@ -19,7 +19,7 @@ from typing import Any
 class GenlmError(Exception):
     """An error described in one line.
 
-    `hint` says what to do, in words that hold for Python as well as for the command line. `code` names a problem that a
+    `hint` says what to do, in words that fit both Python and the command line. `code` names a problem that a
     command-line option helps with; genlm/cli/errors.py says which option.
     """
 

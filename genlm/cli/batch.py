@@ -145,7 +145,7 @@ def batch(
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    r"""Continue every prompt of files, and write a file of completions.
+    r"""Continue every prompt in files and write the completions to a file.
 
     genlm batch prompts.txt -o completions.jsonl
     genlm batch rows.csv -o out.csv --template 'Title: {title}\n\n{text}' --seed 7

@@ -79,7 +79,7 @@ class Command(TyperCommand):
     """A command with quieter help: flags show no type, and --help is listed last."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the arguments and options, with --help in the last panel instead of a panel of its own."""
+        """Return the arguments and options, with --help in the last panel instead of a separate one."""
         params = _without_flag_types(super().get_params(ctx))
         panels = [panel for param in params if (panel := getattr(param, "rich_help_panel", None))]
         if panels and params[-1].name == "help":
@@ -129,6 +129,6 @@ class LazyGroup(Group):
         super().__init__(**{**settings, "commands": listed})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the name of the command that `args` begins with, the command, and the remaining arguments."""
+        """Return the name of the command in `args[0]`, the command itself, and the remaining arguments."""
         name, listed, rest = super().resolve_command(ctx, args)
         return name, self.table[name].load(name) if name else listed, rest

@@ -84,13 +84,13 @@ def compare(
         Path | None,
         compare_option(
             metavar="FILE",
-            help="Human texts to measure the strategies against, in a row of their own: one per line, or the column "
-            "text. A text that begins with a prompt is read as its continuation.",
+            help="Human texts to measure the strategies against, shown as a separate row: one text per line, or the "
+            "column text. A text that starts with one of the prompts is read as its continuation.",
         ),
     ] = None,
     judge: Annotated[
         str | None,
-        compare_option(metavar="MODEL", help="Another model; its perplexity of the texts is one more metric."),
+        compare_option(metavar="MODEL", help="Also measure the perplexity of the texts under this model."),
     ] = None,
     seed: options.Seed = None,
     max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS,
@@ -205,7 +205,7 @@ def _run(comparing: Comparing, bar: ProgressBar) -> bool:
 
 
 def _show_saved(saved: Path, format: Format, output: Path | None, html: Path | None) -> None:
-    """Show a saved comparison. Raise PartlyFailed if the run that made it did."""
+    """Show a saved comparison. Raise PartlyFailed if any of its cells failed."""
     with open_output(output) as stream, options.open_page(html, output) as page:
         comparison = read_comparison(saved)
         _write(comparison, format, stream, page)

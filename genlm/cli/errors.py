@@ -56,8 +56,11 @@ HINTS = {
 }
 
 
-# What pydantic calls a value that does not parse as the option's type.
+# What a value that does not parse should have been: by pydantic's error type, and by Typer 0.28's name of the type.
 TYPES = {
+    "integer": "a whole number",
+    "int": "a whole number",
+    "float": "a number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
     "float_parsing": "a number",
@@ -65,7 +68,7 @@ TYPES = {
 
 
 def report(error: BaseException, command: str = "genlm") -> int:
-    """Show an error on stderr and return the exit code. `command` is what the user should ask for help about."""
+    """Show an error on stderr and return the exit code. The hint for wrong usage is `command` --help."""
     if _is_closed_pipe(error):
         return 0
     if isinstance(error, KeyboardInterrupt):
@@ -121,7 +124,9 @@ def _problem(error: Any) -> str:
     for each in getattr(error.__cause__, "errors", list)():
         if each["type"] in TYPES:
             return f"{str(each['input'])!r} is not {TYPES[each['type']]}"
-    return str(error.message).removeprefix("Value error, ").removesuffix(".")
+    message = str(error.message).removeprefix("Value error, ").removesuffix(".")
+    value, found, name = message.rpartition(" is not a valid ")
+    return f"{value} is not {TYPES[name]}" if found and name in TYPES else message
 
 
 def _show(message: str, hint: str | None = None, marked: str = "") -> None:

@@ -58,7 +58,7 @@ class Finishing:
     """Whether Ctrl-C or SIGTERM asked the run to finish. Call it to find out, between two pieces of work.
 
     `ending` is the exception to end the program with: KeyboardInterrupt, or SystemExit after SIGTERM. The first call
-    after the signal tells `notify`; calls more than `most_s` seconds after that raise the ending.
+    after the signal calls `notify`; calls more than `most_s` seconds after that raise the ending.
     """
 
     def __init__(self, notify: Callable[[str], None], most_s: float) -> None:
@@ -90,7 +90,7 @@ class Finishing:
 
 @contextmanager
 def graceful_interrupt(notify: Callable[[str], None] = lambda _: None, most_s: float = math.inf) -> Iterator[Finishing]:
-    """Let a block end by itself at a good place after Ctrl-C or SIGTERM, within `most_s` seconds.
+    """Let a block finish its running work after Ctrl-C or SIGTERM, for at most `most_s` seconds.
 
     A second signal ends it immediately.
     """

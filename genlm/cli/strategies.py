@@ -48,7 +48,7 @@ FLAGS = _flagged_fields()
 class StrategyOptions:
     """A strategy by spec or preset, and the plain flags that add to it or stand for it.
 
-    Its options are two of its own, and one for each field of a strategy that declares a flag.
+    Its options are --strategy, --presets, and one for each field that declares a flag.
     """
 
     strategy: str | None
@@ -75,7 +75,7 @@ class StrategyOptions:
 
 @dataclass(frozen=True)
 class LengthOptions:
-    """How long completions may get, how many there are, and where they end."""
+    """How long completions may get, how many there are, and which texts end them."""
 
     max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS
     num_return_sequences: options.NumReturnSequences = 1
@@ -93,7 +93,7 @@ def choose_strategy(
 ) -> Strategy:
     """Return the strategy that the options ask for; flags add fields to a spec or preset, and items to its lists.
 
-    `notify` is told if a temperature of 0 turns it into another kind.
+    Call `notify` if a temperature of 0 turns it into another kind.
 
     Raises:
         UsageError: a spec, preset or field that is wrong, or a field that is given twice.

@@ -35,7 +35,7 @@ LOG, CURVE, CARD = "log.jsonl", "loss.png", "README.md"
 
 @dataclass(frozen=True)
 class ShapeOptions:
-    """The shape of a new model. None: as --size says."""
+    """The shape of a new model. None: the value from --size."""
 
     n_layer: Annotated[int | None, model_option(metavar="N", help="Number of blocks.")] = None
     n_embd: Annotated[int | None, model_option(metavar="N", help="Width.")] = None

@@ -132,11 +132,7 @@ def _format_of(path: Path | RemoteFile) -> Format:
         )
     extension = Path(plain_name(path)).suffix.lower()
     if extension not in EXTENSIONS:
-        found = (
-            f"the extension {extension} is not one of a known format"
-            if extension
-            else "no extension that tells its format"
-        )
+        found = f"unknown extension {extension}" if extension else "no extension that tells its format"
         raise UsageError(f"{path}: {found}", code="input-format")
     return EXTENSIONS[extension]
 

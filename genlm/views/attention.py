@@ -1,4 +1,4 @@
-"""Attention weights: a heat map of one head in the terminal, and all that there is as JSON."""
+"""Attention weights: a heat map of one head in the terminal, and all heads as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SHADES = " ·░▒▓█"
-# From nothing to all, dark enough to light enough to read a number on either.
+# Colours from weight 0 to 1. Both ends contrast with the number on them.
 RAMP = ((20, 20, 40), (50, 40, 110), (110, 45, 130), (180, 60, 110), (235, 110, 80), (252, 190, 100), (252, 240, 190))
 LABEL_WIDTH = 16
 WIDEST_CELL = 4
@@ -43,7 +43,7 @@ class _Grid:
 
 
 def show_attention(stream: TextIO, maps: AttentionMaps) -> None:
-    """The first head as a heat map: a row a token, a column for each token that it attends to."""
+    """Write the first head as a heat map: a row for each token, a column for each token it attends to."""
     from rich.text import Text
 
     console = make_console(stream)
@@ -92,12 +92,12 @@ def _cells(weights: Sequence[Sequence[float]], start: int, grid: _Grid) -> Text:
 
 
 def _pool(weights: Sequence[Sequence[float]], row: int, column: int, pooled: int) -> float:
-    """The largest weight of a square."""
+    """Return the largest weight in a square."""
     return max(max(line[column : column + pooled]) for line in weights[row : row + pooled])
 
 
 def _cell(weight: float, width: int) -> str:
-    """The weight in hundredths where there is room for a number, else a shade of grey."""
+    """Return the weight in hundredths if there is room for a number, otherwise a shade of grey."""
     if width >= WIDEST_CELL:
         return f"{round(100 * weight):>{width - 1}} "
     return SHADES[min(len(SHADES) - 1, int(weight**0.5 * len(SHADES)))] * width
@@ -112,7 +112,7 @@ def _style(weight: float) -> str:
 
 
 def _remarks(grid: _Grid, check: AttentionCheck | None) -> list[str]:
-    cell = "Weights in hundredths" if grid.has_numbers else "The brighter, the more"
+    cell = "Weights in hundredths" if grid.has_numbers else "Brighter is more"
     if grid.pooled > 1:
         cell += f"; each cell is the largest of {grid.pooled} x {grid.pooled} weights"
     lines = [f"{cell}; a row sums to one."]
@@ -122,16 +122,16 @@ def _remarks(grid: _Grid, check: AttentionCheck | None) -> list[str]:
 
 
 def describe_check(check: AttentionCheck) -> str:
-    """What the check found, over all layers and heads."""
+    """Return the result of the check, over all layers and heads, as a sentence."""
     return (
-        f"Check, all layers and heads: largest difference to softmax(QK^T / sqrt(d_k)) made anew from Q and K "
-        f"{check.largest_difference:.1e}; of a row's sum to one {check.largest_row_error:.1e}; "
+        f"Check, all layers and heads: largest difference from softmax(QK^T / sqrt(d_k)) recomputed from Q and K "
+        f"{check.largest_difference:.1e}; of a row's sum from one {check.largest_row_error:.1e}; "
         f"largest weight above the diagonal {check.largest_above_diagonal:g}"
     )
 
 
 def attention_record(maps: AttentionMaps) -> dict[str, Any]:
-    """What `genlm attention --format json` says."""
+    """Return the JSON object of `genlm attention --format json`."""
     record = {
         "model": asdict(maps.model),
         "prompt": maps.prompt,
@@ -150,5 +150,5 @@ def attention_record(maps: AttentionMaps) -> dict[str, Any]:
 
 
 def _short(weight: float) -> float:
-    """Without the digits that a float32 does not have."""
+    """Drop the digits that a float32 does not have."""
     return float(f"{weight:.8g}")

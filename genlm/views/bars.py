@@ -1,4 +1,4 @@
-"""Bars of text, an eighth of a cell fine."""
+"""Bars of block characters, in steps of an eighth of a cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 class Bar:
-    """A bar of `part` of the room that a table gives it."""
+    """A bar that fills `part` of the width that a table gives it."""
 
     def __init__(self, part: float, style: str) -> None:
         self.part = part
@@ -31,7 +31,7 @@ class Bar:
 
 
 def bar(part: float, width: int) -> str:
-    """A bar of `part` (0 to 1) of `width` cells; the least that is not nothing can be seen."""
+    """Return a bar that fills `part` (0 to 1) of `width` cells. Any part above 0 is visible."""
     eighths = round(min(1.0, max(0.0, part)) * width * 8)
     if part > 0:
         eighths = max(1, eighths)
@@ -40,7 +40,7 @@ def bar(part: float, width: int) -> str:
 
 
 def percent(part: float) -> str:
-    """0.1234 as "12.3 %"; more places for little, so that no probability looks like none."""
+    """Return 0.1234 as "12.3 %". Small values have more digits, so no positive probability looks like zero."""
     value = 100 * part
     if value >= 0.01 or value == 0:
         return f"{value:.2f} %" if value < 9.995 else f"{value:.1f} %"

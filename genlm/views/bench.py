@@ -12,14 +12,14 @@ HEADINGS = ("dtype", "rows", "prefill tok/s", "decode tok/s", "ms/step", "peak M
 
 
 class BenchView:
-    """Shows a row as soon as it is measured; as JSON all of them at the end."""
+    """Shows each row as soon as it is measured; as JSON, all of them at the end."""
 
     def __init__(self, format: str) -> None:
         self._as_json = format == "json"
         self._rows: list[BenchRow] = []
 
     def show(self, row: BenchRow) -> None:
-        """Take in a row."""
+        """Show a row, or keep it for the JSON."""
         self._rows.append(row)
         if self._as_json:
             return
@@ -28,7 +28,7 @@ class BenchView:
         print(_line(_cells(row)), flush=True)
 
     def finish(self, notify: Callable[[str], None]) -> None:
-        """Say what the rows have in common, or print the object."""
+        """Show a notice with what the rows have in common, or print the JSON object."""
         first = self._rows[0]
         if self._as_json:
             record = {

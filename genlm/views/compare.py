@@ -1,4 +1,4 @@
-"""Strategies side by side: texts and a table for people, and the same as JSON, CSV and Markdown."""
+"""Strategies side by side: texts and tables for a terminal, and the same as JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_FAILURES = 10
 
 
 def show_comparison(stream: TextIO, comparison: StrategyComparison) -> None:
-    """For people: the first text of each strategy, then the metrics of all of them."""
+    """Write the first text of each strategy, then the metrics of all strategies."""
     console = make_console(stream)
     _show_texts(console, comparison)
     names = shown_metrics(comparison)
@@ -69,7 +69,7 @@ def _show_text(console: Console, name: str, cell: Cell) -> None:
 
 
 def _first_text(cell: Cell) -> Text:
-    """The text of a cell's first sample, what it says again marked; or why there is none."""
+    """Return the text of a cell's first sample with repeated passages marked, or why there is none."""
     from rich.text import Text
 
     if not cell.samples:
@@ -81,7 +81,7 @@ def _first_text(cell: Cell) -> Text:
 
 
 def marked(sample: Sample) -> Iterator[tuple[str, bool]]:
-    """A text piece by piece, and whether each is in a passage that stood in the text before."""
+    """Yield the pieces of a text, and whether each is in a passage that the text repeats."""
     marks = token_marks(sample)
     if not marks:
         yield sample.text, False
@@ -91,7 +91,7 @@ def marked(sample: Sample) -> Iterator[tuple[str, bool]]:
 
 
 def token_marks(sample: Sample) -> dict[int, bool]:
-    """Of each token that was traced, by its identity: whether it is in a passage that stood in the text before."""
+    """Return for each traced token, by its identity, whether it is in a passage that the text repeats."""
     return dict(zip(map(id, sample.trace or ()), repeated(sample.words), strict=False))
 
 
@@ -104,11 +104,11 @@ class _Metric:
         self._best = best_rows(comparison, name)
 
     def value(self, place: int, row: StrategyRow) -> tuple[str, bool]:
-        """The value of a row, and whether it is the best."""
+        """Return the value of a row, and whether it is the best."""
         return value_of(self._name, row.metrics[self._name]), place in self._best
 
     def interval(self, row: StrategyRow) -> str:
-        """The interval of a row's value."""
+        """Return the interval of a row's value."""
         return interval_of(self._name, row.metrics[self._name])
 
 
@@ -120,16 +120,16 @@ class _Distance:
         self._name = name
 
     def value(self, place: int, row: StrategyRow) -> tuple[str, bool]:
-        """The value of a row; none is marked."""
+        """Return the value of a row; none is marked."""
         return distance_of(self._name, row), False
 
     def interval(self, row: StrategyRow) -> str:
-        """None."""
+        """Return no interval."""
         return ""
 
 
 def _show_table(console: Console, rows: Sequence[StrategyRow], columns: Sequence[_Metric | _Distance]) -> None:
-    """The columns in as many tables as the width of the console asks for."""
+    """Write the columns as one table, or as several if the console is too narrow."""
     from rich.table import Table
     from rich.text import Text
 
@@ -150,7 +150,7 @@ def _show_table(console: Console, rows: Sequence[StrategyRow], columns: Sequence
 def _fitting(
     columns: Sequence[_Metric | _Distance], rows: Sequence[StrategyRow], width: int
 ) -> Iterator[list[_Metric | _Distance]]:
-    """The columns in groups of no more than `width` cells, but at least one column each."""
+    """Yield the columns in groups of at most `width` cells, but at least one column each."""
     group: list[_Metric | _Distance] = []
     left = width
     for column in columns:
@@ -170,7 +170,7 @@ def _table_cell(column: _Metric | _Distance, place: int, row: StrategyRow) -> Te
     from rich.text import Text
 
     value, is_best = column.value(place, row)
-    # The mark has a place of its own, so that the digits stand below each other.
+    # A space replaces the mark, so the digits are aligned.
     shown = Text.assemble((f"{value}*", BEST) if is_best else f"{value} ")
     interval = column.interval(row)
     if interval:
@@ -185,7 +185,7 @@ def _failures(comparison: StrategyComparison) -> list[str]:
 
 
 def failures(comparison: StrategyComparison) -> list[tuple[str, str]]:
-    """Of each cell that failed: the strategy and its prompt, and why."""
+    """Return the strategy and prompt of each failed cell, and why it failed."""
     return [
         (one_line(row.name) + _on_prompt(comparison, cell), one_line(cell.error or ""))
         for row in comparison.rows
@@ -199,7 +199,7 @@ def _on_prompt(comparison: StrategyComparison, cell: Cell) -> str:
 
 
 def comparison_summary(comparison: StrategyComparison) -> str:
-    """What ran, in one line."""
+    """Return what ran, in one line."""
     model, judge = comparison.model, comparison.judge
     parts = [
         f"{model.name} ({model.dtype}, {model.device})",
@@ -219,7 +219,7 @@ def comparison_json(comparison: StrategyComparison) -> str:
 
 
 def comparison_csv(comparison: StrategyComparison) -> str:
-    """A line a strategy: every metric with the ends of its interval, and its distance to human text if there is any."""
+    """Return one line per strategy: every metric with its interval, and with its distance if there is human text."""
     kinds = ["", "_low", "_high", *(["_distance"] if comparison.reference is not None else [])]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -238,7 +238,7 @@ def _csv_numbers(row: StrategyRow, name: str) -> list[float | str]:
 
 
 def comparison_markdown(comparison: StrategyComparison) -> str:
-    """The table with the best of each column in bold, and that of the distances to human text if there is any."""
+    """Return the table with the best values in bold, and the table of distances if there is human text."""
     names = shown_metrics(comparison)
     best = {name: best_rows(comparison, name) for name in names}
 
@@ -266,6 +266,6 @@ def _markdown_table(
 
 
 def _in_markdown(text: str) -> str:
-    """A name as text on one line: nothing in it is markup."""
+    """Escape a name, so that nothing in it is markup, and put it on one line."""
     escaped = "".join(f"\\{character}" if character in "\\`*_[]<>|#&~" else character for character in text)
     return one_line(escaped)

@@ -1,4 +1,4 @@
-"""A generation as text while it is made, and as JSON once it is."""
+"""A generation as text while it runs, and as JSON when it is complete."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from genlm.records.generation import Generation
 from genlm.records.serialize import as_object
 from genlm.views.terminal import Writer
 
-# Between samples where no terminal shows headings.
+# Between samples, instead of the headings on a terminal.
 SEPARATOR = "---"
 
 
 class TextView:
-    """Writes pieces to a stream as they come. Of several samples one is shown live, the others wait their turn."""
+    """Writes pieces to a stream as they come. Of several samples, one is shown live and the others wait."""
 
-    # The events at which it may write.
+    # The events that may write.
     shows: tuple[type, ...] = (Piece, Completion)
 
     def __init__(self, stream: TextIO, prompt: str, count: int, *, echo: bool) -> None:
@@ -42,15 +42,15 @@ class TextView:
             self._shown += 1
 
     def interrupt(self) -> None:
-        """End the line where Ctrl-C cut it; on a terminal that is for whoever ends the program."""
+        """End the line that Ctrl-C cut. On a terminal, the command line does so."""
         if self._is_open and not self._writer.is_terminal:
             self._close()
 
     def finish(self, generation: Generation) -> None:
-        """Nothing: it was all shown."""
+        """Do nothing: all of it was shown."""
 
     def _catch_up(self) -> None:
-        """Write what there is of the sample whose turn it is, its beginning first."""
+        """Write what has come of the current sample, the prompt first."""
         if not self._is_open:
             self._open()
         for text, style in self._waiting.pop(self._shown, []):
@@ -75,7 +75,7 @@ class TextView:
 
 
 class JsonView:
-    """Writes the one object that `--format json` prints, once all is there."""
+    """Writes the object of `--format json` when the generation is complete."""
 
     shows: tuple[type, ...] = ()
 
@@ -83,10 +83,10 @@ class JsonView:
         self._stream = stream
 
     def show(self, event: Piece | Completion) -> None:
-        """Nothing: the events are in the generation too."""
+        """Do nothing: the generation contains the events."""
 
     def interrupt(self) -> None:
-        """Nothing: half an object is none."""
+        """Do nothing: half an object would be useless."""
 
     def finish(self, generation: Generation) -> None:
         """Write the object."""
@@ -99,7 +99,7 @@ def as_json(generation: Generation) -> str:
 
 
 def summary(generation: Generation) -> str:
-    """What ran, in one line."""
+    """Return what ran, in one line."""
     model, timing = generation.model, generation.timing
     tokens = sum(len(completion.token_ids) for completion in generation.completions)
     seconds = timing.prefill_s + timing.decode_s

@@ -1,4 +1,4 @@
-"""How far a run of known length is, as a bar on stderr."""
+"""The progress of a run of known length, as a bar on stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Thing = TypeVar("Thing")
 
 
 class ProgressBar:
-    """A bar with a count and the time that is left, which leaves no trace; without a terminal it says nothing.
+    """A bar with a count and the time left, which disappears at the end; without a terminal it shows nothing.
 
     It must be stopped before anything else is written to the terminal, or one would overwrite the other.
     """
@@ -36,7 +36,7 @@ class ProgressBar:
         self.stop()
 
     def count(self, things: Iterable[Thing]) -> Iterator[Thing]:
-        """The things one by one, each counted when it is there. Show the bar meanwhile."""
+        """Yield the things and count each as it comes, with the bar shown."""
         self._start()
         for thing in things:
             if self._progress is not None:
@@ -44,7 +44,7 @@ class ProgressBar:
             yield thing
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

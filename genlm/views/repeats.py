@@ -1,15 +1,15 @@
-"""Which passages of a text stood in it before."""
+"""Which passages of a text are repeated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# As in seq-rep-4: so many tokens in a row are a passage.
+# Length of a passage in tokens, as in seq-rep-4.
 PASSAGE = 4
 
 
 def repeated(tokens: Sequence[int]) -> list[bool]:
-    """Of each token, whether it is in a run of four that stood in the text before."""
+    """Return for each token whether it is in a run of four that occurred earlier in the text."""
     marks = [False] * len(tokens)
     seen: set[tuple[int, ...]] = set()
     for at in range(len(tokens) - PASSAGE + 1):

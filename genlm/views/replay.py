@@ -1,4 +1,4 @@
-"""Whether a saved result came out the same again."""
+"""The result of a replay: the same, or the first difference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genlm.views.tokens import counted
 
 
 def replay_text(replay: Replay) -> str:
-    """One line, or what differs in three."""
+    """Return one line, or the difference in three."""
     difference = replay.difference
     if difference is None:
         completions = replay.generation.completions
@@ -28,7 +28,7 @@ def replay_text(replay: Replay) -> str:
 
 
 def replay_json(replay: Replay) -> str:
-    """One object: `same`, and `difference`, which is null where there is none."""
+    """Return one object with `same`, and `difference`, which is null if there is none."""
     difference = replay.difference
     return as_object({"same": difference is None, "difference": None if difference is None else _record(difference)})
 

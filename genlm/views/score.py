@@ -1,4 +1,4 @@
-"""Scored texts: coloured by rank, line by line, as a table of tokens, as JSON."""
+"""Scored texts: coloured by rank, one line each, as a table of tokens, or as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 BUCKETS = (*(f"top {bound:,}" for bound in RANK_BOUNDS), "beyond")
-# GLTR's green, yellow, red and violet; what is rare is marked where there are no colours, too.
+# GLTR's green, yellow, red and violet. Rare tokens stand out without colours, too.
 STYLES = ("green", "yellow", "red underline", "magenta reverse")
 UNSCORED = "dim"
 BAR_WIDTH = 30
@@ -34,12 +34,12 @@ class ScoreView(Protocol):
         ...
 
     def finish(self, total: Tally) -> None:
-        """Show the sum of all texts."""
+        """Show the total of all texts."""
         ...
 
 
 class ScoreText:
-    """For people. One text alone is shown in full; of many a line each."""
+    """Shows a single text in full, and several texts as one line each."""
 
     def __init__(self, stream: TextIO, *, alone: bool, tokens: bool) -> None:
         self._console = make_console(stream)
@@ -101,12 +101,12 @@ class ScoreText:
 
 
 def label_line(text: str) -> str:
-    """A piece of a text that is shown on one line."""
+    """Return a piece of a text to be shown on one line."""
     return visible(text).replace("\n", "␊").replace("\t", "␉")
 
 
 def _coloured(scored: ScoredText, show: Any) -> Text:
-    """The text, each token in the style of its rank; half characters in that of the token that ends them."""
+    """Return the text with each token in the style of its rank; a split character has that of its last token."""
     from rich.text import Text
 
     if scored.tokens is None:
@@ -118,7 +118,7 @@ def _coloured(scored: ScoredText, show: Any) -> Text:
 
 
 def whole_pieces(tokens: Sequence[AnyToken]) -> list[tuple[str, AnyToken]]:
-    """The text token by token, the bytes of split characters put together with the last token that they need."""
+    """Return the text token by token. The bytes of a split character are joined and belong to its last token."""
     pieces: list[tuple[str, AnyToken]] = []
     held = b""
     for token in tokens:
@@ -140,7 +140,7 @@ def whole_pieces(tokens: Sequence[AnyToken]) -> list[tuple[str, AnyToken]]:
 
 
 def bucket(rank: int) -> int:
-    """Which of BUCKETS a rank is in."""
+    """Return which of BUCKETS a rank belongs to."""
     return sum(rank > bound for bound in RANK_BOUNDS)
 
 
@@ -149,7 +149,7 @@ def _style(token: TokenScore) -> str:
 
 
 def score_summary(model: ModelInfo, *, bos: bool, window: int, stride: int) -> str:
-    """What ran, in one line."""
+    """Return what ran, in one line."""
     first = "a start token before each text" if bos else "no start token: the first token of a text is not scored"
     return f"{model.name} ({model.dtype}, {model.device})  {first}  windows of {window:,}, stride {stride:,}"
 
@@ -170,7 +170,7 @@ def _number(value: float | None, places: int) -> str:
 
 
 class ScoreJsonLines:
-    """An object a text."""
+    """Writes one object per text."""
 
     def __init__(self, stream: TextIO, *, tokens: bool) -> None:
         self._stream = stream
@@ -182,11 +182,11 @@ class ScoreJsonLines:
         self._stream.flush()
 
     def finish(self, total: Tally) -> None:
-        """Nothing: an object a text is all."""
+        """Do nothing: there is no total."""
 
 
 class ScoreJson:
-    """One object, written as it grows: no more than one text is held."""
+    """Writes one object bit by bit, so at most one text is in memory."""
 
     def __init__(self, stream: TextIO, model: ModelInfo, *, tokens: bool, bos: bool, window: int, stride: int) -> None:
         self._stream = stream
@@ -208,7 +208,7 @@ class ScoreJson:
 
 
 def item_record(scored: ScoredText, *, tokens: bool) -> dict[str, Any]:
-    """A text as `genlm score` says it in JSON, with its tokens or without."""
+    """Return a text as the JSON of `genlm score`, with or without its tokens."""
     place = {"source": scored.source} if scored.source is not None else {}
     line = {"line": scored.line} if scored.line is not None else {}
     kept = {"tokens": [_token_record(token) for token in scored.tokens or ()]} if tokens else {}
@@ -216,7 +216,7 @@ def item_record(scored: ScoredText, *, tokens: bool) -> dict[str, Any]:
 
 
 def tally_record(tally: Tally) -> dict[str, Any]:
-    """The sums of a text, or of all of them."""
+    """Return the numbers of one text or of all texts."""
     return {
         "num_tokens": tally.num_tokens,
         "num_bytes": tally.num_bytes,
@@ -229,7 +229,7 @@ def tally_record(tally: Tally) -> dict[str, Any]:
 
 
 def ranks_record(tally: Tally) -> dict[str, int]:
-    """How many scored tokens are in each bucket of ranks."""
+    """Return how many scored tokens are in each bucket of ranks."""
     names = (*(f"top_{bound}" for bound in RANK_BOUNDS), "beyond")
     return dict(zip(names, tally.ranks, strict=True))
 

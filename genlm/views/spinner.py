@@ -1,4 +1,4 @@
-"""A sign of life on stderr while there is nothing to read yet."""
+"""A spinner on stderr while there is nothing to read yet."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from genlm.views.terminal import make_console, one_line
 if TYPE_CHECKING:
     from rich.status import Status
 
-# Each picture takes time from the model.
+# Drawing takes time from the model.
 PICTURES_PER_SECOND = 8
 
 
 class Spinner:
-    """Says on stderr what is going on, in a line that leaves no trace; without a terminal it says nothing.
+    """Shows the current step on stderr, in a line that disappears; without a terminal it shows nothing.
 
     It must be stopped before anything else is written to the terminal, or one would overwrite the other.
     """
@@ -34,13 +34,13 @@ class Spinner:
         self.stop()
 
     def say(self, text: str) -> None:
-        """Show `text`, in the place of what was shown before."""
+        """Show `text` instead of the previous one."""
         # A dumb terminal cannot erase the line, and older releases of Rich print a line break there.
         if self._console is None or self._console.is_dumb_terminal:
             return
         from rich.text import Text
 
-        # In a plain string the spinner would read markup.
+        # The spinner would parse markup in a plain string.
         shown = Text(one_line(text))
         if self._status is None:
             self._status = self._console.status(shown, refresh_per_second=PICTURES_PER_SECOND)
@@ -49,7 +49,7 @@ class Spinner:
             self._status.update(shown)
 
     def stop(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._status is not None:
             self._status.stop()
             self._status = None

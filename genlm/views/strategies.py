@@ -23,7 +23,7 @@ Line = tuple[str, str | None]
 
 
 def show_kinds(format: str) -> None:
-    """Print every kind, and once the fields that they share."""
+    """Print every kind, then the fields that several kinds share."""
     if format == "json":
         _print_json({"strategies": [kind_record(kind) for kind in KINDS.values()]})
     else:
@@ -39,7 +39,7 @@ def show_kind(kind: Kind, format: str) -> None:
 
 
 def kind_record(kind: Kind) -> dict[str, Any]:
-    """Return a kind as JSON has it."""
+    """Return the JSON object of a kind."""
     return {
         "kind": kind.name,
         "summary": kind.summary,
@@ -51,7 +51,7 @@ def kind_record(kind: Kind) -> dict[str, Any]:
 
 
 def own_fields(kind: Kind) -> list[Field[Any]]:
-    """Return the fields of a kind that no other kind shares, or not with the same default and range."""
+    """Return the fields of a kind that are not shared, or have another default or range than the shared ones."""
     shared = [field for group in SHARED.values() for field in fields_of(group)]
     return [field for field in kind.fields.values() if field not in shared]
 

@@ -20,12 +20,12 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text made visible, on one line: a line break in it, as a file name may have, begins none of its own."""
+    """Return the text made visible, on one line: line breaks, which a file name may contain, become spaces."""
     return " ".join(visible(text).split())
 
 
 def underlined(text: str, start: int, end: int) -> str:
-    """The text on one line, and on the next `^^^^` under `text[start:end]`, as far as it takes columns."""
+    """Return the text on one line, and below it `^^^^` under `text[start:end]`, measured in terminal columns."""
     from rich.cells import cell_len
 
     before, place, after = (
@@ -42,7 +42,7 @@ def _picture(match: re.Match[str]) -> str:
 
 
 class Writer:
-    """Writes text to a stream, at once: visible and in a style on a terminal, unaltered elsewhere."""
+    """Writes text to a stream and flushes it: made visible and styled on a terminal, unaltered elsewhere."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -50,7 +50,7 @@ class Writer:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether someone may be looking."""
+        """Whether the stream is a terminal."""
         return self.console is not None
 
     def write(self, text: str, style: str | None = None) -> None:
@@ -63,24 +63,24 @@ class Writer:
 
 
 def make_console(stream: TextIO) -> Console:
-    """A Rich console that takes nothing in a text for markup."""
+    """Return a Rich console that reads no markup in texts."""
     from rich.console import Console
 
     return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def notice(line: str) -> None:
-    """One line on stderr, dim on a terminal."""
+    """Write one line to stderr, dim on a terminal."""
     say(("dim", line))
 
 
 def notices(*, quiet: bool) -> Callable[[str], None]:
-    """What says notices, or what says nothing."""
+    """Return a function that writes notices, or one that does nothing."""
     return (lambda _: None) if quiet else notice
 
 
 def say(*parts: tuple[str | None, str]) -> None:
-    """One line of (style, text) on stderr. A stderr that is closed or full loses it: that ends no run."""
+    """Write one line of (style, text) parts to stderr. A closed or full stderr is ignored: it must not end a run."""
     with contextlib.suppress(OSError):
         writer = Writer(sys.stderr)
         for style, text in parts:

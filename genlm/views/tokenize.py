@@ -1,4 +1,4 @@
-"""Tokens of texts: a table, JSON, ids alone, and the texts that ids make."""
+"""Tokens of texts: a table, JSON, ids alone, and texts decoded from ids."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class TokensView(Protocol):
         ...
 
     def finish(self) -> None:
-        """Say what there is to say of all texts."""
+        """Write what follows the last text."""
         ...
 
 
 class TokensText:
-    """For people: the text with the borders of its tokens, a row a token, the counts."""
+    """Writes a table with a row for each token, then the counts."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -45,7 +45,7 @@ class TokensText:
         self._console.print(_counts(found), soft_wrap=False)
 
     def finish(self) -> None:
-        """Nothing: all is said."""
+        """Do nothing: there is no total."""
 
     def _table(self, tokens: tuple[Token, ...]) -> Any:
         from rich.table import Table
@@ -81,7 +81,7 @@ def _counts(found: TokenizedText) -> str:
 
 
 class TokenIds:
-    """The ids of a text on a line."""
+    """Writes the ids of each text on one line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -91,11 +91,11 @@ class TokenIds:
         self._stream.write(" ".join(str(token.id) for token in found.tokens) + "\n")
 
     def finish(self) -> None:
-        """Nothing: all is said."""
+        """Do nothing: there is no total."""
 
 
 class DecodedText:
-    """The texts that ids make."""
+    """Writes the texts decoded from ids."""
 
     def __init__(self, stream: TextIO) -> None:
         self._writer = Writer(stream)
@@ -105,11 +105,11 @@ class DecodedText:
         self._writer.write(found.text + "\n")
 
     def finish(self) -> None:
-        """Nothing: all is said."""
+        """Do nothing: there is no total."""
 
 
 class TokensJsonLines:
-    """An object a text."""
+    """Writes one object per text."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -120,11 +120,11 @@ class TokensJsonLines:
         self._stream.flush()
 
     def finish(self) -> None:
-        """Nothing: an object a text is all."""
+        """Do nothing: there is no total."""
 
 
 class TokensJson:
-    """One object, written as it grows: no more than one text is held."""
+    """Writes one object bit by bit, so at most one text is in memory."""
 
     def __init__(self, stream: TextIO, model: str) -> None:
         self._stream = stream
@@ -140,13 +140,13 @@ class TokensJson:
             self._total[name] += record[name]
 
     def finish(self) -> None:
-        """Say the sum of all texts."""
+        """Write the total of all texts."""
         self._stream.write("\n  ],\n" if self._total["num_texts"] else "],\n")
         self._stream.write('  "total": ' + as_line(self._total) + "\n}\n")
 
 
 def tokens_record(found: TokenizedText) -> dict[str, Any]:
-    """A text as `genlm tokenize` says it in JSON."""
+    """Return a text as the JSON of `genlm tokenize`."""
     place = {"source": found.source} if found.source is not None else {}
     line = {"line": found.line} if found.line is not None else {}
     return {
@@ -163,7 +163,7 @@ def tokens_record(found: TokenizedText) -> dict[str, Any]:
 
 
 def token_record(token: Token) -> dict[str, Any]:
-    """A token with its place: characters are code points, bytes are UTF-8; ends are exclusive."""
+    """Return a token with its offsets: characters are code points, bytes are UTF-8; ends are exclusive."""
     return {
         "id": token.id,
         "piece": token.piece,

@@ -28,7 +28,7 @@ class TraceView(TextView):
     shows = (Completion,)
 
     def show(self, event: Piece | Completion) -> None:
-        """See TextView. Pieces of text are not shown, because they do not tell where a token begins."""
+        """See TextView. Pieces of text are not shown because they do not align with tokens."""
         if isinstance(event, Completion):
             self._waiting[event.index] = [(text, _style(token, within)) for text, token, within in parts(event)]
             super().show(event)

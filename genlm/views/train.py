@@ -1,4 +1,4 @@
-"""A training run as it goes: a progress bar on a terminal, lines elsewhere."""
+"""The progress of a training run: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from genlm.views.terminal import make_console, notice, one_line, say
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-# Without a terminal a line comes as often in a run as this, and at least every so many seconds.
+# Without a terminal: the number of lines in a run, and the longest time without one.
 LINES = 20
 LINE_EVERY_S = 30.0
 
 
 class TrainView:
-    """Shows how a run stands, on stderr. It is a context: at its end the bar goes."""
+    """Shows the progress of a run on stderr. As a context manager it opens and removes the bar."""
 
     def __init__(self, facts: TrainFacts, *, enabled: bool = True) -> None:
         self._facts = facts
@@ -62,7 +62,7 @@ class TrainView:
             self._say(f"  {one_line(record.sample)}", "dim")
 
     def _is_time(self, report: TrainReport) -> bool:
-        """Whether a line is due where there is no bar."""
+        """Return whether a line is due. There are none beside a bar."""
         if self._bar is not None:
             return False
         passed = int(report.progress * LINES) > int(self._last_progress * LINES)
@@ -77,7 +77,7 @@ class TrainView:
             return
         from rich.text import Text
 
-        # With a style of its own `print` would style the bar below, too.
+        # A style passed to `print` would apply to the bar below, too.
         self._bar.console.print(Text(line, style or ""), soft_wrap=False, no_wrap=True, overflow="ellipsis")
 
 
@@ -95,7 +95,7 @@ def _bar() -> Progress:
 
 
 def bar_numbers(report: TrainReport, evaluated: TrainReport | None) -> str:
-    """What stands beside the bar, `evaluated` being the last report with a loss on held-out text."""
+    """Return the numbers beside the bar; `evaluated` is the last report with a loss on held-out text."""
     parts = [f"loss {report.loss:.3f}"]
     if evaluated is not None:
         parts.append(f"valid {evaluated.valid_loss:.3f}")
@@ -104,7 +104,7 @@ def bar_numbers(report: TrainReport, evaluated: TrainReport | None) -> str:
 
 
 def report_line(report: TrainReport, *, alone: bool) -> str:
-    """How the run stands, in one line; `alone` without a bar beside it."""
+    """Return the progress in one line; `alone`: without a bar beside it."""
     if report.valid_loss is None:
         losses = f"loss {report.loss:.4f} ({report.bits_per_byte:.3f} bits/byte)"
     else:
@@ -125,8 +125,8 @@ def _clock(seconds: float) -> str:
 
 
 def result_lines(result: TrainResult) -> Iterator[str]:
-    """What the run came to."""
-    early = ", ended early, for the held-out loss no longer fell" if result.stopped_early else ""
+    """Yield the lines of the result."""
+    early = ", ended early because the held-out loss no longer fell" if result.stopped_early else ""
     yield f"{result.step:,} steps, {result.tokens:,} tokens in {_clock(result.seconds)}{early}"
     if result.valid_loss is not None:
         loss = f"loss {result.valid_loss:.4f} ({result.valid_bits_per_byte:.4f} bits/byte)"

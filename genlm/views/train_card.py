@@ -1,4 +1,4 @@
-"""The model card of a trained model: what it is and how it was made, with the figures of its run."""
+"""The model card of a trained model: what it is, how it was made, and the results of its run."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ $ genlm generate "..." -m PATH_TO_THIS_FOLDER
 
 
 def read_card(path: Path | None) -> str | None:
-    """A model card of the user's own, in which `{figures}` stands for the table.
+    """Read the user's own model card, in which `{figures}` stands for the table.
 
     Raises:
-        InputError: a file that cannot be read, or has no place for the figures.
+        InputError: the file cannot be read or has no place for the figures.
     """
     if path is None:
         return None
@@ -49,7 +49,7 @@ def read_card(path: Path | None) -> str | None:
 
 
 def model_card(out: Path, facts: TrainFacts, template: str | None, version: str) -> str:
-    """The card for the folder of a run that this `version` of genlm has finished."""
+    """Return the card for the folder of a run that this `version` of genlm has finished."""
     made = f"GPT-2 trained from scratch with genlm {version}."
     if facts.base is not None:
         made = f"{_code(Path(facts.base).name)}, trained further with genlm {version}."

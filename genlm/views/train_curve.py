@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 
 def draw_curve(log: Path, picture: BinaryIO) -> None:
-    """Draw what a run's log holds: the loss of its steps, and on held-out text."""
-    # It would tell of its fonts on a first run.
+    """Draw the losses in a run's log: of its steps, and on held-out text."""
+    # On its first run it reports that it builds a font cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 

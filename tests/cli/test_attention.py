@@ -20,7 +20,7 @@ def test_text_is_a_triangle_of_percentages(tiny: Path) -> None:
         weights = [int(weight) for weight in row.split()[2:]]
         assert len(weights) == number + 1
         assert sum(weights) == pytest.approx(100, abs=size / 2)
-    found = re.search(r"largest difference to .*? ([0-9.e-]+);", " ".join(done.out.split()))
+    found = re.search(r"largest difference from .*? ([0-9.e-]+);", " ".join(done.out.split()))
     assert found is not None
     assert float(found[1]) < 1e-5
     assert "above the diagonal 0" in " ".join(done.out.split())

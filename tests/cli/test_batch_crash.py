@@ -1,4 +1,4 @@
-"""Whatever ends a run for real, from outside of its process: the next one goes on, and nothing is lost."""
+"""`genlm batch` ended from outside its process: the next run continues it, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONS = ("--seed", "7", "--max-new-tokens", "80", "--batch-size", "5")
 
 
 def run_in_child(folder: Path, arguments: list[str], most_bytes: int | None, said: Connection) -> None:
-    """What a child does: the command, with files no larger than the system lets them be; `said` is its stderr."""
+    """Run the command in a child process with a limit on the size of files; its stderr is sent to `said`."""
     from genlm.cli.main import main
 
     os.chdir(folder)
@@ -43,7 +43,7 @@ def run_in_child(folder: Path, arguments: list[str], most_bytes: int | None, sai
 
 @pytest.fixture(scope="module")
 def context() -> ForkServerContext:
-    """Children begin with torch already imported."""
+    """A fork server that has imported torch already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "genlm.cli.batch", "genlm.model.gpt2", "genlm.decoding.scheduler"])
     return context
@@ -75,18 +75,18 @@ def records(folder: Path) -> list[dict[str, object]] | list[dict[str, list[dict[
 
 @dataclass
 class Child:
-    """A run in a process of its own."""
+    """A run in a separate process."""
 
     process: ForkServerProcess
     stderr: Connection
 
     def kill(self) -> None:
-        """End it as nothing can prevent."""
+        """Kill the process."""
         self.process.kill()
         self.end()
 
     def end(self) -> tuple[int | None, str]:
-        """Wait for its end; the exit code, and what it said."""
+        """Wait for the process to end. Return its exit code and stderr."""
         self.process.join(PATIENCE_S)
         said = os.read(self.stderr.fileno(), 65536) if self.stderr.poll() else b""
         return self.process.exitcode, said.decode()
@@ -94,7 +94,7 @@ class Child:
 
 @pytest.fixture
 def start(context: ForkServerContext, model: Path, tmp_path: Path) -> Iterator[Callable[..., Child]]:
-    """Starts a run in a process of its own."""
+    """Start a run in a separate process."""
     write_prompts(tmp_path)
     children = []
 
@@ -147,7 +147,7 @@ def test_kill_9_at_many_moments_loses_nothing(
         if code == 0:
             break
         assert code == -signal.SIGKILL, said
-        # Nothing but whole records, and perhaps one that is torn.
+        # Whole records, and perhaps one torn one at the end.
         *lines, _ = (tmp_path / "out.jsonl").read_text().split("\n")
         assert all(json.loads(line)["error"] is None for line in lines)
         kills += 1
@@ -155,7 +155,7 @@ def test_kill_9_at_many_moments_loses_nothing(
     assert_whole(tmp_path, expected)
 
 
-def test_kill_9_while_the_records_are_put_in_order_loses_nothing(
+def test_kill_9_while_the_records_are_sorted_loses_nothing(
     start: Callable[..., Child], tmp_path: Path, expected: list[list[str]]
 ) -> None:
     assert start().end()[0] == 0
@@ -173,7 +173,7 @@ def test_kill_9_while_the_records_are_put_in_order_loses_nothing(
     assert_whole(tmp_path, expected)
 
 
-def test_a_file_that_may_grow_no_further_is_told_and_gone_on_with(
+def test_a_run_that_hits_the_file_size_limit_says_so_and_can_be_resumed(
     start: Callable[..., Child], tmp_path: Path, expected: list[list[str]]
 ) -> None:
     for most in (1, 5000, 9001):

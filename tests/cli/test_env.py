@@ -1,4 +1,4 @@
-"""`genlm env`: what it reports, what it keeps to itself, and what it does when something is broken."""
+"""`genlm env`: its report, the secrets that it leaves out, and broken packages."""
 
 from __future__ import annotations
 

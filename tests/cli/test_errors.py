@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from support.driving import call
+from support.driving import PRESETS, call
 
 import genlm
 from genlm.cli.errors import HINTS, hint_of
 from genlm.errors import GenlmError, InputError
 
 PACKAGE = Path(genlm.__file__).parent
-PRESETS = Path(__file__).parents[2] / "prompts" / "strategies.toml"
 
 # Wrong usage.
 

@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.driving import Done, call, genlm, read_first, save_endless, start
+from support.driving import generate, genlm, read_first, save_endless, start
 from support.systems import needs_unix
 
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_endless(tmp_path_factory.mktemp("models") / "endless")
-
-
-def run(model: Path, *arguments: str | Path, stdin: bytes = b"") -> Done:
-    return call("generate", "-m", model, *arguments, stdin=stdin)
 
 
 @pytest.fixture
@@ -43,11 +39,11 @@ def test_ctrl_c_keeps_the_text_written_so_far(tiny: Path, tmp_path: Path) -> Non
     file = tmp_path / "out.txt"
     file.write_text("before")
     arguments = ("Once upon a", "-s", "greedy", "--max-new-tokens", "30")
-    done = run(tiny, *arguments)
+    done = generate(tiny, *arguments)
     assert (done.code, done.err) == (130, "")
     assert done.out.startswith("Once upon a")
     assert done.out.endswith("\n")
-    assert run(tiny, *arguments, "-o", file).code == 130
+    assert generate(tiny, *arguments, "-o", file).code == 130
     assert file.read_text() == done.out
 
 
@@ -55,7 +51,7 @@ def test_ctrl_c_keeps_the_text_written_so_far(tiny: Path, tmp_path: Path) -> Non
 def test_ctrl_c_writes_no_half_object(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     file.write_text("before")
-    done = run(tiny, "Once", "--format", "json", "-o", file)
+    done = generate(tiny, "Once", "--format", "json", "-o", file)
     assert (done.code, done.out, done.err) == (130, "", "")
     assert file.read_text() == "before"
 
@@ -110,4 +106,4 @@ def test_a_closed_stderr_leaves_stdout_as_it_is(tiny: Path) -> None:
         check=False,
     )
     assert done.returncode == 0
-    assert done.stdout.decode() == run(tiny, *arguments[3:]).out
+    assert done.stdout.decode() == generate(tiny, *arguments[3:]).out

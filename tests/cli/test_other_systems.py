@@ -1,4 +1,4 @@
-"""The main commands without anything that only Unix has, as on Windows."""
+"""The main commands without what only Unix has, as on Windows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FILES = {"save": "saved.json", "table": "table.csv", "overwrite": "again.jsonl"}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model and texts, which is the current one."""
+    """Make a folder with a model and texts the current one."""
     save_gpt2(tmp_path / "model", n_positions=512, eos_token_id=None, bos_token_id=None)
     for name, lines in {"prompts.txt": PROMPTS, "few.txt": PROMPTS[:5], "corpus.txt": PROMPTS * 6}.items():
         (tmp_path / name).write_bytes("".join(f"{line}\n" for line in lines).encode())
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def kill_a_batch(folder: Path) -> None:
-    """Leave some of its records."""
+    """Start a batch and kill it after some records."""
     out = folder / "out.jsonl"
     with start_as_on_windows(Command(BATCH), folder=folder) as process:
         try:
@@ -57,8 +57,8 @@ def kill_a_batch(folder: Path) -> None:
     assert out.read_bytes().count(b"\n") < len(PROMPTS)
 
 
-def test_the_main_commands_do_as_on_linux(folder: Path) -> None:
-    """One test, as most of its time goes into starting torch in a process of its own."""
+def test_the_main_commands_do_the_same_as_on_linux(folder: Path) -> None:
+    """This is one test because most of its time goes into starting torch in another process."""
     kill_a_batch(folder)
     *done, resumed, interrupted, trained = results(
         start_as_on_windows(

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.driving import Done, call
+from support.driving import PRESETS, generate, generate_json
 
 from genlm.decoding.strategy import Strategy
 
-PRESETS = Path(__file__).parents[2] / "prompts" / "strategies.toml"
-
-
-def run(model: Path, *arguments: str | Path, stdin: bytes = b"") -> Done:
-    return call("generate", "-m", model, *arguments, stdin=stdin)
-
-
-def as_record(model: Path, *arguments: str | Path, stdin: bytes = b"") -> dict[str, Any]:
-    """Run with --format json and return the object that it prints."""
-    done = run(model, *arguments, "--format", "json", stdin=stdin)
-    assert done.code == 0, done.err
-    record = json.loads(done.out, parse_constant=pytest.fail)
-    assert isinstance(record, dict)
-    return record
-
 
 def test_the_default_is_top_p(tiny: Path) -> None:
-    assert as_record(tiny, "Once", "--max-new-tokens", "1")["strategy"] == {
+    assert generate_json(tiny, "Once", "--max-new-tokens", "1")["strategy"] == {
         "name": "top-p:top_p=0.9",
         "kind": "top-p",
         "spec": "top-p:top_p=0.9",
@@ -62,14 +45,14 @@ def test_the_default_is_top_p(tiny: Path) -> None:
     ],
 )
 def test_specs_and_flags_set_the_kind_and_its_fields(tiny: Path, options: list[str], spec: str) -> None:
-    assert as_record(tiny, "Once", "--max-new-tokens", "1", *options)["strategy"]["spec"] == spec
+    assert generate_json(tiny, "Once", "--max-new-tokens", "1", *options)["strategy"]["spec"] == spec
 
 
 def test_flags_change_a_preset(tiny: Path) -> None:
     shared = ("Once", "--max-new-tokens", "1", "--presets", PRESETS, "-s", "@storyteller")
-    strategy = as_record(tiny, *shared)["strategy"]
+    strategy = generate_json(tiny, *shared)["strategy"]
     assert (strategy["name"], strategy["spec"]) == ("storyteller", "top-p:top_p=0.92,temperature=0.8")
-    assert as_record(tiny, *shared, "--top-p", "0.5")["strategy"]["spec"] == "top-p:top_p=0.5,temperature=0.8"
+    assert generate_json(tiny, *shared, "--top-p", "0.5")["strategy"]["spec"] == "top-p:top_p=0.5,temperature=0.8"
 
 
 @pytest.mark.parametrize(
@@ -78,15 +61,15 @@ def test_flags_change_a_preset(tiny: Path) -> None:
 )
 def test_a_temperature_of_zero_is_greedy_with_a_notice(tiny: Path, options: list[str]) -> None:
     shared = ("Once", "--max-new-tokens", "8")
-    done = run(tiny, *shared, *options)
-    assert done.out == run(tiny, *shared, "-s", "greedy").out
+    done = generate(tiny, *shared, *options)
+    assert done.out == generate(tiny, *shared, "-s", "greedy").out
     assert "temperature=0 means greedy" in done.err
-    assert "temperature=0 means greedy" not in run(tiny, *shared, *options, "--quiet").err
+    assert "temperature=0 means greedy" not in generate(tiny, *shared, *options, "--quiet").err
 
 
 def test_greedy_by_name_shows_no_notice(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "presets.toml").write_text('[plain]\nkind = "greedy"\n')
     for options in [("-s", "greedy"), ("-s", "@plain", "--presets", tmp_path / "presets.toml")]:
-        done = run(tiny, "Once", "--max-new-tokens", "1", *options)
+        done = generate(tiny, "Once", "--max-new-tokens", "1", *options)
         assert done.code == 0
         assert "means greedy" not in done.err

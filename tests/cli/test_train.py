@@ -1,4 +1,4 @@
-"""`genlm train`: what it makes, shows and refuses."""
+"""`genlm train`: its results, output and errors."""
 
 from __future__ import annotations
 
@@ -9,20 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.driving import call
+from support.training import QUICK, STORY
 
-LIKES = "我喜欢看电影。\n我喜欢听音乐。\n我喜欢阅读。\n"
-QUICK = ("--n-layer", "1", "--n-embd", "16", "--n-positions", "16", "--max-steps", "20", "--device", "cpu")
-STORY = "The fox went to the wood. The king went to the sea.\n" * 300
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run the command in a folder with a few texts."""
-    monkeypatch.chdir(tmp_path)
-    Path("likes.txt").write_text(LIKES, "utf-8")
-    Path("story.txt").write_text(STORY)
-    Path("valid.txt").write_text(STORY[:600])
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("corpora")
 
 
 def test_a_short_text_is_memorized() -> None:

@@ -12,26 +12,14 @@ from unittest import mock
 import pytest
 from support.driving import Terminal, call
 from support.systems import needs_unix
+from support.training import QUICK
 
 from genlm.cli.signals import graceful_interrupt
 from genlm.formats.folder import open_folder
 from genlm.records.train import TrainReport, TrainResult
 from genlm.views.train import TrainView
 
-LIKES = "我喜欢看电影。\n我喜欢听音乐。\n我喜欢阅读。\n"
-QUICK = ("--n-layer", "1", "--n-embd", "16", "--n-positions", "16", "--max-steps", "20", "--device", "cpu")
-STORY = "The fox went to the wood. The king went to the sea.\n" * 300
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run the command in a folder with a few texts."""
-    monkeypatch.chdir(tmp_path)
-    Path("likes.txt").write_text(LIKES, "utf-8")
-    Path("story.txt").write_text(STORY)
-    Path("valid.txt").write_text(STORY[:600])
-    return tmp_path
-
+pytestmark = pytest.mark.usefixtures("corpora")
 
 LONG = ("--n-layer", "1", "--n-embd", "16", "--n-positions", "16", "--batch-size", "2", "--save-every", "15")
 SPEC = ("story.txt", "--max-steps", "4000", "--dropout", "0.1", "--device", "cpu", "--dtype", "float32", *LONG)
@@ -104,12 +92,12 @@ def test_ctrl_c_saves_and_says_how_to_continue() -> None:
 def test_sigterm_saves() -> None:
     show = TrainView.show
 
-    def told(view: TrainView, record: TrainReport | TrainResult) -> None:
+    def show_and_terminate(view: TrainView, record: TrainReport | TrainResult) -> None:
         show(view, record)
         if record.step == 10:
             signal.raise_signal(signal.SIGTERM)
 
-    with mock.patch.object(TrainView, "show", told):
+    with mock.patch.object(TrainView, "show", show_and_terminate):
         done = call("train", "likes.txt", *QUICK, "-o", "cut")
     assert done.code == 143
     assert done.err.splitlines()[-1] == "interrupted at step 11; to continue: genlm train --resume -o cut"

@@ -24,6 +24,7 @@ import pytest
 from support.gpt2 import save_gpt2
 
 T = TypeVar("T")
+PRESETS = Path(__file__).parents[2] / "prompts" / "strategies.toml"
 # Long, because the machine may be busy. A test that passes does not wait so long.
 PATIENCE_S = 300.0
 
@@ -62,7 +63,19 @@ def as_json(*arguments: str | Path, stdin: bytes = b"") -> Any:
     """Run a command with --format json and return the object that it prints."""
     done = call(*arguments, "--format", "json", stdin=stdin)
     assert done.code == 0, done.err
-    return json.loads(done.out)
+    return json.loads(done.out, parse_constant=pytest.fail)
+
+
+def generate(model: Path, *arguments: str | Path, stdin: bytes = b"") -> Done:
+    """Run `genlm generate` with a model."""
+    return call("generate", "-m", model, *arguments, stdin=stdin)
+
+
+def generate_json(model: Path, *arguments: str | Path, stdin: bytes = b"") -> dict[str, Any]:
+    """Run `genlm generate --format json` with a model and return the object that it prints."""
+    record = as_json("generate", "-m", model, *arguments, stdin=stdin)
+    assert isinstance(record, dict)
+    return record
 
 
 class FakeTerminal(io.StringIO):

@@ -381,7 +381,7 @@ def test_what_has_no_value_is_last_whichever_way_a_table_is_sorted(
 def test_every_plot_is_drawn_in_the_colours_of_the_page(compare: Page) -> None:
     titles = compare.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
     assert titles[0].startswith("Perplexity against Self-BLEU-4")
-    assert titles[1].startswith("Mean probability of the tokens at each place")
+    assert titles[1].startswith("Mean probability of the tokens at each position")
     assert "perplexity along top_p" in titles
     seen = "[...document.querySelectorAll('figure svg')].every(s => s.getBoundingClientRect().height > 100)"
     assert compare.run(seen)

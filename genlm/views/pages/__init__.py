@@ -1,4 +1,4 @@
-"""Pages: one HTML file each, which needs nothing else, reaches for nothing, and runs only its own script."""
+"""Pages: each is one HTML file that loads nothing and runs only its own script."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SKELETON = """<!doctype html>
 
 
 def make_page(title: str, data: Any, name: str, *shared: str) -> str:
-    """A page around `name`.html, with `name`.js to bring its `data` to life, after the scripts that are `shared`.
+    """Return a page around `name`.html. After the `shared` scripts, `name`.js shows its `data`.
 
-    Texts are in the data alone, where nothing can end the script element; the script puts them in as text.
+    Texts are only in the data, where they cannot end the script element; the script inserts them as text.
     """
     parts = ("page", *shared, name)
     style, script = ("".join(_asset(f"{part}.{kind}") for part in parts) for kind in ("css", "js"))
@@ -58,5 +58,5 @@ def _hash(text: str) -> str:
 
 
 def _inert(json_text: str) -> str:
-    """JSON that holds neither `</script>` nor `<!--`. `json.dumps` has made everything else ASCII."""
+    """Return JSON without `</script>` and `<!--`. `json.dumps` has made it ASCII."""
     return json_text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

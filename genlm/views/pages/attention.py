@@ -1,4 +1,4 @@
-"""The attention page: every head as a small picture, each to be enlarged."""
+"""The attention page: a small picture of every head, which can be enlarged."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from genlm.views.terminal import visible
 from genlm.views.tokens import counted, label
 
 STEPS = 65535
-# Beyond this many weights a page opens no more on most machines (two bytes each, and a third more as text).
+# Most machines cannot open a page with more weights (two bytes each, and a third more as text).
 MOST_WEIGHTS = 40_000_000
 
 
 def attention_page(maps: AttentionMaps) -> str:
-    """The page of all heads that `maps` holds.
+    """Return the page of all heads in `maps`.
 
     Raises:
         UsageError: more weights than a browser can hold.
@@ -45,7 +45,7 @@ def attention_page(maps: AttentionMaps) -> str:
 
 
 def _packed(maps: AttentionMaps) -> str:
-    """The lower triangles of all heads, two bytes a weight, low byte first, as base64."""
+    """Return the lower triangles of all heads as base64: two bytes per weight, low byte first."""
     packed = array("H")
     for head in maps.heads:
         for number, row in enumerate(head.weights):

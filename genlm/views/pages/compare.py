@@ -1,4 +1,4 @@
-"""The page of a comparison: texts side by side, the tables to be sorted, the plots."""
+"""The page of a comparison: texts side by side, sortable tables, plots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genlm.views.trace import BOUNDS, BUCKETS, parts
 
 
 def comparison_page(comparison: StrategyComparison) -> str:
-    """The page. It shows the texts of the prompts whose tokens kept their alternatives, or of the first one."""
+    """Return the page, with the texts of the first prompt and of all prompts that have traced tokens."""
     names = shown_metrics(comparison)
     shown = _prompts_shown(comparison)
     data = {

@@ -1,6 +1,6 @@
 """The plots of a comparison: quality against diversity, probability along the text, metrics along a sweep.
 
-No text of a user is in them: a series is told by its number, which the page's key explains.
+They contain no text of the user: each series has a number, which the page's key explains.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Inches, and points: as wide as a phone, and a size that can be read there.
+# Inches and points, readable at the width of a phone.
 SIZE, FONT_SIZE = (4.6, 3.2), 10.5
-# More lines than this cannot be told apart.
+# More lines than this cannot be distinguished.
 MOST_LINES = 8
 DIVERSITY = ("self_bleu_4", "distinct_3")
 ALONG_SWEEP = ("perplexity", "self_bleu_4", "distinct_3", "zipf", "repetition", "seq_rep_4")
@@ -37,8 +37,8 @@ class Plot:
 
 
 def make_plots(comparison: StrategyComparison) -> list[Plot]:
-    """Every plot that the comparison has the numbers for."""
-    # Where it cannot write its cache it says so, and that is nobody's concern.
+    """Return every plot that the comparison has numbers for."""
+    # It warns if it cannot write its cache, which does not matter here.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     plots = [_against_diversity(comparison), _along_position(comparison), *_along_sweeps(comparison)]
     return [plot for plot in plots if plot is not None]
@@ -94,14 +94,14 @@ def _label(axes: Axes, text: str, place: tuple[float, float], colour: str) -> No
 
 
 def _errors(estimate: Estimate) -> Any:
-    """How far the ends of the interval are from the value, as matplotlib takes it."""
+    """Return the distances of the interval's ends from the value, as matplotlib expects them."""
     if estimate.low is None or estimate.high is None:
         return None
     return [[max(0.0, estimate.mean - estimate.low)], [max(0.0, estimate.high - estimate.mean)]]
 
 
 def _logarithmic(axes: Axes, estimates: Sequence[Estimate | None]) -> None:
-    """Perplexities of different sizes go on a logarithmic axis, with plain numbers at its ticks."""
+    """Make the axis logarithmic, with plain numbers at its ticks, if perplexities differ a lot."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     values = [estimate.mean for estimate in estimates if estimate is not None]
@@ -126,16 +126,16 @@ def _along_position(comparison: StrategyComparison) -> Plot | None:
         axes.plot(
             range(1, len(probabilities) + 1), probabilities, linewidth=1.2, alpha=0.85, color=colour, linestyle=dashes
         )
-        # Each has its number at another place, where it stands alone.
+        # Each line has its number at another position, so that the numbers do not overlap.
         place = len(probabilities) * turn // (len(shown) + 1)
         _label(axes, "H" if is_human else str(at + 1), (place + 1, probabilities[place]), colour)
     axes.set_ylim(-0.02, 1.1)
     more = f"; the first {MOST_LINES} strategies" if len(lines) > len(shown) else ""
-    return Plot(f"Mean probability of the tokens at each place of the texts{more}", svg_tree(figure, "position"))
+    return Plot(f"Mean probability of the tokens at each position of the texts{more}", svg_tree(figure, "position"))
 
 
 def _probabilities(row: StrategyRow) -> list[float]:
-    """The mean probability at each place, over the texts that reach it."""
+    """Return the mean probability at each position, over the texts that reach it."""
     columns: list[list[float]] = []
     for sample in row.samples:
         for at, logprob in enumerate(sample.logprobs):
@@ -147,7 +147,7 @@ def _probabilities(row: StrategyRow) -> list[float]:
 
 
 def _along_sweeps(comparison: StrategyComparison) -> Iterator[Plot]:
-    """For each field that was swept over numbers: each metric along it, a line for what else is the same."""
+    """Yield a plot of each metric along each field that was swept over numbers, with a line per setting of the rest."""
     fields = dict.fromkeys(field for row in comparison.strategies for field in row.swept)
     for field in fields:
         lines = _lines(comparison, field)
@@ -160,7 +160,7 @@ def _along_sweeps(comparison: StrategyComparison) -> Iterator[Plot]:
 
 
 def _lines(comparison: StrategyComparison, field: str) -> list[list[tuple[int, StrategyRow]]]:
-    """The rows that differ in the field alone, in the order of its values, each with its place."""
+    """Return groups of rows that differ only in the field, in the order of its values, each row with its index."""
     groups: dict[Any, list[tuple[int, StrategyRow]]] = {}
     for at, row in enumerate(comparison.strategies):
         if _is_number(row.swept.get(field)):

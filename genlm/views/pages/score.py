@@ -1,4 +1,4 @@
-"""The score page: every token in the colour of its rank, its numbers under the pointer, the histogram."""
+"""The score page: every token in the colour of its rank with its numbers on hover, and a histogram."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from genlm.views.score import BUCKETS, whole_pieces
 from genlm.views.terminal import visible
 from genlm.views.tokens import label
 
-# A browser shows this many tokens without getting slow.
+# Browsers get slow with more tokens.
 MOST_TOKENS = 50_000
 
 
 class ScorePage:
-    """Gathers scored texts for a page. The sums count all of them, the page shows the first MOST_TOKENS tokens."""
+    """Collects scored texts for a page. The totals count all tokens; the page shows the first MOST_TOKENS."""
 
     def __init__(self) -> None:
         self._items: list[dict[str, Any]] = []
         self._tokens = 0
 
     def show(self, scored: ScoredText) -> None:
-        """Take in a text, if there is room."""
+        """Add a text if there is room."""
         tokens = scored.tokens or ()
         room = MOST_TOKENS - self._tokens
         self._tokens += len(tokens)
@@ -33,8 +33,8 @@ class ScorePage:
             self._items.append({"place": _place(scored), "tokens": shown})
 
     def page(self, model: ModelInfo, total: Tally, *, bos: bool, window: int, stride: int) -> str:
-        """The page."""
-        first = "a start token stands before each text" if bos else "the first token of a text is not scored"
+        """Return the page."""
+        first = "a start token is put before each text" if bos else "the first token of a text is not scored"
         data = {
             "about": f"{model.name} ({model.parameters:,} parameters); {first}; windows of {window:,} tokens, "
             f"stride {stride:,}",
@@ -53,7 +53,7 @@ class ScorePage:
 
 
 def _token(text: str, token: TokenScore) -> list[Any]:
-    """As the page's script reads it."""
+    """Return the token as the page's script reads it."""
     return [visible(text), label(text), token.id, token.logprob, token.rank, token.entropy]
 
 

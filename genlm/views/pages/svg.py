@@ -1,7 +1,7 @@
 """A matplotlib figure as SVG that takes its colours and its font from the page around it.
 
-The policy of a page allows no styles but its own, so what matplotlib puts into style attributes becomes presentation
-attributes, and colours of PALETTE become variables of the page's style sheet.
+The policy of a page forbids style attributes, so those that matplotlib writes become presentation attributes, and
+colours of PALETTE become variables of the page's style sheet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Tree: TypeAlias = list[Any]
 
 SERIES_COLOURS = 8
-# Stand-ins, which no plot has by chance, for the page's own colours.
+# Placeholders for the page's colours. No plot contains them by chance.
 SOFT, LINE, INK, PAPER = "#010101", "#020202", "#030303", "#040404"
 PALETTE = {SOFT: "var(--soft)", LINE: "var(--line)", INK: "var(--ink)", PAPER: "var(--card)"} | {
     f"#0000{at + 1:02x}": f"var(--s{at})" for at in range(SERIES_COLOURS)
@@ -28,12 +28,12 @@ FONT = re.compile(r"([\d.]+)px")
 
 
 def series_colour(at: int) -> str:
-    """The stand-in for the colour of the series at a place; after SERIES_COLOURS they come again."""
+    """Return the placeholder for the colour of a series; after SERIES_COLOURS they repeat."""
     return f"#0000{at % SERIES_COLOURS + 1:02x}"
 
 
 def svg_tree(figure: Figure, name: str) -> Tree:
-    """A figure as a tree of elements, the same every time; the ids in it begin with `name`."""
+    """Return a figure as a tree of elements, always the same; the ids in it start with `name`."""
     import matplotlib
 
     stream = io.BytesIO()
@@ -41,7 +41,7 @@ def svg_tree(figure: Figure, name: str) -> Tree:
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     root = ElementTree.fromstring(stream.getvalue())
     tree = _tree(root, name)
-    # The page gives the width, and the picture's proportions the height.
+    # The page sets the width, and the proportions of the picture set the height.
     del tree[1]["width"], tree[1]["height"]
     return tree
 
@@ -70,7 +70,7 @@ def _attributes(element: ElementTree.Element, name: str) -> dict[str, str]:
 
 
 def _declarations(style: str) -> list[tuple[str, str]]:
-    """The properties of a style attribute; of a font only the size, for the page has its own."""
+    """Return the properties of a style attribute. Of a font only the size is kept: the page has its own font."""
     pairs = [tuple(part.strip() for part in each.split(":", 1)) for each in style.split(";") if ":" in each]
     found = []
     for key, value in pairs:

@@ -1,4 +1,4 @@
-"""The page of a generation: every token in the colour of its probability, its alternatives under the pointer."""
+"""The page of a generation: every token in the colour of its probability, with its alternatives on hover."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from genlm.views.terminal import visible
 from genlm.views.tokens import counted, label
 from genlm.views.trace import BOUNDS, BUCKETS, parts
 
-# A browser shows this many tokens without getting slow.
+# Browsers get slow with more tokens.
 MOST_TOKENS = 20_000
 
 
 def trace_page(generation: Generation) -> str:
-    """The page of a generation that was traced."""
+    """Return the page of a traced generation."""
     samples: list[dict[str, Any]] = []
     room = MOST_TOKENS
     for completion in generation.completions:
@@ -42,7 +42,7 @@ def _head(completion: Completion) -> str:
 
 
 def token_record(text: str, token: TracedToken, within: bool) -> dict[str, Any]:
-    """As the page's script reads it."""
+    """Return the token as the page's script reads it."""
     return {
         "text": visible(text),
         "label": label(token.text, token.bytes),
