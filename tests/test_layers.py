@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "api": {"tasks", "records", "decoding", "model", "errors"},
     "views": {"records", "decoding", "model", "errors"},
     "tasks": {"records", "decoding", "model", "formats", "errors"},
-    "records": {"decoding", "model"},
+    "records": {"decoding", "model", "__init__"},
     "decoding": {"model", "errors"},
     "model": {"errors"},
     "formats": {"errors"},
@@ -59,8 +59,8 @@ def test_a_file_imports_only_rooms_below_its_own(path: Path) -> None:
 def test_the_rows_themselves_point_down() -> None:
     order = list(MAY_IMPORT)
     for room, below in MAY_IMPORT.items():
-        if room != "cli":  # the command line reads the version off the package, which is lazy
-            assert all(order.index(name) > order.index(room) for name in below)
+        # Any layer may read the version from the package, which imports nothing by itself.
+        assert all(order.index(name) > order.index(room) for name in below - {"__init__"})
 
 
 def test_every_room_has_a_row() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -15,12 +16,13 @@ from genlm import __version__
 from genlm.cli.command import LazyGroup, Row
 from genlm.cli.errors import INTERRUPTED, report
 from genlm.cli.signals import unwind_on_signals
+from genlm.records.made_by import COMMAND
 from genlm.views.terminal import say
 
-# Each command's import path, and its line in `genlm --help`: the first line of its own help.
+# Each command's import path and its line in `genlm --help`, which repeats the first line of the command's help.
 COMMANDS = {
     "generate": Row("genlm.cli.generate:generate", "Continue a prompt."),
-    "batch": Row("genlm.cli.batch:batch", "Continue every prompt of files, and write a file of completions."),
+    "batch": Row("genlm.cli.batch:batch", "Continue every prompt in files and write the completions to a file."),
     "merge": Row("genlm.cli.merge:merge", "Merge the parts that genlm batch --runner ray wrote into one file."),
     "compare": Row("genlm.cli.compare:compare", "Compare strategies side by side: their texts and metrics."),
     "next": Row(
@@ -93,6 +95,7 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return the exit code. Errors are caught here and nowhere else."""
     _replace_closed_streams()
     _use_utf8()
+    COMMAND.set(shlex.join(["genlm", *arguments]))
     try:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="genlm", standalone_mode=False)
         sys.stdout.flush()
@@ -114,7 +117,7 @@ def _debugs() -> bool:
 def _replace_closed_streams() -> None:
     """Replace a closed stdout or stderr, so that the next file to be opened does not get its descriptor.
 
-    Writing to stdout then fails, as it must; what is written to stderr is lost.
+    Writing to stdout then fails, as it must; text written to stderr is lost.
     """
     if sys.stdout is None:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
@@ -141,7 +144,7 @@ def _end_line() -> None:
 
 
 def _drop_unwritable_streams() -> None:
-    """Redirect a stream that cannot be flushed to nowhere, so that Python does not fail on it again at exit."""
+    """Redirect a stream that cannot be flushed to the null device, so that Python does not fail on it again at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

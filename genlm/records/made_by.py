@@ -1,0 +1,41 @@
+"""What made a result: the versions of genlm and of the libraries it runs on, the command and the date."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache
+
+from genlm import __version__
+
+# The command line that is running, as a shell reads it; None in Python. `genlm.cli.main` sets it.
+COMMAND: ContextVar[str | None] = ContextVar("COMMAND", default=None)
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """`command` is None if the result was made in Python. `date` is in UTC, in ISO 8601, to the second."""
+
+    genlm: str
+    torch: str
+    transformers: str
+    command: str | None
+    date: str
+
+    @classmethod
+    def now(cls) -> MadeBy:
+        """Return what makes a result at this moment."""
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return cls(__version__, version_of("torch"), version_of("transformers"), COMMAND.get(), date)
+
+    def __str__(self) -> str:
+        return f"genlm {self.genlm}, torch {self.torch}, transformers {self.transformers}, {self.date}"
+
+
+@cache
+def version_of(package: str) -> str:
+    """Return the installed version of a package, without importing it."""
+    import importlib.metadata
+
+    return importlib.metadata.version(package)
