@@ -24,6 +24,7 @@ FOR_HELP = {
     "genlm.cli.signals",
     "genlm.errors",
     "genlm.records",
+    "genlm.records.made_by",
     "genlm.records.serialize",
     "genlm.views",
     "genlm.views.terminal",
