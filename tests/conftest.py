@@ -21,20 +21,20 @@ settings.load_profile("genlm")
 # Tiny models run faster on one thread, the more so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A suite that a script runs in the background is born deaf to Ctrl-C, and so would be all that it starts.
+# A shell script starts background jobs with SIGINT ignored, and every process that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test reaches out, and none sees the user's own cache or settings.
+# Tests use neither the network nor the user's cache and settings.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["XDG_CONFIG_HOME"] = os.devnull
 for name in ("GENLM_MODEL", "GENLM_DEBUG", "HF_ENDPOINT", "HF_TOKEN"):
     os.environ.pop(name, None)
 
-# Loggers are made when libraries are imported, after this file.
+# Libraries create their loggers when they are imported, which is after this file.
 logging.setLoggerClass(Logger)
 
 
-# Tests are handed out to processes in whole files. Those that take longest go first, so that none is left for the end.
+# Processes take whole files of tests. The slowest files go first, so that none is left for the end.
 LONGEST = (
     "test_ray",
     "test_batch_crash",
@@ -81,7 +81,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a variant by its name in VARIANTS, made once."""
+    """A function that returns the folder of a variant in VARIANTS, created on first use."""
     root = tmp_path_factory.mktemp("variants")
 
     def make(name: str) -> Path:
@@ -93,7 +93,7 @@ def variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def copied(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model's folder, to be damaged."""
+    """A copy of the tiny model's folder that a test may damage."""
     import shutil
 
     return Path(shutil.copytree(tiny, tmp_path / "copied"))

@@ -1,4 +1,4 @@
-"""Warnings about calls that genlm and the tests make are errors; those about what a library does by itself are not."""
+"""Warnings about calls that genlm or a test makes are errors; warnings about a library's internals are not."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def passing_on(function):
 
 @pytest.fixture
 def library() -> ModuleType:
-    """A library some of whose functions are deprecated, by decorators where transformers has its own."""
+    """A library with deprecated functions, some of them by decorators like those of transformers."""
     decorators, library = ModuleType("transformers.utils.decorators"), ModuleType("library")
     exec(compile(DECORATORS, "decorators.py", "exec"), vars(decorators))
     vars(library).update(deprecated=decorators.deprecated, passing_on=decorators.passing_on)

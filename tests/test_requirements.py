@@ -24,7 +24,7 @@ RANGES = [Requirement(line) for lines in [PROJECT["dependencies"], *EXTRAS] for 
 
 
 def recorded(file: str, name: str, python: str) -> Version | None:
-    """The version that a file records for a package, on Linux with this Python; None if it records none."""
+    """Return the version that a file records for a package on Linux with this Python, or None."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     for line in (ROOT / "requirements" / file).read_text("utf-8").splitlines():
         if not re.match(r"[a-z0-9]", line):
