@@ -92,7 +92,9 @@ def untimed(contents: bytes) -> Any:
 def check_line_breaks(contents: bytes) -> None:
     """Check that there is no carriage return but those of completions in CSV, which are quoted."""
     is_json = contents.startswith(b"{")
-    cells = [] if is_json else chain(*csv.reader(io.StringIO(contents.decode(), newline="")))
+    # Python 3.10 reads no CSV that contains NUL.
+    text = contents.decode().replace("\0", "?")
+    cells = [] if is_json else chain(*csv.reader(io.StringIO(text, newline="")))
     assert contents.count(b"\r") == sum(cell.count("\r") for cell in cells)
 
 
