@@ -108,6 +108,10 @@ def pretend() -> None:
     refuse_to_sync_files_open_for_reading()
     change_open()
     select.select = _raise_not_a_socket
+    sys.modules["fcntl"] = None  # type: ignore[assignment]
+    # This needs termios, and imports filelock, whose kind of lock depends on whether there is fcntl.
+    import huggingface_hub.utils  # noqa: F401
+
     for name in MODULES:
         sys.modules[name] = None  # type: ignore[assignment]
     for name in FUNCTIONS:
