@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder 
 # More arguments for pytest, as in: make test TESTS='tests/cli -x'
 TESTS ?=
 
-.PHONY: help demo test quick lint format docs lock lowest newest fable clean
+.PHONY: help demo test quick fuzz lint format docs lock lowest newest fable clean
 
 help:  ## Show these tasks
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,6 +23,11 @@ test: $(VENV)/genlm-dev  ## Run the tests
 
 quick: $(VENV)/genlm-dev  ## Run the tests except those that start Ray
 	$(PYTEST) -m "not ray" $(TESTS)
+
+FUZZ_SECONDS ?= 600
+FUZZ_SEED ?= 0
+fuzz: $(VENV)/genlm-dev  ## Run damaged input through every interface for FUZZ_SECONDS
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
 lint: $(VENV)/genlm-dev  ## Check style and types
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Fuzz targets: damaged input for every interface, and the contract that each command keeps."""
