@@ -219,7 +219,7 @@ def load_tokenizer(folder: Path, model_type: str | None) -> Tokenizer:
     """
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
-    specials = [_token(settings[key]) for key in ("bos_token", "eos_token") if settings.get(key)]
+    specials = [_token(path, key, settings[key]) for key in ("bos_token", "eos_token") if settings.get(key)]
     try:
         if (folder / "tokenizer.json").is_file():
             return Tokenizer(_from_json(folder / "tokenizer.json"), specials)
@@ -233,8 +233,12 @@ def load_tokenizer(folder: Path, model_type: str | None) -> Tokenizer:
     return Tokenizer(_from_transformers(folder), specials)
 
 
-def _token(setting: Any) -> str:
-    return str(setting.get("content")) if isinstance(setting, dict) else str(setting)
+def _token(path: Path, key: str, setting: Any) -> str:
+    """Return the text of a special token. Raise ModelError if it holds lone surrogates, which no tokenizer takes."""
+    token = str(setting.get("content")) if isinstance(setting, dict) else str(setting)
+    if not token.isascii() and re.search("[\ud800-\udfff]", token):
+        raise ModelError(f"{path}: {key} is not valid Unicode: {token!r}")
+    return token
 
 
 def _from_json(path: Path) -> Backend:
