@@ -90,7 +90,8 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     if file.suffix != ".safetensors":
         return {name: tuple(tensor.shape) for name, tensor in read_tensors(file).items()}
     with _open_safetensors(file) as opened:
-        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+        names = opened.keys()
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -104,7 +105,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix != ".safetensors":
         return _read_pickled(file)
     with _open_safetensors(file) as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}
+        names = opened.keys()
+        return {name: opened.get_tensor(name) for name in names}
 
 
 @contextmanager
