@@ -217,7 +217,8 @@ class TransformersModel:
         # Padding is fed to the model, so it must be one of its tokens.
         padding = (settings.get("eos_token_id") or [0])[0]  # type: ignore[index]
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), torch.inference_mode():
-            torch.manual_seed(seed)
+            # Any integer is a seed; torch takes those of 64 bits.
+            torch.manual_seed(seed if -(2**63) <= seed < 2**64 else seed % 2**64)
             try:
                 output: Tensor = self.model.generate(
                     ids,

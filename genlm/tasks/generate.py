@@ -12,8 +12,9 @@ from genlm.decoding.dispatch import decode
 from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.request import Request, draw_seed
 from genlm.decoding.strategy import Strategy, transformers_settings
-from genlm.errors import InputError, UsageError
+from genlm.errors import InputError, UsageError, show
 from genlm.model.info import Engine
+from genlm.model.memory import check_free
 from genlm.model.pieces import Pieces
 from genlm.records.generation import Generation, Timing
 from genlm.records.generation import Overflow as Overflow
@@ -27,6 +28,9 @@ DEFAULT_NEW_TOKENS = 50
 # In 16 bits, unlike float32, a single row rounds differently enough from several to change a sample.
 HALF_DTYPES = ("bfloat16", "float16")
 LEAST_ROWS_OF_HALVES = 4
+LARGEST_COUNT = 10**18
+# The least memory that a sequence takes until all have ended, measured with one new token.
+SEQUENCE_BYTES = 5_000
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,12 @@ class Limits:
     overflow: Overflow = "error"
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if self.num_return_sequences < 1:
-            raise UsageError(f"num_return_sequences must be at least 1, not {self.num_return_sequences}")
+        for name in ("max_new_tokens", "num_return_sequences"):
+            count = getattr(self, name)
+            if count < 1:
+                raise UsageError(f"{name} must be at least 1, not {show(count)}")
+            if count > LARGEST_COUNT:
+                raise UsageError(f"{name} must be at most {LARGEST_COUNT}, not {show(count)}")
         if self.overflow not in ("error", "truncate-left"):
             raise UsageError(f"overflow must be error or truncate-left, not {self.overflow!r}")
         if "" in self.stop:
@@ -156,9 +162,12 @@ def make_request(
 
     Raises:
         UsageError: a strategy that names tokens which the model lacks, or that the model's engine does not support.
+        ModelError: more sequences than fit in memory.
     """
     check_engine(model.engine, strategy, deterministic=deterministic)
     check_biases(model, strategy)
+    count = limits.num_return_sequences
+    check_free(f"num_return_sequences={count}", count * SEQUENCE_BYTES, "lower num_return_sequences")
     return Request(
         prompt_ids,
         strategy,
