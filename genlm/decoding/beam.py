@@ -20,13 +20,12 @@ from random import Random
 import torch
 from torch import Tensor
 
-from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
+from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled, TextStream
 from genlm.decoding.distribution import check_logits
 from genlm.decoding.kinds.standard import DIVERSITY_PENALTY, EARLY_STOPPING, LENGTH_PENALTY, NUM_BEAM_GROUPS, NUM_BEAMS
 from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request
 from genlm.decoding.sampling import draw
-from genlm.decoding.text import TextStream
 from genlm.errors import ModelError
 from genlm.model.memory import check_rows
 from genlm.model.network import Network

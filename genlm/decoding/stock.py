@@ -11,12 +11,20 @@ from functools import partial
 
 import torch
 
-from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Prefilled
+from genlm.decoding.completion import (
+    INCOMPLETE,
+    Completion,
+    Event,
+    FinishReason,
+    Piece,
+    Prefilled,
+    TextStream,
+    first_stop,
+)
 from genlm.decoding.distribution import score_tokens
 from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import transformers_settings
-from genlm.decoding.text import INCOMPLETE, TextStream, first_stop
 from genlm.model.adapter import TransformersModel
 from genlm.model.memory import check_rows
 

@@ -171,10 +171,6 @@ class TransformersModel:
         logits: Tensor = self.model.get_output_embeddings()(states)
         return logits.float()
 
-    def logits(self, ids: Sequence[int]) -> Tensor:
-        """See Network."""
-        return self.logits_of([ids], [0])
-
     @torch.inference_mode()
     def logits_of(self, rows: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
         """See Network. Shorter rows are padded on the right and masked."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from genlm.model.gpt2_config import Config
+    from genlm.model.gpt2 import Config
 
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -64,7 +64,7 @@ def load_model(
         UsageError: an unknown engine, or int8 with the engine transformers.
         ModelError: files are missing, damaged or inconsistent, or the device does not exist.
     """
-    from genlm.model import gpt2_config
+    from genlm.model import gpt2
 
     started = time.perf_counter()
     _check_engine(engine, dtype)
@@ -76,7 +76,7 @@ def load_model(
     in_int8 = dtype == "int8"
     tokenizer = load_tokenizer(folder.path, config.get("model_type"))
     files = weight_files(folder.path, allow_pickle=allow_pickle)
-    is_gpt2 = gpt2_config.supports(config)
+    is_gpt2 = gpt2.supports(config)
     if in_int8 and (chosen_device != "cpu" or not is_gpt2):
         raise ModelError("int8 works for GPT-2 models on the CPU only", code="int8-unsupported")
     if engine == "genlm" and is_gpt2:
@@ -143,8 +143,7 @@ def _load_gpt2(
     """Return a GPT-2 and its number of parameters."""
     import torch
 
-    from genlm.model.gpt2 import GPT2, HEAD
-    from genlm.model.gpt2_config import Config
+    from genlm.model.gpt2 import GPT2, HEAD, Config
     from genlm.model.graph import CudaCapture
 
     try:
@@ -238,10 +237,10 @@ def _load_other(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool)
 
 def _eos_ids(path: Path, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
     """Return the ids that end a text; nothing else is used from `generation_config.json`."""
-    from genlm.model import gpt2_config
+    from genlm.model.gpt2 import END_OF_TEXT_ID
 
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").is_file() else {}
-    default = gpt2_config.END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
+    default = END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
     own = generation.get("eos_token_id", config.get("eos_token_id", default))
     ids = own if isinstance(own, list) else [own]
     # A config may name GPT-2's 50256 although the vocabulary is smaller; such a model never ends a text.

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from genlm.decoding.kinds.shared import BAD_WORDS
-from genlm.decoding.presets import read_presets
-from genlm.decoding.strategy import Strategy
+from genlm.decoding.strategy import Strategy, read_presets
 from genlm.errors import InputError
 
 

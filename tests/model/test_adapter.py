@@ -44,7 +44,7 @@ def test_another_family_runs_as_in_transformers(llama: Path) -> None:
     assert model.eos_ids == {0}
     with torch.inference_mode():
         expected = reference(torch.tensor([IDS])).logits[0]
-    torch.testing.assert_close(model.network.logits(IDS), expected)
+    torch.testing.assert_close(model.network.logits_of([IDS], [0]), expected)
 
 
 def test_loading_prints_nothing(llama: Path) -> None:
@@ -117,8 +117,8 @@ def test_pickled_weights_load_if_allowed(llama: Path, damaged: Path) -> None:
     (damaged / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="has only pickled weights"):
         load(damaged)
-    logits = load(damaged, allow_pickle=True).network.logits(IDS)
-    torch.testing.assert_close(logits, load(llama).network.logits(IDS))
+    logits = load(damaged, allow_pickle=True).network.logits_of([IDS], [0])
+    torch.testing.assert_close(logits, load(llama).network.logits_of([IDS], [0]))
 
 
 class Malicious:
@@ -164,7 +164,7 @@ def test_a_folder_cannot_choose_how_its_model_runs(change: dict[str, Any], llama
     network = load(damaged).network
     assert isinstance(network, TransformersModel)
     assert network.model.config._attn_implementation == "sdpa"
-    torch.testing.assert_close(network.prefill([IDS], 0)[0][0], load(llama).network.logits(IDS)[-1])
+    torch.testing.assert_close(network.prefill([IDS], 0)[0][0], load(llama).network.logits_of([IDS], [0])[-1])
 
 
 def test_code_of_a_tokenizer_never_runs(tmp_path: Path, damaged: Path) -> None:

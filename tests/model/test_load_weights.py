@@ -25,7 +25,7 @@ IDS = [5, 9, 200, 31]
 
 
 def logits_of(folder: Path, **options: Any) -> Tensor:
-    return load(folder, **options).network.logits(IDS)
+    return load(folder, **options).network.logits_of([IDS], [0])
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
