@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genlm.errors import show
 from genlm.model.attention import softmax_of
 from genlm.model.graph import Capture, Graphs, Steps
 from genlm.model.network import QueryKey, check_room
@@ -108,7 +109,7 @@ def _check_value(name: str, value: object, default: object) -> None:
     else:
         fits, wanted = value in ACTIVATIONS, "a known activation function"
     if not fits:
-        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+        raise ValueError(f"{name} must be {wanted}, not {show(value)}")
 
 
 def supports(config: Mapping[str, Any]) -> bool:

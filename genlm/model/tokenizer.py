@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from genlm.errors import InputError, ModelError, first_line
+from genlm.errors import InputError, ModelError, first_line, is_panic
 from genlm.model.files import read_json
 
 END_OF_TEXT = "<|endoftext|>"
@@ -78,7 +78,9 @@ class Tokenizer:
         try:
             return backend.encode(text, add_special_tokens=add_special_tokens)
         # `tokenizers` raises plain Exception, for example for a word outside a vocabulary without an unknown token.
-        except Exception as error:
+        except BaseException as error:
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
             raise InputError(f"the model's tokenizer cannot encode the text: {first_line(error)}") from error
 
     def parts(self, text: str, size: int = PART) -> Iterator[str]:
@@ -227,8 +229,10 @@ def load_tokenizer(folder: Path, model_type: str | None) -> Tokenizer:
             return Tokenizer(_from_gpt2_files(folder, settings), specials)
     except ModelError:
         raise
-    # `tokenizers` raises plain Exception for files that it cannot read.
-    except Exception as error:
+    # `tokenizers` raises plain Exception for files that it cannot read, or panics.
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         raise ModelError(f"{folder}: the tokenizer files are damaged: {first_line(error)}") from error
     return Tokenizer(_from_transformers(folder), specials)
 

@@ -129,6 +129,14 @@ def test_a_damaged_tokenizer(contents: str, copied: Path) -> None:
         load_tokenizer(copied, "gpt2")
 
 
+def test_a_tokenizer_at_which_the_library_panics(copied: Path) -> None:
+    model = json.loads((copied / "tokenizer.json").read_text())["model"]
+    edit_json(copied / "tokenizer.json", model=model | {"continuing_subword_prefix": "long"})
+    with pytest.raises(ModelError, match="copied: the tokenizer files are damaged: ") as caught:
+        genlm.load(str(copied))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
 def test_damaged_files_of_the_first_format(name: str, copied: Path) -> None:
     (to_first_format(copied) / name).write_text("{ one two three")
