@@ -14,17 +14,17 @@ from hypothesis import settings
 from support.deprecations import Logger, ours_as_errors
 from support.gpt2 import VARIANTS, save_gpt2
 
-# The same examples every time, and no limit on a slow machine.
+# Use the same examples every time, without a time limit for slow machines.
 settings.register_profile("genlm", derandomize=True, database=None, deadline=None)
 settings.load_profile("genlm")
 
 # Tiny models run faster on one thread, the more so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A suite that a script runs in the background is born deaf to Ctrl-C, and so would be all that it starts.
+# A background job of a script ignores SIGINT, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test reaches out, and none sees the user's own cache or settings.
+# Tests use neither the network nor the user's settings.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["XDG_CONFIG_HOME"] = os.devnull
 for name in ("GENLM_MODEL", "GENLM_DEBUG", "HF_ENDPOINT", "HF_TOKEN"):
@@ -34,7 +34,7 @@ for name in ("GENLM_MODEL", "GENLM_DEBUG", "HF_ENDPOINT", "HF_TOKEN"):
 logging.setLoggerClass(Logger)
 
 
-# Tests are handed out to processes in whole files. Those that take longest go first, so that none is left for the end.
+# Test files are distributed over processes as wholes. The longest go first, so that none starts last.
 LONGEST = (
     "test_ray",
     "test_batch_crash",
@@ -75,13 +75,13 @@ def pytest_runtest_protocol() -> Generator[None, Any, Any]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny GPT-2 with random weights."""
+    """Return the folder of a tiny GPT-2 with random weights."""
     return save_gpt2(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a variant by its name in VARIANTS, made once."""
+    """Return a function from a name in VARIANTS to the folder of that model, which is saved once."""
     root = tmp_path_factory.mktemp("variants")
 
     def make(name: str) -> Path:
@@ -93,7 +93,7 @@ def variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def copied(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model's folder, to be damaged."""
+    """Return a copy of the tiny model's folder for a test to change."""
     import shutil
 
     return Path(shutil.copytree(tiny, tmp_path / "copied"))

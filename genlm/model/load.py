@@ -157,7 +157,7 @@ def _load_gpt2(
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     optional = {HEAD} if gpt2_config.tie_word_embeddings else set()
     weights = read_weights(files, shapes, optional, dtype, device)
-    # Old checkpoints store a tied head twice. A different one is a head of its own, whatever the config says.
+    # Old checkpoints store a tied head twice. A different one is used, whatever the config says.
     if optional & weights.keys() and weights[HEAD].equal(weights["wte.weight"]):
         del weights[HEAD]
     model.load_weights(weights)
@@ -181,7 +181,7 @@ def read_weights(
     """Return GPT-2's weights by their names in `shapes`; in the files they may have the prefix `transformer.`.
 
     Anything else, such as the masks in old checkpoints, is not read. On the CPU a weight that already has the dtype
-    stays memory-mapped and takes no memory of its own.
+    stays memory-mapped and takes no additional memory.
 
     Raises:
         ModelError: a file is damaged, a weight is missing or has another shape, or there are more layers than in

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.counting import Counting
 from support.models import load, save_other
+from support.networks import Counting
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.dispatch import prefill_order, share_prefill
