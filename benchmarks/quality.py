@@ -73,7 +73,7 @@ def greedy(model: genlm.LanguageModel, prompt: str) -> tuple[tuple[int, ...], tu
 
 def choices(model: genlm.LanguageModel, prompt: tuple[int, ...], text: tuple[int, ...]) -> list[int]:
     """The likeliest token at each place of the text."""
-    logits = model._model.network.logits((*prompt, *text))
+    logits = model._model.network.logits_of([(*prompt, *text)], [0])
     return [int(each) for each in logits[len(prompt) - 1 : -1].argmax(-1)]
 
 

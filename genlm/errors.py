@@ -92,9 +92,32 @@ def _restore(kind: type[GenlmError], arguments: tuple[Any, ...], attributes: dic
     return error
 
 
+# The most characters of a value that a message repeats.
+LONGEST_SHOWN = 60
+# The most characters of another library's message.
+LONGEST_LINE = 300
+
+
+def show(value: object) -> str:
+    """Return a value as a message repeats it: its `repr`, cut if it is long."""
+    try:
+        text = repr(value)
+    # Python does not write integers of more than 4,300 digits.
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, with the error's name if the line says little by itself."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines or isinstance(error, KeyError):
-        return " ".join([type(error).__name__, *lines[:1]])
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        line = " ".join([type(error).__name__, *lines[:1]])
+    else:
+        line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether a library written in Rust has panicked, which Python code cannot catch as an Exception."""
+    return type(error).__name__ == "PanicException"

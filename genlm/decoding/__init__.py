@@ -1,1 +1,1 @@
-"""What a strategy is, and the loops that decode with it."""
+"""Strategies, and the loops that decode with them."""

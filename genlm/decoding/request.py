@@ -10,9 +10,8 @@ from functools import cached_property
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, NamedTuple
 
-from genlm.decoding.completion import Completion, FinishReason, Piece, TracedToken
+from genlm.decoding.completion import Completion, Decode, FinishReason, Piece, TextStream, TracedToken
 from genlm.decoding.strategy import Strategy
-from genlm.decoding.text import Decode, TextStream
 from genlm.model.info import Engine
 from genlm.model.pieces import Pieces
 

@@ -1,20 +1,28 @@
 """A strategy as data: frozen, hashable, free of torch, with every field resolved.
 
-Flags, spec strings and presets all go through `Strategy.of`, and `Strategy.parse(str(strategy)) == strategy`.
+Flags, specs and presets all go through `Strategy.of`, and `Strategy.parse(str(strategy)) == strategy`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from genlm.decoding.declaration import Field, Given, Kind, Value
 from genlm.decoding.kinds import ALL_FIELDS, KINDS
 from genlm.decoding.kinds.shared import DIVIDE_BY_TEMPERATURE, PENALTIES, TRUNCATION
-from genlm.errors import SpecError, UsageError
+from genlm.errors import InputError, SpecError, UsageError, show
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 T = TypeVar("T")
 
@@ -109,7 +117,7 @@ class Strategy:
 def find_kind(name: str) -> Kind:
     """Return the declaration of a kind. Raise UsageError if there is none with this name."""
     if name not in KINDS:
-        raise UsageError(f"no strategy kind {name!r}", hint="the kinds are " + ", ".join(KINDS))
+        raise UsageError(f"no strategy kind {show(name)}", hint="the kinds are " + ", ".join(KINDS))
     return KINDS[name]
 
 
@@ -201,7 +209,7 @@ def _find_field(kind: Kind, name: str) -> Field[Any]:
         return kind.fields[name]
     hint = f"{kind.name} takes " + ", ".join(kind.fields)
     if name not in ALL_FIELDS:
-        raise UsageError(f"no field {name!r} in any strategy", hint=hint)
+        raise UsageError(f"no field {show(name)} in any strategy", hint=hint)
     raise UsageError(f"field {name!r} does not apply to kind {kind.name!r}", hint=hint)
 
 
@@ -212,3 +220,69 @@ def _pointing_at(spec: str, word: Word) -> Iterator[None]:
         yield
     except UsageError as error:
         raise SpecError(str(error), spec=spec, start=word.start, end=word.end, hint=error.hint) from None
+
+
+# Presets: named strategies in a TOML file, a table for each, with its kind under `kind` and its fields beside it.
+
+LARGEST_PRESETS = 1 << 20
+MOST_KEY_PARTS = 50
+LONG_KEY = re.compile(
+    rf"""(?:^|[\[{{,])[ \t]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MOST_KEY_PARTS}}}""", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A strategy as a file gives it: its kind, and some of its fields."""
+
+    name: str
+    kind: str
+    fields: Mapping[str, Given]
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy. Raise UsageError if a field is wrong."""
+        return Strategy.of(self.kind, self.fields, name=self.name)
+
+
+def read_presets(path: Path) -> dict[str, Preset]:
+    """Return the presets of a file by name, all of them valid.
+
+    Raises:
+        InputError: a file that cannot be read or is not TOML, or a preset that is not a valid strategy.
+    """
+    try:
+        with path.open("rb") as file:
+            contents = file.read(LARGEST_PRESETS + 1)
+    except OSError as error:
+        raise InputError(f"cannot read presets {path}: {error.strerror}") from error
+    if len(contents) > LARGEST_PRESETS:
+        raise InputError(f"{path}: a file of presets has at most {LARGEST_PRESETS:,} bytes")
+    return {name: _preset(path, name, table) for name, table in _parse(path, contents).items()}
+
+
+def _parse(path: Path, contents: bytes) -> dict[str, Any]:
+    try:
+        text = contents.decode("utf-8")
+        # The parser takes quadratic time for a key of many parts.
+        if LONG_KEY.search(text):
+            raise InputError(f"{path}: a key with more than {MOST_KEY_PARTS} parts")
+        return tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: values are nested too deeply") from error
+    # Python does not read integers of more than 4,300 digits.
+    except ValueError as error:
+        raise InputError(f"{path}: a number has too many digits") from error
+
+
+def _preset(path: Path, name: str, table: Any) -> Preset:
+    if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
+        raise InputError(f"{path}: preset {show(name)} needs a table with a kind", hint='[NAME]\nkind = "top-p"')
+    preset = Preset(name, table["kind"], {key: value for key, value in table.items() if key != "kind"})
+    try:
+        _ = preset.strategy
+    except UsageError as error:
+        raise InputError(f"{path}: preset {show(name)}: {error}", hint=error.hint) from error
+    return preset

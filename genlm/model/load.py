@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from genlm.errors import ModelError, UsageError
-from genlm.model.files import read_json, weight_files
+from genlm.model.files import read_json, read_shapes, read_tensors, weight_files
 from genlm.model.info import ENGINES, Engine, ModelInfo
 from genlm.model.memory import keep_freed_memory
 from genlm.model.network import Network
@@ -21,10 +20,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from genlm.model.gpt2 import Config
+
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 # Constants that old GPT-2 checkpoints store beside the weights.
 MASKS = (".attn.bias", ".attn.masked_bias")
+# The names of GPT-2's weights begin with this, but not in the oldest checkpoints.
+PREFIX = "transformer."
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def load_model(
         UsageError: an unknown engine, or int8 with the engine transformers.
         ModelError: files are missing, damaged or inconsistent, or the device does not exist.
     """
-    from genlm.model import gpt2_config
+    from genlm.model import gpt2
 
     started = time.perf_counter()
     _check_engine(engine, dtype)
@@ -73,7 +76,7 @@ def load_model(
     in_int8 = dtype == "int8"
     tokenizer = load_tokenizer(folder.path, config.get("model_type"))
     files = weight_files(folder.path, allow_pickle=allow_pickle)
-    is_gpt2 = gpt2_config.supports(config)
+    is_gpt2 = gpt2.supports(config)
     if in_int8 and (chosen_device != "cpu" or not is_gpt2):
         raise ModelError("int8 works for GPT-2 models on the CPU only", code="int8-unsupported")
     if engine == "genlm" and is_gpt2:
@@ -140,21 +143,21 @@ def _load_gpt2(
     """Return a GPT-2 and its number of parameters."""
     import torch
 
-    from genlm.model.gpt2 import GPT2, HEAD
-    from genlm.model.gpt2_config import Config
+    from genlm.model.gpt2 import GPT2, HEAD, Config
     from genlm.model.graph import CudaCapture
 
     try:
         gpt2_config = Config.of(config)
     except ValueError as error:
         raise ModelError(f"{path / 'config.json'}: {error}") from error
+    _check_sizes(gpt2_config, files)
     # On the meta device the model takes no memory until it is given its weights.
     with torch.device("meta"):
         model = GPT2(gpt2_config, CudaCapture() if device == "cuda" else None)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     optional = {HEAD} if gpt2_config.tie_word_embeddings else set()
     weights = read_weights(files, shapes, optional, dtype, device)
-    # Old checkpoints store a tied head twice. A different one is a head of its own, whatever the config says.
+    # Old checkpoints store a tied head twice. A different one is used, whatever the config says.
     if optional & weights.keys() and weights[HEAD].equal(weights["wte.weight"]):
         del weights[HEAD]
     model.load_weights(weights)
@@ -178,7 +181,7 @@ def read_weights(
     """Return GPT-2's weights by their names in `shapes`; in the files they may have the prefix `transformer.`.
 
     Anything else, such as the masks in old checkpoints, is not read. On the CPU a weight that already has the dtype
-    stays memory-mapped and takes no memory of its own.
+    stays memory-mapped and takes no additional memory.
 
     Raises:
         ModelError: a file is damaged, a weight is missing or has another shape, or there are more layers than in
@@ -186,13 +189,15 @@ def read_weights(
     """
     weights: dict[str, Tensor] = {}
     for file in files:
-        read = _read_safetensors if file.suffix == ".safetensors" else _read_pickled
-        for name, tensor in read(file, shapes).items():
-            if tuple(tensor.shape) != shapes[name]:
+        for full_name, tensor in read_tensors(file).items():
+            name = full_name.removeprefix(PREFIX)
+            if name in shapes:
+                _check_shape(file, name, tuple(tensor.shape), shapes[name])
+                weights[name] = tensor.to(device=device, dtype=dtype)
+            elif name.startswith("h.") and not name.endswith(MASKS):
                 raise ModelError(
-                    f"{file}: {name} has shape {tuple(tensor.shape)}, but config.json needs {shapes[name]}"
+                    f"{file} contains {name}, which does not fit config.json", hint="are both from the same model?"
                 )
-            weights[name] = tensor.to(device=device, dtype=dtype)
     missing = [name for name in shapes if name not in weights and name not in optional]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -200,46 +205,26 @@ def read_weights(
     return weights
 
 
-def _wanted(names: Iterable[str], shapes: Mapping[str, object], file: Path) -> dict[str, str]:
-    """Return the names in a file that are to be read, each with its name in `shapes`."""
-    plain = {name: name.removeprefix("transformer.") for name in names}
-    for name in plain.values():
-        if name not in shapes and name.startswith("h.") and not name.endswith(MASKS):
-            raise ModelError(
-                f"{file} contains {name}, which does not fit config.json", hint="are both from the same model?"
-            )
-    return {name: short for name, short in plain.items() if short in shapes}
+def _check_sizes(config: Config, files: list[Path]) -> None:
+    """Raise ModelError if the weights do not have the sizes in the config, before anything of these sizes is built."""
+    found = {name.removeprefix(PREFIX): shape for file in files for name, shape in read_shapes(file).items()}
+    layers = len({name.split(".")[1] for name in found if name.startswith("h.")})
+    if config.n_layer > layers:
+        raise ModelError(f"{files[0]}: the weights have {layers} layers, but config.json needs {config.n_layer}")
+    expected = {
+        "wte.weight": (config.vocab_size, config.n_embd),
+        "wpe.weight": (config.n_positions, config.n_embd),
+        "h.0.mlp.c_fc.weight": (config.n_embd, config.inner),
+    }
+    for name, shape in expected.items():
+        if name not in found:
+            raise ModelError(f"{files[0]}: the weights lack {name}, which config.json needs")
+        _check_shape(files[0], name, found[name], shape)
 
 
-def _read_safetensors(file: Path, shapes: Mapping[str, object]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            wanted = _wanted(opened.keys(), shapes, file)
-            return {short: opened.get_tensor(name) for name, short in wanted.items()}
-    except SafetensorError as error:
-        raise ModelError(f"{file}: damaged or incomplete: {error}", hint="copy or download the file again") from error
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
-
-
-def _read_pickled(file: Path, shapes: Mapping[str, object]) -> dict[str, Tensor]:
-    """Unpickle only tensors and plain containers; anything else in the file is an error and never runs."""
-    import pickle
-
-    import torch
-
-    try:
-        # Files from before torch 1.6, such as the first GPT-2 checkpoints, cannot be memory-mapped.
-        state = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(f"{file}: damaged, or contains more than weights, which genlm does not load") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{file}: damaged or incomplete", hint="copy or download the file again") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise ModelError(f"{file}: not a file of named weights")
-    return {short: state[name] for name, short in _wanted(state, shapes, file).items()}
+def _check_shape(file: Path, name: str, found: tuple[int, ...], needed: tuple[int, ...]) -> None:
+    if found != needed:
+        raise ModelError(f"{file}: {name} has shape {found}, but config.json needs {needed}")
 
 
 def _load_other(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:
@@ -252,10 +237,10 @@ def _load_other(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool)
 
 def _eos_ids(path: Path, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
     """Return the ids that end a text; nothing else is used from `generation_config.json`."""
-    from genlm.model import gpt2_config
+    from genlm.model.gpt2 import END_OF_TEXT_ID
 
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").is_file() else {}
-    default = gpt2_config.END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
+    default = END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
     own = generation.get("eos_token_id", config.get("eos_token_id", default))
     ids = own if isinstance(own, list) else [own]
     # A config may name GPT-2's 50256 although the vocabulary is smaller; such a model never ends a text.

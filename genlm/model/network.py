@@ -119,10 +119,6 @@ class Network(Protocol):
         """Apply the output head to hidden states, (n, width). Shape: (n, vocab), float32."""
         ...
 
-    def logits(self, ids: Sequence[int]) -> Tensor:
-        """Return the logits after every token of one sequence. Shape: (len(ids), vocab), float32."""
-        ...
-
     def logits_of(self, rows: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
         """Return the logits after every token of each sequence r but its first `skips[r]`, concatenated.
 

@@ -159,7 +159,7 @@ def test_only_tokens_that_the_processors_keep_are_drawn(ending: Path) -> None:
         made = generate(ending, "beam-sample:top_k=2,temperature=5", 4, seed)
         for completion in made.completions:
             ids = [*made.prompt_token_ids, *completion.token_ids]
-            logits = lm._model.network.logits(ids)[len(made.prompt_token_ids) - 1 : -1]
+            logits = lm._model.network.logits_of([ids], [0])[len(made.prompt_token_ids) - 1 : -1]
             top = logits.topk(2).indices.tolist()
             assert all(token in two for token, two in zip(completion.token_ids, top, strict=True))
 

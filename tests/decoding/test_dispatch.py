@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.counting import Counting
 from support.models import load, save_other
+from support.networks import Counting
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.dispatch import prefill_order, share_prefill
@@ -89,4 +89,4 @@ def test_several_prompts_at_once_are_not_shared(model: Model) -> None:
 def test_everything_else_is_the_networks_own(model: Model) -> None:
     shared, _ = sharing(model)
     assert shared.network.vocab_size == model.network.vocab_size
-    assert shared.network.logits([1, 2]).equal(model.network.logits([1, 2]))
+    assert shared.network.logits_of([[1, 2]], [0]).equal(model.network.logits_of([[1, 2]], [0]))

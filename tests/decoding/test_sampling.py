@@ -19,7 +19,7 @@ from support.reference import stock_generate, stock_logprob
 
 import genlm
 from genlm.api import LanguageModel
-from genlm.decoding import sampling, slots
+from genlm.decoding import sampling, scheduler
 from genlm.decoding.completion import Completion
 from genlm.decoding.dispatch import decode
 from genlm.decoding.distribution import check_logits
@@ -280,7 +280,7 @@ def test_it_does_so_in_sixteen_bits_too() -> None:
 def test_the_number_of_slots_changes_nothing(uneven: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = genlm.load(str(uneven), device="cpu")
     together = samples(lm, 7)
-    monkeypatch.setattr(slots, "rows_that_fit", lambda *_: size)
+    monkeypatch.setattr(scheduler, "rows_that_fit", lambda *_: size)
     assert same(samples(lm, 7), together)
 
 

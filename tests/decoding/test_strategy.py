@@ -267,7 +267,7 @@ def test_transformers_settings_of_beams_have_no_sampling_fields() -> None:
 
 def test_strategies_need_no_torch() -> None:
     code = (
-        "import sys, genlm, genlm.decoding.presets, genlm.tasks.generate, genlm.api\n"
+        "import sys, genlm, genlm.decoding.strategy, genlm.tasks.generate, genlm.api\n"
         "genlm.Strategy.parse('beam:num_beams=3')\n"
         "print(sorted({'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules)))"
     )
@@ -276,7 +276,7 @@ def test_strategies_need_no_torch() -> None:
 
 
 def test_every_preset_of_the_sample_file_is_a_strategy() -> None:
-    from genlm.decoding.presets import read_presets
+    from genlm.decoding.strategy import read_presets
 
     path = Path(__file__).parents[2] / "prompts" / "strategies.toml"
     presets = {name: preset.strategy for name, preset in read_presets(path).items()}

@@ -71,7 +71,7 @@ def test_a_trace_equals_one_forward_pass_over_the_text(lm: LanguageModel, model:
         assert [token.id for token in traced] == list(completion.token_ids)
         assert sum(token.logprob for token in traced) == pytest.approx(completion.logprob, abs=1e-3)
         ids = [*made.prompt_token_ids, *completion.token_ids]
-        logprobs = model.network.logits(ids[:-1])[len(made.prompt_token_ids) - 1 :].log_softmax(-1)
+        logprobs = model.network.logits_of([ids[:-1]], [0])[len(made.prompt_token_ids) - 1 :].log_softmax(-1)
         for token, row in zip(traced, logprobs, strict=True):
             assert token.logprob == pytest.approx(row[token.id].item(), abs=1e-3)
             assert token.probability == pytest.approx(math.exp(token.logprob), rel=1e-4)

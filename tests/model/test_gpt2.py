@@ -11,8 +11,7 @@ import torch
 from support.gpt2 import VARIANTS
 from support.models import load, read_config
 
-from genlm.model.gpt2 import GPT2
-from genlm.model.gpt2_config import ACTIVATIONS, Config, supports
+from genlm.model.gpt2 import ACTIVATIONS, GPT2, Config, supports
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -28,7 +27,7 @@ def test_logits_equal_those_of_transformers(name: str, attention: str, variant: 
     with torch.inference_mode():
         expected = reference(torch.tensor([ids])).logits[0]
     assert expected.std() > 0.2
-    torch.testing.assert_close(gpt2.logits(ids), expected, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(gpt2.logits_of([ids], [0]), expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -80,7 +79,7 @@ def test_a_slot_keeps_nothing_of_its_previous_sequence(tiny: Path) -> None:
     rows = [[1, 2, 3, 4, 5, 6], [4, 5]]
     for token in range(20, 28):
         rows = [[*row, token] for row in rows]
-        expected = torch.stack([gpt2.logits(row)[-1] for row in rows])
+        expected = torch.stack([gpt2.logits_of([row], [0])[-1] for row in rows])
         torch.testing.assert_close(cache.step(torch.tensor([token] * 2)), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -105,7 +104,7 @@ def test_a_config_may_use_the_field_names_of_other_models() -> None:
         ("vocab_size", True, "a positive integer"),
         ("n_positions", None, "a positive integer"),
         ("n_inner", -1, "a positive integer or null"),
-        ("layer_norm_epsilon", "small", "a number"),
+        ("layer_norm_epsilon", "small", "a number at least 0"),
         ("scale_attn_weights", 1, "true or false"),
         ("activation_function", "gelu_old", "a known activation function"),
     ],

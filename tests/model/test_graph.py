@@ -22,8 +22,7 @@ from genlm import LanguageModel, Strategy
 from genlm.decoding.completion import Completion
 from genlm.decoding.dispatch import decode_many, make_scheduler
 from genlm.decoding.request import Request
-from genlm.model.gpt2 import GPT2, GPT2Cache
-from genlm.model.gpt2_config import Config
+from genlm.model.gpt2 import GPT2, Config, GPT2Cache
 from genlm.model.graph import PATIENCE, REPLAYED, CudaCapture, Graphs, is_rounding
 from genlm.model.load import Model
 
@@ -187,7 +186,7 @@ def test_a_graph_writes_into_the_cache(network: GPT2, recorder: Recorder) -> Non
     # Several tokens at once take the ordinary way, on what the replays wrote.
     draft = torch.tensor([[7, 8]])
     chosen = [int(ids)] + [int(logits.argmax()) for logits in made[:-1]]
-    expected = network.logits([*EVEN[0], *chosen, 7, 8])[-2:]
+    expected = network.logits_of([[*EVEN[0], *chosen, 7, 8]], [0])[-2:]
     torch.testing.assert_close(cache.extend(draft), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -342,7 +341,7 @@ def test_is_rounding_accepts_rounding_only(dtype: torch.dtype) -> None:
 
 
 def test_another_sequence_is_not_rounding(network: GPT2) -> None:
-    logits, others = (network.logits(ids)[-1:] for ids in ([5, 9, 200, 31], [5, 9, 201, 31]))
+    logits, others = (network.logits_of([ids], [0])[-1:] for ids in ([5, 9, 200, 31], [5, 9, 201, 31]))
     for dtype in (torch.float32, torch.bfloat16):
         assert not is_rounding(others, logits, dtype)
 

@@ -87,7 +87,7 @@ def test_a_model_with_an_unknown_activation_runs_in_transformers(tmp_path: Path)
     assert isinstance(model.network, TransformersModel)
     with torch.inference_mode():
         expected = GPT2LMHeadModel.from_pretrained(folder)(torch.tensor([IDS])).logits[0]
-    torch.testing.assert_close(model.network.logits(IDS), expected)
+    torch.testing.assert_close(model.network.logits_of([IDS], [0]), expected)
 
 
 def test_a_vocabulary_of_three_words(tmp_path: Path) -> None:
@@ -171,5 +171,7 @@ def test_half_precision_is_close_to_float32(dtype: str, tiny: Path) -> None:
     logits, cache = model.network.prefill([IDS, [1, 2]], 1)
     assert logits.dtype == torch.float32
     full = load(tiny).network
-    torch.testing.assert_close(logits[0], full.logits(IDS)[-1], rtol=0.1, atol=0.1)
-    torch.testing.assert_close(cache.step(torch.tensor([8, 9]))[1], full.logits([1, 2, 9])[-1], rtol=0.1, atol=0.1)
+    torch.testing.assert_close(logits[0], full.logits_of([IDS], [0])[-1], rtol=0.1, atol=0.1)
+    torch.testing.assert_close(
+        cache.step(torch.tensor([8, 9]))[1], full.logits_of([[1, 2, 9]], [0])[-1], rtol=0.1, atol=0.1
+    )

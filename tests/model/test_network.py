@@ -37,7 +37,7 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def last_logits(network: Network, rows: Sequence[Sequence[int]]) -> Tensor:
     """Return each row's next-token logits, computed for the row alone and without a cache."""
-    return torch.stack([network.logits(row)[-1] for row in rows])
+    return torch.stack([network.logits_of([row], [0])[-1] for row in rows])
 
 
 def assert_same(logits: Tensor, expected: Tensor) -> None:
@@ -46,13 +46,13 @@ def assert_same(logits: Tensor, expected: Tensor) -> None:
 
 
 def test_logits_cover_every_token(network: Network) -> None:
-    logits = network.logits(PROMPTS[0])
+    logits = network.logits_of([PROMPTS[0]], [0])
     assert logits.shape == (len(PROMPTS[0]), network.vocab_size)
-    assert_same(logits[2], network.logits(PROMPTS[0][:3])[-1])
+    assert_same(logits[2], network.logits_of([PROMPTS[0][:3]], [0])[-1])
 
 
 def test_the_prompt_matters(network: Network) -> None:
-    first, second = (network.logits(ids)[-1] for ids in ([5, 9, 200], [7, 9, 200]))
+    first, second = (network.logits_of([ids], [0])[-1] for ids in ([5, 9, 200], [7, 9, 200]))
     assert (first - second).abs().max() > 0.01
 
 
@@ -152,7 +152,7 @@ def test_running_past_the_context_is_an_error(network: Network) -> None:
     with pytest.raises(ValueError, match=f"{CONTEXT + 1} tokens do not fit: there is room for {CONTEXT}"):
         network.prefill([[1] * (CONTEXT - 1)], 2)
     with pytest.raises(ValueError, match="there is room for"):
-        network.logits([1] * (CONTEXT + 1))
+        network.logits_of([[1] * (CONTEXT + 1)], [0])
 
 
 def test_a_step_without_room_is_an_error(network: Network) -> None:

@@ -102,14 +102,14 @@ def test_a_model_without_the_private_operators_gives_the_same_logits(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [5, 9, 200, 31]
-    fast = {dtype: load(tiny, dtype=dtype).network.logits(ids) for dtype in ("float32", "int8")}
+    fast = {dtype: load(tiny, dtype=dtype).network.logits_of([ids], [0]) for dtype in ("float32", "int8")}
     for finder in (find_linear, find_int8_product):
         finder.cache_clear()
     for namespace in ("mkldnn", "onednn"):
         monkeypatch.setattr(torch.ops, namespace, ModuleType(namespace))
     try:
         assert find_linear() is torch.nn.functional.linear
-        plain = {dtype: load(tiny, dtype=dtype).network.logits(ids) for dtype in fast}
+        plain = {dtype: load(tiny, dtype=dtype).network.logits_of([ids], [0]) for dtype in fast}
     finally:
         for finder in (find_linear, find_int8_product):
             finder.cache_clear()

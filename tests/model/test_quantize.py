@@ -91,7 +91,7 @@ def test_int8_has_the_quality_of_float32() -> None:
 
 def bits_per_byte(model: Model, text: str) -> float:
     ids = model.tokenizer.encode(text)
-    logprobs = model.network.logits(ids)[:-1].log_softmax(-1)
+    logprobs = model.network.logits_of([ids], [0])[:-1].log_softmax(-1)
     return -logprobs.gather(-1, torch.tensor(ids[1:])[:, None]).sum().item() / math.log(2) / len(text.encode())
 
 

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over its DevTools protocol by a pair of pipes: nothing else is needed."""
+"""Headless Chromium, driven over two pipes by its DevTools protocol, without another library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Windows does not let a process inherit descriptors 3 and 4, which the browser is driven by.
+# Windows does not let a process inherit descriptors 3 and 4, which drive the browser.
 EXECUTABLE = None if sys.platform == "win32" else next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = (
     "--headless",
@@ -27,12 +27,12 @@ FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
-# In the protocol a command goes to file descriptor 3 and what it says comes from 4.
+# By the protocol, the browser reads commands from file descriptor 3 and writes its answers to 4.
 TO_BROWSER, FROM_BROWSER = 3, 4
 
 
 class Page:
-    """A page that is open, with everything that its console said and every address that it asked for."""
+    """An open page, with all messages of its console and all addresses that it requested."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser = browser
@@ -45,13 +45,13 @@ class Page:
         return self._browser.call(method, parameters, self)
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page; a promise is waited for."""
+        """Return the value of an expression in the page, after waiting for it if it is a promise."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def middle(self, script: str) -> tuple[float, float]:
-        """The middle of an element that an expression gives, after it was brought into view."""
+        """Scroll the element that an expression returns into view. Return its centre."""
         self.run(f"{script}.scrollIntoView({{block: 'center'}})")
         box = self.run(
             f"(() => {{ const b = {script}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()"
@@ -76,11 +76,11 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def picture(self, path: Path) -> None:
-        """Save what is to be seen."""
+        """Save a screenshot."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def hear(self, method: str, parameters: dict[str, Any]) -> None:
-        """Note an event."""
+        """Record an event."""
         if method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
         elif method == "Runtime.consoleAPICalled":
@@ -92,7 +92,7 @@ class Page:
 
 
 class Browser:
-    """A Chromium under way."""
+    """A running Chromium."""
 
     def __init__(self, write_to: int, read_from: int) -> None:
         self._write_to = write_to
@@ -117,7 +117,7 @@ class Browser:
         return page
 
     def call(self, method: str, parameters: dict[str, Any], page: Page | None = None) -> dict[str, Any]:
-        """Run a command and return what it gives."""
+        """Run a command and return its result."""
         self._last += 1
         message = {"id": self._last, "method": method, "params": parameters}
         if page is not None:
@@ -150,13 +150,13 @@ class Browser:
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
-    """Start Chromium with a profile of its own, and end it afterwards."""
+    """Start Chromium with its own profile, and end it afterwards."""
     assert EXECUTABLE is not None
     read_commands, write_commands = os.pipe()
     read_answers, write_answers = os.pipe()
 
     def take_places() -> None:
-        # First away from 3 and 4, which may be pipe ends themselves.
+        # Move them away from 3 and 4 first, because one of these may be an end of a pipe.
         commands, answers = os.dup(read_commands), os.dup(write_answers)
         spare = [os.dup(commands), os.dup(answers)]
         os.dup2(spare[0], TO_BROWSER)

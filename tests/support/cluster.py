@@ -1,4 +1,4 @@
-"""A batch on a cluster, without a cluster: plans, and what one worker makes of them."""
+"""Plans for a cluster, and the work of a single worker, without a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = 4
 
 
 class FakeCoordinator:
-    """A coordinator that keeps what it is told."""
+    """A coordinator that records every call."""
 
     def __init__(self) -> None:
         self.models: list[BatchModel] = []
@@ -56,7 +56,7 @@ def folder_of(plan: Plan) -> LocalFolder | RemoteFolder:
 
 
 def make_all(plan: Plan, coordinator: FakeCoordinator | None = None) -> list[PartResult]:
-    """Return what one worker makes of all chunks, and write it as the pipeline does."""
+    """Return the results of one worker for all chunks, and write them as the pipeline does."""
     worker, results = Worker(plan, coordinator or FakeCoordinator()), []
     for file in range(len(plan.files)):
         for chunk in read_chunks(plan, file, SIZE):

@@ -1,4 +1,4 @@
-"""Ways to drive the command: within this process, as a process beside it, and from a terminal."""
+"""Ways to run the command: in this process, in another process, and in a terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATIENCE_S = 300.0
 
 
 def wait_until(holds: Callable[[], T], what: str, *, patience_s: float = PATIENCE_S) -> T:
-    """Wait for something that another process or thread does; what `holds` gives then."""
+    """Wait until `holds` returns something true, which another process or thread brings about. Return it."""
     deadline = time.monotonic() + patience_s
     while not (found := holds()):
         assert time.monotonic() < deadline, f"{what}: not within {patience_s:g} s"
@@ -40,21 +40,21 @@ def wait_until(holds: Callable[[], T], what: str, *, patience_s: float = PATIENC
 
 @dataclass(frozen=True)
 class Done:
-    """A run that has ended."""
+    """A finished run of the command."""
 
     code: int
     out: str
     err: str
 
     def error(self) -> str:
-        """What the one `error:` line says."""
+        """Return the text of the only `error:` line."""
         lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1, self.err
         assert "Traceback" not in self.err
         return lines[0].removeprefix("error: ")
 
     def hint(self) -> str:
-        """What the one `hint:` line says."""
+        """Return the text of the only `hint:` line."""
         (line,) = [line for line in self.err.splitlines() if line.startswith("hint: ")]
         return line.removeprefix("hint: ")
 
@@ -79,7 +79,7 @@ def generate_json(model: Path, *arguments: str | Path, stdin: bytes = b"") -> di
 
 
 class FakeTerminal(io.StringIO):
-    """A stream that says it is a terminal, and keeps what it is sent."""
+    """A stream that claims to be a terminal and keeps what is written to it."""
 
     def isatty(self) -> bool:
         """True."""
@@ -88,7 +88,7 @@ class FakeTerminal(io.StringIO):
 
 @contextlib.contextmanager
 def piped(data: bytes) -> Iterator[None]:
-    """Let standard input be a pipe that holds `data`, at most what a pipe holds, and is closed."""
+    """Make standard input a closed pipe with `data`, which must fit into the buffer of a pipe."""
     reading, writing = os.pipe()
     os.write(writing, data)
     os.close(writing)
@@ -97,7 +97,7 @@ def piped(data: bytes) -> Iterator[None]:
 
 
 def call(*arguments: str | Path, stdin: bytes = b"") -> Done:
-    """Run the command in this process, which is quick; nothing of it is a terminal."""
+    """Run the command in this process, which is quick, without a terminal."""
     from genlm.cli.main import run
 
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2))
@@ -110,7 +110,7 @@ def call(*arguments: str | Path, stdin: bytes = b"") -> Done:
 
 @dataclass(frozen=True)
 class Shown:
-    """A run that has ended in a terminal: what the terminal was sent, and what left by a pipe."""
+    """A finished run in a terminal: what was written to the terminal, and to a pipe."""
 
     code: int
     shown: bytes
@@ -143,10 +143,10 @@ def call_in_terminal(*arguments: str | Path, pipe: bool = False, env: dict[str, 
 
 
 def read_screen(screen: int) -> bytes:
-    """Read what a terminal was sent; nothing once nobody is left at the other end."""
+    """Return what was written to a terminal, or nothing if its other end is closed."""
     try:
         return os.read(screen, 65536)
-    # How Linux tells that.
+    # Linux reports that as an error.
     except OSError:
         return b""
 
@@ -158,21 +158,21 @@ def start(
     env: dict[str, str] | None = None,
     start_new_session: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start the command in a process of its own."""
+    """Start the command in another process."""
     return subprocess.Popen(
         [sys.executable, "-m", "genlm", *arguments],
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
         env={**os.environ, "COLUMNS": "80", **(env or {})},
-        # Nothing is read ahead, which `communicate` would not know of.
+        # Read no further, because `communicate` would not see what was read ahead.
         bufsize=0,
         start_new_session=start_new_session,
     )
 
 
 def read_first(process: subprocess.Popen[bytes], count: int) -> bytes:
-    """The first `count` bytes of its output, as soon as they are there."""
+    """Return the first `count` bytes of its output as soon as they are written."""
     assert process.stdout is not None
     data = b""
     while len(data) < count:
@@ -182,7 +182,7 @@ def read_first(process: subprocess.Popen[bytes], count: int) -> bytes:
     return data
 
 
-# A session leader takes its standard input for the terminal that its signals come from.
+# The standard input of a session leader becomes the terminal that sends its signals.
 IN_TERMINAL = """\
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -191,7 +191,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Terminal:
-    """The command as a process in a terminal of its own, with keys to press; what it shows is in `shown`."""
+    """The command in its own terminal, with keys to press. `shown` is what it has written."""
 
     def __init__(self, *arguments: str | Path, columns: int = 80, env: dict[str, str] | None = None) -> None:
         fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
@@ -219,7 +219,7 @@ class Terminal:
         os.close(self._screen)
 
     def wait_for(self, text: str) -> None:
-        """Read on until `text` is there."""
+        """Read until `text` is shown."""
         while text.encode() not in self.shown:
             assert self._read(), f"ended without {text!r}: {self.shown!r}"
 
@@ -228,7 +228,7 @@ class Terminal:
         os.write(self._screen, key)
 
     def end(self) -> int:
-        """Read to the end; the exit code."""
+        """Read to the end. Return the exit code."""
         while self._read():
             pass
         return self._process.wait(PATIENCE_S)
@@ -243,7 +243,7 @@ class Terminal:
 
 
 def save_endless(folder: Path) -> Path:
-    """A tiny GPT-2 that never ends a text by itself, with room for one that takes long to make."""
+    """A tiny GPT-2 that never ends a text itself, with a context for texts that take long."""
     return save_gpt2(folder, n_positions=20_000, eos_token_id=None, bos_token_id=None)
 
 
@@ -254,7 +254,7 @@ def genlm(
     cwd: Path | None = None,
     timeout: float = PATIENCE_S,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does, in a process of its own; without `stdin` there is nothing to read."""
+    """Run the command as a user does, in another process; without `stdin`, standard input is empty."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run(
         [sys.executable, "-m", "genlm", *arguments],

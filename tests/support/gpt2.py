@@ -1,4 +1,4 @@
-"""Tiny GPT-2 models with random weights, made here, so that the tests need no network."""
+"""Tiny GPT-2 models with random weights, so the tests need no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEXT = (
     "“Who goes there?” said the wolf — naïve, as café 狐 and 🦊 are. "
 ) * 4
 
-# Variations of GPT-2 that load and run right, each by what is odd about it.
+# Changes of the config that every part of genlm must support, by name.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "relu": {"activation_function": "relu"},
@@ -37,7 +37,7 @@ def byte_tokenizer(vocab_size: int = 300) -> Any:
 
 
 def save_gpt2(folder: Path, *, seed: int = 0, scale: float = 8.0, **changes: Any) -> Path:
-    """A tiny GPT-2 with random weights in Hugging Face format; `scale` makes its choices less even."""
+    """Save a tiny GPT-2 with random weights. A larger `scale` makes its distributions less even."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -53,8 +53,8 @@ def save_gpt2(folder: Path, *, seed: int = 0, scale: float = 8.0, **changes: Any
         "bos_token_id": end,
     }
     model = GPT2LMHeadModel(GPT2Config(**(settings | changes))).eval()
-    # Drawn here, because the order in which transformers draws them differs between releases. These seeds give texts
-    # that neither end at once nor go on forever.
+    # transformers draws weights in an order that differs between releases. With these seeds, texts neither end at once
+    # nor run to the length limit every time.
     generator = torch.Generator().manual_seed(seed + 10)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -70,6 +70,6 @@ def save_gpt2(folder: Path, *, seed: int = 0, scale: float = 8.0, **changes: Any
 
 
 def edit_json(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON file; None takes one out."""
+    """Change entries of a JSON file; None removes an entry."""
     contents = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in contents.items() if value is not None}))

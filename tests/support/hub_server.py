@@ -1,4 +1,4 @@
-"""A Hugging Face Hub of one's own on the loopback interface, which can be told to misbehave."""
+"""A Hugging Face Hub on the loopback interface that can misbehave on demand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESOLVE = re.compile(r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<fi
 
 @dataclass(frozen=True)
 class Asked:
-    """A request for a model that the server was sent."""
+    """A request for a model, as the server received it."""
 
     method: str
     path: str
@@ -28,37 +28,37 @@ class Asked:
 
     @property
     def file(self) -> str | None:
-        """The file that was downloaded, if one was."""
+        """The file that was downloaded, or None."""
         match = RESOLVE.fullmatch(self.path)
         return match["file"] if match and self.method == "GET" else None
 
 
 @dataclass
 class Repository:
-    """A model: for each commit the contents of its files, and the branches."""
+    """A model: the files of each commit, and the commit of each branch."""
 
     commits: dict[str, dict[str, bytes]]
     branches: dict[str, str]
 
     @classmethod
     def of(cls, files: dict[str, bytes]) -> Repository:
-        """With one commit on `main`."""
+        """Return a model with one commit on `main`."""
         commit = commit_of(files)
         return cls({commit: files}, {"main": commit})
 
     def commit(self, revision: str) -> str | None:
-        """The commit that a branch or a commit's own name stands for."""
+        """Return the commit that a branch name or a commit means."""
         return self.branches.get(revision, revision if revision in self.commits else None)
 
 
 def commit_of(files: dict[str, bytes]) -> str:
-    """A name for a commit with these files."""
+    """Return the id of a commit with these files."""
     return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
 
 
 @dataclass
 class Faults:
-    """How the server misbehaves; nothing is wrong to begin with.
+    """How the server misbehaves; by default it does not.
 
     `cut` and `stall` are for downloads of a file by its name: how many bytes of each answer are sent before the
     connection is closed, or falls silent, answer by answer. `refusal` is the status and headers of every answer,
@@ -77,7 +77,7 @@ class Faults:
 
 
 class Hub:
-    """The server, for a `with` statement."""
+    """The server, as a context manager."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -100,7 +100,7 @@ class Hub:
 
     @property
     def url(self) -> str:
-        """What HF_ENDPOINT is set to."""
+        """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def downloads(self) -> list[str]:
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         start = int(re.sub(r"\D", "", self.headers.get("Range", "")) or 0)
         self.hub.requests += 1
-        # The client has requests of its own too.
+        # The client also makes other requests.
         if API.fullmatch(path) or RESOLVE.fullmatch(path):
             self.hub.asked.append(Asked(self.command, path, start, self.headers.get("Authorization")))
         if self.hub.faults.silent:

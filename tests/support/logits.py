@@ -34,13 +34,13 @@ def logits_and_history(draw: st.DrawFn) -> tuple[Tensor, list[list[int]]]:
 
 
 def on_the_border(row: Tensor, p: float) -> bool:
-    """Whether rounding decides how many of the most likely tokens hold `p`."""
+    """Return whether rounding decides how many of the most likely tokens hold `p`."""
     held = row.double().softmax(-1).sort(descending=True).values.cumsum(-1)
     return bool(((held - p).abs() < 1e-5).any())
 
 
 def kept_tokens(logits: Tensor) -> list[list[int]]:
-    """The tokens of each row that are not ruled out."""
+    """Return the tokens of each row that are not ruled out."""
     return [row.isfinite().nonzero()[:, 0].tolist() for row in logits]
 
 

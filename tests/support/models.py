@@ -22,14 +22,14 @@ def load(folder: Path, **options: Any) -> Model:
 
 
 def save_tokenizer(folder: Path, tokenizer: Any, **specials: str) -> None:
-    """The files that transformers writes for a tokenizer."""
+    """Save a tokenizer as transformers does."""
     from transformers import PreTrainedTokenizerFast
 
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials).save_pretrained(folder)
 
 
 def save_other(folder: Path, family: str, **changes: Any) -> Path:
-    """A tiny causal language model of another family, with random weights that are far from even."""
+    """Save a tiny causal language model of another family with random weights of large scale."""
     import transformers
 
     tokenizer = byte_tokenizer()
@@ -61,20 +61,20 @@ def save_other(folder: Path, family: str, **changes: Any) -> Path:
     return folder
 
 
-def save_three_words(folder: Path) -> Path:
-    """A GPT-2 whose vocabulary is three whole words, none of them special."""
+def save_three_words(folder: Path, unk_token: str = "fox") -> Path:
+    """Save a GPT-2 with a vocabulary of three words, none of them special; others become `unk_token`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     save_gpt2(folder, vocab_size=3, bos_token_id=None, eos_token_id=None)
     for path in folder.glob("*token*"):
         path.unlink()
-    tokenizer = Tokenizer(models.WordLevel({"fox": 0, "wolf": 1, "king": 2}, unk_token="fox"))
+    tokenizer = Tokenizer(models.WordLevel({"fox": 0, "wolf": 1, "king": 2}, unk_token=unk_token))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     save_tokenizer(folder, tokenizer)
     return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The contents of a folder's `config.json`."""
+    """Return the contents of a folder's `config.json`."""
     contents: dict[str, Any] = json.loads((folder / "config.json").read_text())
     return contents

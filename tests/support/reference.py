@@ -1,4 +1,4 @@
-"""Stock transformers, with every field pinned: what genlm's own loops are held to."""
+"""Stock transformers with every field pinned, the reference for genlm's own loops."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-# No tiny model has this token, so that padding cannot be taken for a token.
+# No tiny model has this token, so padding is never mistaken for one.
 PADDING = 10**6
 
 
 @cache
 def stock(folder: Path) -> Any:
-    """The model of a folder as transformers loads it."""
+    """Return the model of a folder as transformers loads it."""
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
@@ -27,7 +27,7 @@ def stock(folder: Path) -> Any:
 
 
 def stock_generate(folder: Path, prompt_ids: Sequence[int], eos_ids: Iterable[int], **settings: Any) -> Any:
-    """What `generate` returns, of a call that leaves nothing to a default that matters."""
+    """Return the result of `generate` with every relevant field set."""
     ids = torch.tensor([list(prompt_ids)])
     neutral = {"do_sample": False, "num_beams": 1, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
     neutral |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_return_sequences": 1}
@@ -46,13 +46,13 @@ def stock_generate(folder: Path, prompt_ids: Sequence[int], eos_ids: Iterable[in
 def stock_tokens(
     folder: Path, prompt_ids: Sequence[int], eos_ids: Iterable[int], **settings: Any
 ) -> list[tuple[int, ...]]:
-    """The new tokens of every sequence that `generate` returns, the end token included."""
+    """Return the new tokens of every sequence that `generate` returns, including the end token."""
     rows = stock_generate(folder, prompt_ids, eos_ids, **settings).tolist()
     return [tuple(token for token in row[len(prompt_ids) :] if token != PADDING) for row in rows]
 
 
 def stock_logprob(folder: Path, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> float:
-    """The log-probability of tokens after a prompt, by one unfiltered forward pass, in nats."""
+    """Return the log-probability of tokens after a prompt, by one unfiltered forward pass, in nats."""
     with torch.inference_mode():
         logits = stock(folder)(torch.tensor([[*prompt_ids, *token_ids]])).logits[0]
     logprobs = logits[len(prompt_ids) - 1 : -1].double().log_softmax(-1)
@@ -60,7 +60,7 @@ def stock_logprob(folder: Path, prompt_ids: Sequence[int], token_ids: Sequence[i
 
 
 def next_distribution(folder: Path, ids: Sequence[int]) -> torch.Tensor:
-    """The distribution of the token after `ids`."""
+    """Return the distribution of the token after `ids`."""
     with torch.inference_mode():
         logits: torch.Tensor = stock(folder)(torch.tensor([list(ids)])).logits[0, -1]
     return logits.double().softmax(-1)

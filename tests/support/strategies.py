@@ -1,4 +1,4 @@
-"""Hypothesis strategies that make genlm strategies: any kind, any fields within their ranges."""
+"""Hypothesis strategies for genlm strategies: any kind, with any fields in range."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BIASES = st.dictionaries(st.integers(0, 10**6), st.floats(-1e6, 1e6), max_size=4
 
 
 def field_values(field: Field[Any]) -> st.SearchStrategy[Any]:
-    """Any value of the field, in its own type."""
+    """Return a Hypothesis strategy for the values of a field, in its own type."""
     values = field.values
     if isinstance(values, Choice):
         return st.sampled_from(list(values.choices.values()))
@@ -47,7 +47,7 @@ def genlm_strategies(draw: st.DrawFn) -> Strategy:
 
 
 def fitting(kind: Kind, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields, with others added or changed so that they fit together."""
+    """Return the fields, with others added or changed so that they fit together."""
     if "num_beam_groups" not in kind.fields:
         return fields
     groups = fields.get("num_beam_groups")

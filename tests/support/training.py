@@ -1,4 +1,4 @@
-"""What the tests of `genlm train` share."""
+"""Options and texts that the tests of `genlm train` share."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
-from support.counting import Counting
 from support.driving import Done, FakeTerminal, Terminal, call, call_in_terminal, save_endless
 from support.gpt2 import save_gpt2
 from support.models import load, save_three_words
+from support.networks import Counting
 
 import genlm
 from genlm.decoding.strategy import Strategy

@@ -201,7 +201,7 @@ def test_a_tree_has_the_most_likely_continuations(family: str, tiny: Path, tmp_p
         everything = {
             (*way, id): logprob + own
             for way, logprob in alive.items()
-            for id, own in enumerate(loaded.network.logits([*before, *way])[-1].log_softmax(-1).tolist())
+            for id, own in enumerate(loaded.network.logits_of([[*before, *way]], [0])[-1].log_softmax(-1).tolist())
         }
         best = sorted(everything, key=lambda way: -everything[way])[:4]
         found = {way: branch for way, branch in paths(tree.branches) if len(way) == depth}

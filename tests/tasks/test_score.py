@@ -97,7 +97,7 @@ def test_a_score_is_the_logprob_of_the_same_tokens_in_generate() -> None:
 
 def test_rank_and_entropy_are_those_of_the_forward_pass(model: Model) -> None:
     ids = [model.start_id or 0, *model.tokenizer.encode(SHORT)]
-    distributions = model.network.logits(ids[:-1]).log_softmax(-1)
+    distributions = model.network.logits_of([ids[:-1]], [0]).log_softmax(-1)
     for token, id, logprobs in zip(score(model, SHORT).tokens or (), ids[1:], distributions, strict=True):
         assert token.id == id
         assert token.rank == sorted(logprobs.tolist(), reverse=True).index(logprobs[id].item()) + 1

@@ -197,7 +197,7 @@ def test_the_folder_loads_in_stock_transformers_with_the_same_logits(
         expected = stock(torch.tensor([ids])).logits[0]
     lean = genlm.load(str(story[0]))
     assert lean._model.tokenizer.encode("The king went") == ids
-    torch.testing.assert_close(lean._model.network.logits(ids), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(lean._model.network.logits_of([ids], [0]), expected, atol=1e-4, rtol=1e-4)
     assert stock.generation_config.eos_token_id == 0
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.gpt2 import byte_tokenizer
 
-from genlm.decoding.text import TextStream, first_stop, longest_prefix
+from genlm.decoding.completion import TextStream, first_stop, longest_prefix
 
 
 @cache
