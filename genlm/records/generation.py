@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from genlm.decoding.completion import Completion
@@ -66,7 +66,8 @@ class Generation:
         """
         saved = from_builtins(_SavedGeneration, values)
         strategy = Strategy.of(saved.strategy.kind, saved.strategy.fields, name=saved.strategy.name)
-        return cls(**(vars(saved) | {"strategy": strategy}))
+        # The JSON has every field, whether it was given or not.
+        return cls(**(vars(saved) | {"strategy": replace(strategy, given=frozenset())}))
 
 
 @dataclass(frozen=True)

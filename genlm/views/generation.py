@@ -106,7 +106,7 @@ def summary(generation: Generation) -> str:
     parts = [
         f"{model.name} ({model.dtype}, {model.device})",
         *([] if generation.engine == "genlm" else [f"by {generation.engine}"]),
-        generation.strategy.spec,
+        generation.strategy.as_given,
         *([f"seed {generation.seed}"] if generation.strategy.samples else []),
         f"{tokens} token{'' if tokens == 1 else 's'} in {seconds:.2f} s ({timing.tokens_per_s:.0f}/s)",
     ]

@@ -87,7 +87,7 @@ def _strategy_findings(filtered: Filtered) -> list[str]:
     strategy = filtered.strategy
     lines = [
         "",
-        f"{strategy} keeps {counted(filtered.kept, 'token')} "
+        f"{strategy.as_given} keeps {counted(filtered.kept, 'token')} "
         f"with {percent(1 - filtered.cut_probability)} of the probability",
         _entropy(filtered.entropy),
     ]
@@ -138,7 +138,7 @@ def _show_comparison(stream: TextIO, found: Comparison) -> None:
             parts = "  ".join(f"{label(token.text)} {_nats(token.logprob)}" for token in continuation.tokens)
             console.print(Text(f"{continuation.rank}  {parts}", style="dim"), soft_wrap=False)
     if found.strategy is not None:
-        console.print(f"after: under {found.strategy}, which never chooses a continuation at -inf")
+        console.print(f"after: under {found.strategy.as_given}, which never chooses a continuation at -inf")
         for note in _notes(found.strategy):
             console.print(note, soft_wrap=False)
 
@@ -157,7 +157,7 @@ def _show_tree(stream: TextIO, found: Tree) -> None:
     _hang(root, found.branches)
     console.print(root)
     console.print()
-    under = f" under {found.strategy}" if found.strategy else ""
+    under = f" under {found.strategy.as_given}" if found.strategy else ""
     console.print(
         f"{_count(found.branches):,} tokens: the most likely continuations, {counted(found.steps, 'token')} long. "
         f"Beside each token: its probability{under}, and that of the whole path.",

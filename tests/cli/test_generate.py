@@ -101,6 +101,30 @@ class TestOutput:
         assert done.err.startswith(f"{tiny} (float32, cpu)  greedy  4 tokens in ")
         assert done.err.count("\n") == 1
 
+    @pytest.mark.parametrize(
+        ("options", "shown"),
+        [
+            (["-s", "contrastive:penalty_alpha=0.6,top_k=4"], "contrastive:penalty_alpha=0.6,top_k=4"),
+            (["-s", "contrastive"], "contrastive:penalty_alpha=0.6"),
+            (["-s", "top-k:temperature=1"], "top-k:top_k=50,temperature=1.0"),
+            (["--top-k", "50", "--temperature", "1"], "top-k:top_k=50,temperature=1.0"),
+            (["--temperature", "0", "--top-k", "50", "--repetition-penalty", "1"], "greedy:repetition_penalty=1.0"),
+        ],
+    )
+    def test_the_summary_has_every_field_that_was_given(self, tiny: Path, options: list[str], shown: str) -> None:
+        done = generate(tiny, "Once", *options, "--max-new-tokens", "1")
+        assert done.err.splitlines()[-1].split("  ")[1] == shown
+
+    def test_the_json_of_a_strategy_does_not_depend_on_which_fields_were_given(
+        self, tiny: Path, tmp_path: Path
+    ) -> None:
+        shared = ("Once", "--seed", "1", "--max-new-tokens", "1")
+        short, long = (generate_json(tiny, *shared, "-s", spec) for spec in ("top-k", "top-k:top_k=50,temperature=1"))
+        assert short["strategy"] == long["strategy"]
+        file = tmp_path / "long.json"
+        file.write_text(json.dumps(long))
+        assert "  top-k:top_k=50  " in call("generate", "--replay", file).err
+
     def test_no_echo_omits_the_prompt(self, tiny: Path) -> None:
         shared = ("Once", "-s", "greedy", "--max-new-tokens", "4")
         assert "Once" + generate(tiny, *shared, "--no-echo").out == generate(tiny, *shared, "--echo").out
