@@ -11,8 +11,10 @@ import typer
 from genlm.cli import options
 from genlm.cli.command import check_alone, grouped
 from genlm.cli.options import ModelOptions
+from genlm.cli.signals import INTERRUPT_NOTICE
 from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.completion import Completion, Piece
+from genlm.decoding.request import draw_seed
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import read_prompt
 from genlm.model.source import locate_model
@@ -81,6 +83,9 @@ def generate(
         Spinner(enabled=not quiet) as spinner,
     ):
         loaded = model.load(notify, spinner, engine)
+        if chosen.samples:
+            seed = draw_seed() if seed is None else seed
+            INTERRUPT_NOTICE.set("" if quiet else f"interrupted; --seed {seed} generates the same text again")
         traced = trace or page is not None
         events = continue_prompt(loaded, text, chosen, limits, seed, trace=traced, deterministic=deterministic)
         count = limits.num_return_sequences

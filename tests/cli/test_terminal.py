@@ -102,14 +102,14 @@ def test_json_goes_to_the_pipe_and_progress_to_the_terminal(tiny: Path) -> None:
     assert text_shown(terminal).count("\n") == 1
 
 
-def test_ctrl_c_keeps_the_text_and_ends_the_line(endless: Path) -> None:
+def test_ctrl_c_keeps_the_text_ends_the_line_and_shows_the_seed(endless: Path) -> None:
     with Terminal("generate", "-m", endless, "Once", "--max-new-tokens", "19000") as terminal:
         terminal.wait_for("Once")
         terminal.press(b"\x03")
         assert terminal.end() == 130
     shown = text_shown(terminal)
     assert shown.startswith("Once")
-    assert shown.endswith("^C\n")
+    assert re.search(r"\^C\ninterrupted; --seed \d+ generates the same text again\n$", shown)
     assert "Traceback" not in shown
     assert "error" not in shown
 
