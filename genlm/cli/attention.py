@@ -61,7 +61,7 @@ def attention(
         options.open_page(html, output) as page,
         Spinner(enabled=not quiet) as spinner,
     ):
-        loaded = model.load(notify, spinner)
+        loaded = model.load(notify, spinner, identify=format == "json" or page is not None)
         maps = look_at_attention(loaded, text, layer=layer, head=head, check=check, overflow=overflow)
         if page is not None:
             page.write(attention_page(maps))

@@ -82,7 +82,7 @@ def generate(
         options.open_page(html, output) as page,
         Spinner(enabled=not quiet) as spinner,
     ):
-        loaded = model.load(notify, spinner, engine)
+        loaded = model.load(notify, spinner, engine, identify=format == "json" or page is not None)
         if chosen.samples:
             seed = draw_seed() if seed is None else seed
             INTERRUPT_NOTICE.set("" if quiet else f"interrupted; --seed {seed} generates the same text again")

@@ -109,6 +109,7 @@ def run(arguments: list[str]) -> int:
         _end_line()
         if INTERRUPT_NOTICE.get():
             notice(INTERRUPT_NOTICE.get())
+    COMMAND.set(None)
     _drop_unwritable_streams()
     return code if isinstance(code, int) else 0
 

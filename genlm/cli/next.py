@@ -75,7 +75,7 @@ def next_command(
     _check(top, given, steps, branches)
     text = read_prompt_or_file(prompt, file)
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
-        loaded = model.load(notify, spinner)
+        loaded = model.load(notify, spinner, identify=format == "json")
         found: NextToken | Comparison | Tree
         if given:
             found = compare_continuations(loaded, text, given, strategy=chosen, overflow=overflow)

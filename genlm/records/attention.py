@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from genlm.model.info import ModelInfo
 from genlm.model.pieces import Token
+from genlm.records.made_by import MadeBy
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,4 @@ class AttentionMaps:
     num_heads: int
     heads: tuple[Head, ...]
     check: AttentionCheck | None = None
+    made_by: MadeBy = field(default_factory=MadeBy.now, compare=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from genlm.decoding.strategy import Strategy
 from genlm.model.info import ModelInfo
+from genlm.records.made_by import MadeBy
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class NextToken:
     entropy: float
     candidates: tuple[Candidate, ...]
     filtered: Filtered | None = None
+    made_by: MadeBy = field(default_factory=MadeBy.now, compare=False)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Comparison:
     entropy: float
     strategy: Strategy | None
     continuations: tuple[Continuation, ...]
+    made_by: MadeBy = field(default_factory=MadeBy.now, compare=False)
 
 
 @dataclass(frozen=True)
@@ -119,3 +122,4 @@ class Tree:
     steps: int
     entropy: float
     branches: tuple[Branch, ...]
+    made_by: MadeBy = field(default_factory=MadeBy.now, compare=False)

@@ -146,7 +146,7 @@ def attention_record(maps: AttentionMaps) -> dict[str, Any]:
     }
     if maps.check is not None:
         record["check"] = asdict(maps.check)
-    return record
+    return record | {"made_by": asdict(maps.made_by)}
 
 
 def _short(weight: float) -> float:

@@ -33,9 +33,8 @@ def show_next(stream: TextIO, found: NextToken | Comparison | Tree) -> None:
 
 def next_record(found: NextToken | Comparison | Tree) -> dict[str, Any]:
     """Return the JSON object of `genlm next --format json`."""
-    if isinstance(found, Comparison):
-        return _comparison_record(found)
-    return _tree_record(found) if isinstance(found, Tree) else _distribution_record(found)
+    to_record: Any = {NextToken: _distribution_record, Comparison: _comparison_record, Tree: _tree_record}[type(found)]
+    return {**to_record(found), "made_by": asdict(found.made_by)}
 
 
 def _show_distribution(stream: TextIO, found: NextToken) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from genlm.decoding.completion import TracedToken
 from genlm.model.info import ModelInfo
+from genlm.records.made_by import MadeBy
 from genlm.records.score import RANK_BOUNDS, ScoredText, Tally, TokenScore
-from genlm.records.serialize import as_line, split_bytes
+from genlm.records.serialize import ItemsWriter, as_line, split_bytes
 from genlm.views.bars import bar, percent
 from genlm.views.terminal import make_console, visible
 from genlm.views.tokens import counted, label, shortened
@@ -186,25 +187,24 @@ class ScoreJsonLines:
 
 
 class ScoreJson:
-    """Writes one object bit by bit, so at most one text is in memory."""
+    """Writes one object when all texts are scored."""
 
-    def __init__(self, stream: TextIO, model: ModelInfo, *, tokens: bool, bos: bool, window: int, stride: int) -> None:
-        self._stream = stream
+    def __init__(
+        self, stream: TextIO, model: ModelInfo, made_by: MadeBy, *, tokens: bool, bos: bool, window: int, stride: int
+    ) -> None:
         self._tokens = tokens
-        self._shown = 0
-        stream.write('{\n  "model": ' + as_line(asdict(model)) + ",\n")
-        stream.write(f'  "bos": {as_line(bos)},\n  "window": {window},\n  "stride": {stride},\n  "items": [')
+        self._made_by = made_by
+        head = {"model": asdict(model), "bos": bos, "window": window, "stride": stride}
+        self._writer = ItemsWriter(stream, head)
 
     def show(self, scored: ScoredText) -> None:
         """See ScoreView."""
-        self._stream.write(("," if self._shown else "") + "\n    " + as_line(item_record(scored, tokens=self._tokens)))
-        self._shown += 1
+        self._writer.add([as_line(item_record(scored, tokens=self._tokens))])
 
     def finish(self, total: Tally) -> None:
         """See ScoreView."""
-        self._stream.write("\n  ],\n" if self._shown else "],\n")
         record = {"num_texts": total.num_texts, **tally_record(total), "ranks": ranks_record(total)}
-        self._stream.write('  "total": ' + as_line(record) + "\n}\n")
+        self._writer.finish({"total": record, "made_by": asdict(self._made_by)})
 
 
 def item_record(scored: ScoredText, *, tokens: bool) -> dict[str, Any]:

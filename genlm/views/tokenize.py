@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
 from genlm.model.pieces import Token
-from genlm.records.serialize import as_line, split_bytes
+from genlm.records.made_by import MadeBy
+from genlm.records.serialize import ItemsWriter, as_line, split_bytes
 from genlm.records.tokenize import TokenizedText
 from genlm.views.terminal import Writer, make_console, visible
 from genlm.views.tokens import counted, label, shortened
@@ -124,25 +126,23 @@ class TokensJsonLines:
 
 
 class TokensJson:
-    """Writes one object bit by bit, so at most one text is in memory."""
+    """Writes one object when all texts are tokenized."""
 
     def __init__(self, stream: TextIO, model: str) -> None:
-        self._stream = stream
         self._total = {"num_texts": 0, "num_tokens": 0, "num_characters": 0, "num_bytes": 0}
-        stream.write('{\n  "model": ' + as_line({"name": model}) + ',\n  "items": [')
+        self._writer = ItemsWriter(stream, {"model": {"name": model}})
 
     def show(self, found: TokenizedText) -> None:
         """Show a text."""
         record = tokens_record(found)
-        self._stream.write(("," if self._total["num_texts"] else "") + "\n    " + as_line(record))
+        self._writer.add([as_line(record)])
         self._total["num_texts"] += 1
         for name in ("num_tokens", "num_characters", "num_bytes"):
             self._total[name] += record[name]
 
     def finish(self) -> None:
         """Write the total of all texts."""
-        self._stream.write("\n  ],\n" if self._total["num_texts"] else "],\n")
-        self._stream.write('  "total": ' + as_line(self._total) + "\n}\n")
+        self._writer.finish({"total": self._total, "made_by": asdict(MadeBy.now())})
 
 
 def tokens_record(found: TokenizedText) -> dict[str, Any]:

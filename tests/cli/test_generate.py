@@ -11,6 +11,9 @@ from support.driving import call, generate, generate_json
 from support.gpt2 import edit_json
 from tokenizers import Tokenizer
 
+from genlm.model.fingerprint import fingerprinted
+from genlm.model.source import find_model
+
 
 class TestPrompt:
     def test_an_argument_a_pipe_and_a_dash_are_equivalent(self, tiny: Path) -> None:
@@ -141,6 +144,7 @@ class TestOutput:
             "parameters": sum(weight.numel() for weight in load_file(tiny / "model.safetensors").values()),
             "dtype": "float32",
             "device": "cpu",
+            "fingerprint": fingerprinted(find_model(str(tiny))).fingerprint,
         }
         assert (record["seed"], record["max_new_tokens"], record["prompt"]) == (3, 9, "Once")
         assert all(isinstance(token, int) for token in record["prompt_token_ids"])

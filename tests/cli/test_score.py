@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support.driving import Terminal, as_json, call, read_first, start
 
 
@@ -93,6 +95,17 @@ def test_invalid_utf8_is_an_error_before_any_output(tiny: Path, tmp_path: Path) 
     bad.write_bytes(b"fine\nno\xfft\n")
     done = call("score", "--file", bad, "-m", tiny)
     assert (done.code, done.out, done.error()) == (1, "", f"{bad}: not valid UTF-8 at byte 7")
+
+
+@pytest.mark.parametrize("format", ["text", "json", "jsonl"])
+def test_damaged_weights_are_an_error_without_half_a_document(copied: Path, format: str) -> None:
+    weights = load_file(copied / "model.safetensors")
+    save_file(
+        {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}, copied / "model.safetensors"
+    )
+    done = call("score", "Once upon a time", "-m", copied, "--format", format)
+    assert (done.code, done.out) == (1, "")
+    assert done.error().startswith("the model's logits are not numbers")
 
 
 @pytest.mark.parametrize("stride", ["0", "65"])

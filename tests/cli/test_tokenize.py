@@ -39,6 +39,19 @@ def test_decoding_the_ids_restores_the_text(tiny: Path, tmp_path: Path) -> None:
     assert back.out == path.read_text()
 
 
+@pytest.mark.parametrize("ids", ["1.5", "1\n2\n1.5"])
+def test_an_error_leaves_no_half_object_on_stdout(tiny: Path, ids: str) -> None:
+    done = call("tokenize", "--decode", "--per", "line", "-m", tiny, "--format", "json", stdin=ids.encode())
+    assert (done.code, done.out, done.error()) == (1, "", "not a token id: '1.5'")
+
+
+def test_json_of_no_text_at_all_is_an_object(tiny: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    found = as_json("tokenize", "--file", empty, "-m", tiny)
+    assert (found["items"], found["total"]["num_texts"]) == ([], 0)
+
+
 def test_jsonl_of_decoded_ids(tiny: Path) -> None:
     done = call("tokenize", "[1, 2]", "--decode", "-m", tiny, "--format", "jsonl")
     assert json.loads(done.out)["ids"] == [1, 2]

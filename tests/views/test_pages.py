@@ -19,6 +19,7 @@ from genlm.model.load import Model
 from genlm.records.attention import AttentionMaps
 from genlm.records.compare import StrategyComparison, StrategyRow
 from genlm.records.generation import Generation
+from genlm.records.made_by import MadeBy
 from genlm.records.score import ScoredText
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
@@ -55,7 +56,7 @@ def scored(model: Model) -> tuple[list[ScoredText], str]:
     texts = list(scoring)
     for text in texts:
         page.show(text)
-    return texts, page.page(model.info, scoring.total, **scoring.settings)
+    return texts, page.page(model.info, MadeBy.now(), scoring.total, **scoring.settings)
 
 
 @pytest.fixture(scope="module")
@@ -435,7 +436,9 @@ def test_a_score_page_shows_no_more_than_a_browser_can_and_says_so(
     page = ScorePage()
     for text in scoring:
         page.show(text)
-    data = json.loads(page.page(model.info, scoring.total, **scoring.settings).split('id="data">')[1].split("<")[0])
+    data = json.loads(
+        page.page(model.info, MadeBy.now(), scoring.total, **scoring.settings).split('id="data">')[1].split("<")[0]
+    )
     assert sum(len(item["tokens"]) for item in data["items"]) == 5
     assert data["cut"].startswith(f"Shown are the first 5 of {scoring.total.num_tokens} tokens")
     assert data["total"][0] == ["texts", "3"]

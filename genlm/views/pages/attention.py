@@ -9,7 +9,7 @@ from array import array
 from genlm.errors import UsageError
 from genlm.records.attention import AttentionMaps
 from genlm.views.attention import describe_check
-from genlm.views.pages import make_page
+from genlm.views.pages import make_page, provenance
 from genlm.views.terminal import visible
 from genlm.views.tokens import counted, label
 
@@ -41,7 +41,7 @@ def attention_page(maps: AttentionMaps) -> str:
         "weights": _packed(maps),
         "check": describe_check(maps.check) if maps.check is not None else None,
     }
-    return make_page("Attention", data, "attention")
+    return make_page("Attention", data, "attention", footer=provenance(maps.made_by, model))
 
 
 def _packed(maps: AttentionMaps) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from genlm.model.info import ModelInfo
+from genlm.records.made_by import MadeBy
 from genlm.records.score import RANK_BOUNDS, ScoredText, Tally, TokenScore
-from genlm.views.pages import make_page
+from genlm.views.pages import make_page, provenance
 from genlm.views.score import BUCKETS, whole_pieces
 from genlm.views.terminal import visible
 from genlm.views.tokens import label
@@ -32,7 +33,7 @@ class ScorePage:
             shown = [_token(text, token) for text, token in pieces]
             self._items.append({"place": _place(scored), "tokens": shown})
 
-    def page(self, model: ModelInfo, total: Tally, *, bos: bool, window: int, stride: int) -> str:
+    def page(self, model: ModelInfo, made_by: MadeBy, total: Tally, *, bos: bool, window: int, stride: int) -> str:
         """Return the page."""
         first = "a start token is put before each text" if bos else "the first token of a text is not scored"
         data = {
@@ -44,7 +45,7 @@ class ScorePage:
             "items": self._items,
             "cut": self._cut(),
         }
-        return make_page("Score", data, "score")
+        return make_page("Score", data, "score", footer=provenance(made_by, model))
 
     def _cut(self) -> str | None:
         if self._tokens <= MOST_TOKENS:

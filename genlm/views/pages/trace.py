@@ -7,7 +7,7 @@ from typing import Any
 from genlm.decoding.completion import Alternative, Completion, TracedToken
 from genlm.records.generation import Generation
 from genlm.views.generation import summary
-from genlm.views.pages import make_page
+from genlm.views.pages import make_page, provenance
 from genlm.views.terminal import visible
 from genlm.views.tokens import counted, label
 from genlm.views.trace import BOUNDS, BUCKETS, parts
@@ -33,7 +33,8 @@ def trace_page(generation: Generation) -> str:
         "samples": samples,
         "cut": f"Shown are the first {MOST_TOKENS:,} of {MOST_TOKENS - room:,} tokens." if room < 0 else None,
     }
-    return make_page("Generation", data, "trace", "tokens")
+    footer = provenance(generation.made_by, generation.model, generation.seed) if generation.made_by else []
+    return make_page("Generation", data, "trace", "tokens", footer=footer)
 
 
 def _head(completion: Completion) -> str:
