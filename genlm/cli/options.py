@@ -258,7 +258,7 @@ def open_page(path: Path | None, output: Path | None) -> Iterator[TextIO | None]
         return
     if is_standard_output(path):
         raise UsageError("--html needs a file: standard output carries the result")
-    if output is not None and path.resolve() == output.resolve():
+    if output is not None and os.path.realpath(path) == os.path.realpath(output):
         raise UsageError(f"--output and --html are the same file, {path}")
     with open_output(path) as stream:
         yield stream

@@ -15,6 +15,9 @@ from genlm.records.tokenize import TokenizedText
 
 # Ids as a person or a program writes them: 1 2 3, or [1, 2, 3].
 SEPARATORS = re.compile(r"[\s,\[\]]+")
+# No vocabulary has an id with more digits.
+MOST_DIGITS = 10
+LONGEST_SHOWN = 40
 
 
 def open_tokenizer(folder: ModelFolder) -> Tokenizer:
@@ -43,8 +46,11 @@ def detokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[Tokenize
 
 
 def _read_id(pieces: Pieces, word: str) -> int:
+    shown = word if len(word) <= LONGEST_SHOWN else word[:LONGEST_SHOWN] + "…"
     if not re.fullmatch(r"[0-9]+", word):
-        raise InputError(f"not a token id: {word!r}", hint="ids are whole numbers, as 5 17 300 or [5, 17, 300]")
-    if not pieces.knows(int(word)):
-        raise InputError(f"the tokenizer has no token {word}", hint=f"its ids are 0 to {pieces.size - 1}")
-    return int(word)
+        raise InputError(f"not a token id: {shown!r}", hint="ids are whole numbers, as 5 17 300 or [5, 17, 300]")
+    # Python refuses to convert thousands of digits.
+    digits = word.lstrip("0") or "0"
+    if len(digits) > MOST_DIGITS or not pieces.knows(int(digits)):
+        raise InputError(f"the tokenizer has no token {shown}", hint=f"its ids are 0 to {pieces.size - 1}")
+    return int(digits)

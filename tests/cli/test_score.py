@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.driving import Terminal, as_json, call, read_first, start
+from support.systems import needs_unix
 
 
 def test_json_has_the_documented_keys(tiny: Path) -> None:
@@ -137,6 +140,16 @@ def test_a_page_that_cannot_be_written_is_an_error(
     done = call("score", "x", "-m", tiny, *options)
     assert (done.code, done.error()) == (code, error)
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_unix("no symbolic links")
+@pytest.mark.parametrize("output", ["out.txt", "loop"])
+def test_a_loop_of_symbolic_links_is_no_page(tiny: Path, tmp_path: Path, output: str) -> None:
+    (tmp_path / "loop").symlink_to("other")
+    (tmp_path / "other").symlink_to("loop")
+    done = call("score", "x", "-m", tiny, "--html", tmp_path / "loop", "-o", tmp_path / output)
+    assert (done.code, done.out) == (1, "")
+    assert done.error() == f"cannot write {tmp_path / 'loop'}: {os.strerror(errno.ELOOP)}"
 
 
 def test_lines_are_scored_as_they_arrive(tiny: Path) -> None:

@@ -53,7 +53,7 @@ def test_json_of_no_text_at_all_is_an_object(tiny: Path, tmp_path: Path) -> None
 
 
 def test_jsonl_of_decoded_ids(tiny: Path) -> None:
-    done = call("tokenize", "[1, 2]", "--decode", "-m", tiny, "--format", "jsonl")
+    done = call("tokenize", f"[1, {'0' * 5000}2]", "--decode", "-m", tiny, "--format", "jsonl")
     assert json.loads(done.out)["ids"] == [1, 2]
 
 
@@ -62,6 +62,8 @@ def test_jsonl_of_decoded_ids(tiny: Path) -> None:
     [
         (["--decode", "1 two"], 1, "not a token id: 'two'"),
         (["--decode", "300"], 1, "the tokenizer has no token 300"),
+        (["--decode", "9" * 5000], 1, f"the tokenizer has no token {'9' * 40}…"),
+        (["--decode", "x" * 5000], 1, f"not a token id: '{'x' * 40}…'"),
         (["--decode", "1", "--format", "ids"], 2, "--decode and --format ids cannot be combined"),
     ],
 )
