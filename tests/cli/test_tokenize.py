@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,35 @@ def test_text_is_a_table_with_one_row_per_token(tiny: Path) -> None:
     assert "<E7>" in done.out
     assert "part of a character" in done.out
     assert done.out.splitlines()[-1].startswith("6 tokens, 5 characters, 7 bytes")
+
+
+def test_a_table_of_a_hundred_thousand_tokens_takes_hardly_longer_than_their_json(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("the king had three sons and a fox " * 6000)
+    seconds = {}
+    for format in ("json", "text"):
+        started = time.process_time()
+        done = call("tokenize", "--file", path, "-m", tiny, "--format", format)
+        seconds[format] = time.process_time() - started
+    lines = done.out.splitlines()
+    assert len(lines) > 100_000
+    assert len({len(line) for line in lines[2:-2]}) == 1
+    assert lines[-1].startswith(f"{len(lines) - 4:,} tokens, ")
+    assert seconds["text"] < 5 * seconds["json"]
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_a_narrow_terminal_shortens_tokens_and_nothing_else(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    done = call("tokenize", "fox 狐", "-m", tiny)
+    found = as_json("tokenize", "fox 狐", "-m", tiny)["items"][0]["tokens"]
+    rows = [line.split() for line in done.out.splitlines()[1 : 1 + len(found)]]
+    assert [(int(row[2]), row[3], row[4]) for row in rows] == [
+        (token["id"], f"{token['start']}-{token['end']}", f"{token['byte_start']}-{token['byte_end']}")
+        for token in found
+    ]
 
 
 def test_json_has_the_offsets_of_every_token(tiny: Path) -> None:
