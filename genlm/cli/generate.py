@@ -20,10 +20,9 @@ from genlm.formats.prompt import read_prompt
 from genlm.model.source import locate_model
 from genlm.records.generation import Generation
 from genlm.tasks.generate import check_count, check_engine, continue_prompt
-from genlm.views.generation import JsonView, TextView, summary
+from genlm.views.generation import JsonView, TextView, TraceView, summary
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices
-from genlm.views.trace import TraceView
 
 # What can be combined with --replay: everything that a saved result does not hold.
 WITH_REPLAY = {"replay", "allow_pickle", "format", "output", "quiet"}
@@ -94,7 +93,7 @@ def generate(
         spinner.stop()
         view.finish(result)
         if page is not None:
-            from genlm.views.pages.trace import trace_page
+            from genlm.views.generation import trace_page
 
             page.write(trace_page(result))
     notify(summary(result))
@@ -138,7 +137,7 @@ def _show(
 def _replay(path: Path, *, allow_pickle: bool, format: str, output: Path | None, quiet: bool) -> None:
     """Run a saved result again and report whether its output is the same. Exit with code 1 if it is not."""
     from genlm.tasks.replay import read_result, run_again
-    from genlm.views.replay import replay_json, replay_text
+    from genlm.views.generation import replay_json, replay_text
 
     notify = notices(quiet=quiet)
     saved = read_result(path)

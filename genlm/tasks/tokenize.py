@@ -11,7 +11,7 @@ from genlm.model.files import read_json
 from genlm.model.pieces import Pieces
 from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import Tokenizer, load_tokenizer
-from genlm.records.tokenize import TokenizedText
+from genlm.records.inspection import TokenizedText
 
 # Ids as a person or a program writes them: 1 2 3, or [1, 2, 3].
 SEPARATORS = re.compile(r"[\s,\[\]]+")

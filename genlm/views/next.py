@@ -7,11 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genlm.decoding.strategy import Strategy
-from genlm.records.next import Branch, Candidate, Comparison, Filtered, NextToken, Tree
+from genlm.records.inspection import Branch, Candidate, Comparison, Filtered, NextToken, Tree
 from genlm.records.serialize import finite, split_bytes
-from genlm.views.bars import Bar, percent
 from genlm.views.terminal import make_console
-from genlm.views.tokens import counted, label, shortened
+from genlm.views.tokens import Bar, counted, label, percent, shortened
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,9 +8,9 @@ from itertools import islice, repeat
 from typing import Any, Protocol, TextIO, TypeVar
 
 from genlm.model.pieces import Token
+from genlm.records.inspection import TokenizedText
 from genlm.records.made_by import MadeBy
 from genlm.records.serialize import ItemsWriter, as_line, split_bytes
-from genlm.records.tokenize import TokenizedText
 from genlm.views.terminal import Writer, make_console, visible
 from genlm.views.tokens import counted, label, shortened
 

@@ -15,8 +15,7 @@ from genlm.decoding.kinds import KINDS
 from genlm.errors import InputError
 from genlm.records.generation import Difference, Replay
 from genlm.tasks.replay import read_result
-from genlm.views.generation import as_json
-from genlm.views.replay import replay_text
+from genlm.views.generation import as_json, replay_text
 
 
 def save(tiny: Path, path: Path, spec: str = "top-p", **options: Any) -> dict[str, Any]:
