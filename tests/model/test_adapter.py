@@ -100,7 +100,7 @@ def no_type(folder: Path) -> None:
         (more_layers, r"the weights lack model\.layers\.2\."),
         (wider, r"mlp\.down_proj\.weight has shape \(32, 64\), but config.json needs \(32, 65\)"),
         (wrong_type, r"transformers cannot load .*hidden_size"),
-        (truncate, "transformers cannot load"),
+        (truncate, r"model\.safetensors: damaged or incomplete"),
         (unknown_type, "transformers cannot load .*gpt-of-tomorrow"),
         (no_type, "transformers cannot load"),
     ],
