@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from genlm.decoding.strategy import Strategy
 from genlm.model.info import ModelInfo
-from genlm.model.pieces import Token
+from genlm.model.pieces import Token, Tokens
 from genlm.records.made_by import MadeBy
 
 # The next token.
@@ -235,7 +235,7 @@ class TokenizedText:
     text: str
     source: str | None
     line: int | None
-    tokens: tuple[Token, ...]
+    tokens: Tokens
 
 
 @dataclass(frozen=True)

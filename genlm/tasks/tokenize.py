@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 
 from genlm.errors import InputError
@@ -14,7 +15,7 @@ from genlm.model.tokenizer import Tokenizer, load_tokenizer
 from genlm.records.inspection import TokenizedText
 
 # Ids as a person or a program writes them: 1 2 3, or [1, 2, 3].
-SEPARATORS = re.compile(r"[\s,\[\]]+")
+WORD = re.compile(r"[^\s,\[\]]+")
 # No vocabulary has an id with more digits.
 MOST_DIGITS = 10
 LONGEST_SHOWN = 40
@@ -29,7 +30,7 @@ def tokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[TokenizedT
     """The tokens of each text, as `generate` would run it: with special tokens where the tokenizer adds any."""
     pieces = Pieces(tokenizer)
     for text in texts:
-        yield TokenizedText(text.text, text.source, text.line, tuple(pieces.tokens(text.text)))
+        yield TokenizedText(text.text, text.source, text.line, pieces.tokens(text.text))
 
 
 def detokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[TokenizedText]:
@@ -40,9 +41,8 @@ def detokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[Tokenize
     """
     pieces = Pieces(tokenizer)
     for text in texts:
-        ids = [_read_id(pieces, word) for word in SEPARATORS.split(text.text) if word]
-        tokens = tuple(pieces.tokens_of_ids(ids))
-        yield TokenizedText(pieces.join(ids), text.source, text.line, tokens)
+        ids = array("Q", (_read_id(pieces, word[0]) for word in WORD.finditer(text.text)))
+        yield TokenizedText(pieces.join(ids), text.source, text.line, pieces.tokens_of_ids(ids))
 
 
 def _read_id(pieces: Pieces, word: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import islice, repeat
 from typing import Any, Protocol, TextIO, TypeVar
 
-from genlm.model.pieces import Token
+from genlm.model.pieces import Token, Tokens
 from genlm.records.inspection import TokenizedText
 from genlm.records.made_by import MadeBy
 from genlm.records.serialize import ItemsWriter, as_line, split_bytes
@@ -57,22 +57,25 @@ class TokensText:
     def finish(self) -> None:
         """Do nothing: there is no total."""
 
-    def _write_table(self, tokens: Sequence[Token]) -> None:
+    def _write_table(self, tokens: Tokens) -> None:
         """Write the rows as they are formatted. A Rich table would take most of a millisecond for each."""
         from rich.cells import cell_len
 
-        labels = {token.id: label(token.text, None if token.whole else token.bytes) for token in tokens}
-        # Offsets of special tokens are 0, so the last ones need not be the longest.
-        last, byte_last = (max(getattr(token, name) for token in tokens) for name in ("end", "byte_end"))
+        labels: dict[int, str] = {}
+        longest = [0, 0, 0]
+        for token in tokens:
+            if token.id not in labels:
+                labels[token.id] = label(token.text, None if token.whole else token.bytes)
+            longest = list(map(max, longest, (token.end, token.byte_end, len(_remark(token)))))
+        end, byte_end, remark = longest
         widths = [
             len(str(len(tokens) - 1)),
             max(len("token"), *map(cell_len, labels.values())),
             max(len("id"), *(len(str(id)) for id in labels)),
-            max(len("characters"), len(f"{last}-{last}")),
-            max(len("bytes"), len(f"{byte_last}-{byte_last}")),
+            max(len("characters"), len(f"{end}-{end}")),
+            max(len("bytes"), len(f"{byte_end}-{byte_end}")),
             len("mask"),
         ]
-        remark = max(len(_remark(token)) for token in tokens)
         room = self._console.width - sum(widths) + widths[1] - 2 * len(widths) - remark
         widths[1] = min(widths[1], LARGEST_TOKEN_WIDTH, max(LEAST_TOKEN_WIDTH, room))
         cells = {id: _padded(shortened(text, widths[1]), widths[1]) for id, text in labels.items()}
@@ -134,7 +137,7 @@ class TokenIds:
 
     def show(self, found: TokenizedText) -> None:
         """Show a text's ids."""
-        for number, chunk in enumerate(chunks(str(token.id) for token in found.tokens)):
+        for number, chunk in enumerate(chunks(map(str, found.tokens.ids))):
             self._stream.write((" " if number else "") + " ".join(chunk))
         self._stream.write("\n")
 
@@ -197,7 +200,7 @@ def _record(found: TokenizedText) -> Iterator[str]:
     line = {"line": found.line} if found.line is not None else {}
     yield as_line({"text": found.text, **place, **line})[:-1]
     lists: dict[str, Iterable[Any]] = {
-        "ids": (token.id for token in found.tokens),
+        "ids": found.tokens.ids,
         "attention_mask": repeat(1, len(found.tokens)),
         "tokens": map(token_record, found.tokens),
     }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,6 +35,19 @@ def test_a_table_of_a_hundred_thousand_tokens_takes_hardly_longer_than_their_jso
     assert len({len(line) for line in lines[2:-2]}) == 1
     assert lines[-1].startswith(f"{len(lines) - 4:,} tokens, ")
     assert seconds["text"] < 5 * seconds["json"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_long_line_takes_memory_in_proportion_to_its_bytes(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "line.txt"
+    path.write_text("the king had three sons and a fox, naïve " * 20_000)
+    arguments = ("tokenize", "--file", path, "-m", "fable", "--format", format, "-o", tmp_path / "out")
+    code = "import sys; from genlm.cli.main import run; assert run(sys.argv[1:]) == 0; print(open('/proc/self/status').read())"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=True, text=True)
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)
+    # The interpreter with its packages, and 100 bytes for each byte of the text.
+    assert int(peak) * 1024 < 120e6 + 100 * path.stat().st_size
 
 
 @pytest.mark.parametrize("columns", ["20", "80"])
