@@ -19,8 +19,7 @@ from genlm.records.inspection import (
     NextToken,
     Tree,
 )
-from genlm.tasks.generate import Overflow, prompt_ids
-from genlm.tasks.words import bad_words_ids, check_biases
+from genlm.tasks.generate import Overflow, bad_words_ids, check_biases, prompt_ids
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,7 +23,7 @@ from genlm.records.made_by import MadeBy
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
 from genlm.tasks.generate import Limits, continue_prompt, result_of
-from genlm.tasks.score import Scoring
+from genlm.tasks.score import Scorer
 from genlm.views.attention import attention_page
 from genlm.views.generation import bucket, parts, trace_page
 from genlm.views.pages import make_page
@@ -49,12 +49,12 @@ def maps(model: Model) -> AttentionMaps:
 @pytest.fixture(scope="module")
 def scored(model: Model) -> tuple[list[ScoredText], str]:
     """Scored texts and their page."""
-    scoring = Scoring(model, [Text(HOSTILE, "a<b>.txt", 1), Text("", "a<b>.txt", 2), Text("The king. " * 20)])
+    scorer = Scorer(model, [Text(HOSTILE, "a<b>.txt", 1), Text("", "a<b>.txt", 2), Text("The king. " * 20)])
     page = ScorePage()
-    texts = list(scoring)
+    texts = list(scorer)
     for text in texts:
         page.show(text)
-    return texts, page.page(model.info, MadeBy.now(), scoring.total, **scoring.settings)
+    return texts, page.page(model.info, MadeBy.now(), scorer.total, **scorer.settings)
 
 
 @pytest.fixture(scope="module")
@@ -430,15 +430,15 @@ def test_a_score_page_shows_no_more_than_a_browser_can_and_says_so(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("genlm.views.score.MOST_PAGE_TOKENS", 5)
-    scoring = Scoring(model, [Text("fox"), Text("wolf and fox"), Text("fox")])
+    scorer = Scorer(model, [Text("fox"), Text("wolf and fox"), Text("fox")])
     page = ScorePage()
-    for text in scoring:
+    for text in scorer:
         page.show(text)
     data = json.loads(
-        page.page(model.info, MadeBy.now(), scoring.total, **scoring.settings).split('id="data">')[1].split("<")[0]
+        page.page(model.info, MadeBy.now(), scorer.total, **scorer.settings).split('id="data">')[1].split("<")[0]
     )
     assert sum(len(item["tokens"]) for item in data["items"]) == 5
-    assert data["cut"].startswith(f"Shown are the first 5 of {scoring.total.num_tokens} tokens")
+    assert data["cut"].startswith(f"Shown are the first 5 of {scorer.total.num_tokens} tokens")
     assert data["total"][0] == ["texts", "3"]
 
 

@@ -14,7 +14,7 @@ import genlm
 from genlm.decoding.kinds import KINDS
 from genlm.errors import InputError
 from genlm.records.generation import Difference, Replay
-from genlm.tasks.replay import read_result
+from genlm.tasks.saved import read_result
 from genlm.views.generation import as_json, replay_text
 
 
