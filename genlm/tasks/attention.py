@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from genlm.errors import ModelError, UsageError
 from genlm.model.pieces import Pieces
+from genlm.records.generation import Overflow
 from genlm.records.inspection import AttentionCheck, AttentionMaps, Head
-from genlm.tasks.generate import Overflow, prompt_ids
+from genlm.tasks.generate import prompt_ids
 
 if TYPE_CHECKING:
     from torch import Tensor

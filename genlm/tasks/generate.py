@@ -16,8 +16,7 @@ from genlm.decoding.strategy import Strategy, transformers_settings
 from genlm.errors import InputError, UsageError
 from genlm.model.info import Engine
 from genlm.model.pieces import Pieces
-from genlm.records.generation import Generation, Timing
-from genlm.records.generation import Overflow as Overflow
+from genlm.records.generation import Generation, Overflow, Timing
 
 if TYPE_CHECKING:
     from genlm.model.load import Model

@@ -6,15 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from genlm.decoding.completion import TracedToken
-from genlm.records.inspection import TokenScore
 from genlm.views.terminal import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.measure import Measurement
 
-AnyToken = TypeVar("AnyToken", TokenScore, TracedToken)
+    from genlm.decoding.completion import TracedToken
+    from genlm.records.inspection import TokenScore
+
+AnyToken = TypeVar("AnyToken", "TokenScore", "TracedToken")
 
 OPEN_BOX = "\u2423"
 # All white space except the usual characters, which have their own signs.
