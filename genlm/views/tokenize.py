@@ -4,53 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import repeat
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from genlm.model.pieces import Token, Tokens
 from genlm.records.inspection import TokenizedText
 from genlm.records.made_by import MadeBy
 from genlm.records.serialize import ItemsWriter, as_line, split_bytes
-from genlm.views.terminal import Writer, make_console, visible
+from genlm.views.terminal import Writer, make_console
 from genlm.views.tokens import chunks, counted, label, write_table
 
 
-class TokensView(Protocol):
-    """Shows the tokens of texts as they come."""
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        ...
-
-    def finish(self) -> None:
-        """Write what follows the last text."""
-        ...
-
-
-class TokensText:
-    """Writes a table with a row for each token, then the counts."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._writer = Writer(stream)
-        self._console = make_console(stream)
-        self._shown = 0
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        if self._shown:
-            self._writer.write("\n")
-        self._shown += 1
+def write_text(stream: TextIO, texts: Iterable[TokenizedText]) -> None:
+    """Write a table for each text, with a row for each token, and counts."""
+    writer, console = Writer(stream), make_console(stream)
+    for number, found in enumerate(texts):
+        if number:
+            writer.write("\n")
         if found.source is not None:
             place = found.source if found.line is None else f"{found.source}:{found.line}"
-            self._writer.write(visible(place), "bold")
-            self._writer.write("\n")
+            writer.write(place, "bold")
+            writer.write("\n")
         if len(found.tokens):
             names = ("#", "token", "id", "characters", "bytes", "mask", "")
-            write_table(self._writer, names, lambda: _rows(found.tokens))
-        self._console.print(_counts(found), soft_wrap=False)
+            write_table(writer, names, partial(_rows, found.tokens))
+        console.print(_counts(found), soft_wrap=False)
 
-    def finish(self) -> None:
-        """Do nothing: there is no total."""
+
+def write_ids(stream: TextIO, texts: Iterable[TokenizedText]) -> None:
+    """Write the ids of each text on one line."""
+    for found in texts:
+        for number, chunk in enumerate(chunks(map(str, found.tokens.ids))):
+            stream.write((" " if number else "") + " ".join(chunk))
+        stream.write("\n")
+
+
+def write_decoded(stream: TextIO, texts: Iterable[TokenizedText]) -> None:
+    """Write the texts that were decoded from ids."""
+    writer = Writer(stream)
+    for found in texts:
+        writer.write(found.text + "\n")
+
+
+def write_json_lines(stream: TextIO, texts: Iterable[TokenizedText]) -> None:
+    """Write one object per text."""
+    for found in texts:
+        stream.writelines(_record(found))
+        stream.write("\n")
+        stream.flush()
+
+
+def write_json(stream: TextIO, texts: Iterable[TokenizedText], model: str) -> None:
+    """Write one object when all texts are tokenized."""
+    total = {"num_texts": 0, "num_tokens": 0, "num_characters": 0, "num_bytes": 0}
+    writer = ItemsWriter(stream, {"model": {"name": model}})
+    for found in texts:
+        writer.add(_record(found))
+        total["num_texts"] += 1
+        for name, count in _totals(found).items():
+            total[name] += count
+    writer.finish({"total": total, "made_by": asdict(MadeBy.now())})
 
 
 def _rows(tokens: Tokens) -> Iterator[Sequence[str]]:
@@ -77,71 +91,6 @@ def _counts(found: TokenizedText) -> str:
     per_token = f", {num_bytes / tokens:.2f} bytes a token" if tokens else ""
     counts = (counted(tokens, "token"), counted(len(found.text), "character"), counted(num_bytes, "byte"))
     return ", ".join(counts) + per_token
-
-
-class TokenIds:
-    """Writes the ids of each text on one line."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text's ids."""
-        for number, chunk in enumerate(chunks(map(str, found.tokens.ids))):
-            self._stream.write((" " if number else "") + " ".join(chunk))
-        self._stream.write("\n")
-
-    def finish(self) -> None:
-        """Do nothing: there is no total."""
-
-
-class DecodedText:
-    """Writes the texts decoded from ids."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._writer = Writer(stream)
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        self._writer.write(found.text + "\n")
-
-    def finish(self) -> None:
-        """Do nothing: there is no total."""
-
-
-class TokensJsonLines:
-    """Writes one object per text."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        self._stream.writelines(_record(found))
-        self._stream.write("\n")
-        self._stream.flush()
-
-    def finish(self) -> None:
-        """Do nothing: there is no total."""
-
-
-class TokensJson:
-    """Writes one object when all texts are tokenized."""
-
-    def __init__(self, stream: TextIO, model: str) -> None:
-        self._total = {"num_texts": 0, "num_tokens": 0, "num_characters": 0, "num_bytes": 0}
-        self._writer = ItemsWriter(stream, {"model": {"name": model}})
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        self._writer.add(_record(found))
-        self._total["num_texts"] += 1
-        for name, count in _totals(found).items():
-            self._total[name] += count
-
-    def finish(self) -> None:
-        """Write the total of all texts."""
-        self._writer.finish({"total": self._total, "made_by": asdict(MadeBy.now())})
 
 
 def _record(found: TokenizedText) -> Iterator[str]:
