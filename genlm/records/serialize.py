@@ -6,8 +6,6 @@ import contextlib
 import json
 import math
 import re
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
@@ -96,6 +94,9 @@ class ItemsWriter:
     """
 
     def __init__(self, stream: TextIO, head: Mapping[str, Any]) -> None:
+        # Not at the top, because every command imports this module.
+        import tempfile
+
         self._stream = stream
         self._draft = tempfile.SpooledTemporaryFile(MEMORY_BYTES, "w+", encoding="utf-8", newline="\n")  # noqa: SIM115
         # An error ends the command without `finish`.
@@ -113,6 +114,8 @@ class ItemsWriter:
         """Write the other members, and then the whole object to the stream."""
         self._draft.write("\n  ],\n" if self._count else "],\n")
         self._draft.write(_members(tail) + "\n}\n")
+        import shutil
+
         self._draft.seek(0)
         shutil.copyfileobj(self._draft, self._stream, CHUNK)
 

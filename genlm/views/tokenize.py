@@ -12,7 +12,7 @@ from genlm.model.pieces import Token, Tokens
 from genlm.records.inspection import TokenizedText
 from genlm.records.made_by import MadeBy
 from genlm.records.serialize import ItemsWriter, as_line, split_bytes
-from genlm.views.terminal import Writer, make_console
+from genlm.views.terminal import Writer, make_console, visible
 from genlm.views.tokens import chunks, counted, label, write_table
 
 
@@ -24,7 +24,7 @@ def write_text(stream: TextIO, texts: Iterable[TokenizedText]) -> None:
             writer.write("\n")
         if found.source is not None:
             place = found.source if found.line is None else f"{found.source}:{found.line}"
-            writer.write(place, "bold")
+            writer.write(visible(place), "bold")
             writer.write("\n")
         if len(found.tokens):
             names = ("#", "token", "id", "characters", "bytes", "mask", "")
