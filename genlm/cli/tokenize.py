@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal
 
 from genlm.cli import options
 from genlm.cli.signals import insistent_interrupts
@@ -13,7 +13,7 @@ from genlm.model.source import find_model
 from genlm.tasks.tokenize import detokenize, open_tokenizer
 from genlm.tasks.tokenize import tokenize as tokenize_texts
 from genlm.views.terminal import notices
-from genlm.views.tokenize import DecodedText, TokenIds, TokensJson, TokensJsonLines, TokensText, TokensView
+from genlm.views.tokenize import write_decoded, write_ids, write_json, write_json_lines, write_text
 
 
 def tokenize(
@@ -50,17 +50,12 @@ def tokenize(
         with insistent_interrupts():
             folder = find_model(model, revision=revision, notify=notify)
             tokenizer = open_tokenizer(folder)
-        view = _view(format, stream, folder.name, decode=decode)
-        for found in (detokenize if decode else tokenize_texts)(tokenizer, texts):
-            view.show(found)
-        view.finish()
-
-
-def _view(format: str, stream: TextIO, model: str, *, decode: bool) -> TokensView:
-    if format == "json":
-        return TokensJson(stream, model)
-    if format == "jsonl":
-        return TokensJsonLines(stream)
-    if format == "ids":
-        return TokenIds(stream)
-    return DecodedText(stream) if decode else TokensText(stream)
+        found = (detokenize if decode else tokenize_texts)(tokenizer, texts)
+        if format == "json":
+            write_json(stream, found, folder.name)
+        elif format == "jsonl":
+            write_json_lines(stream, found)
+        elif format == "ids":
+            write_ids(stream, found)
+        else:
+            (write_decoded if decode else write_text)(stream, found)

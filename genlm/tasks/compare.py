@@ -15,7 +15,8 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, ModelError
 from genlm.model.memory import is_out_of_memory
 from genlm.records.compare import Cell, Sample, StrategyComparison, StrategyRow
-from genlm.tasks.generate import Limits, Overflow, continue_prompt, result_of
+from genlm.records.generation import Overflow
+from genlm.tasks.generate import Limits, continue_prompt, result_of
 from genlm.tasks.metrics import Metrics, distances, measure_all
 from genlm.tasks.others import HumanTexts, Judge
 

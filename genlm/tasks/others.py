@@ -10,7 +10,7 @@ from genlm.model.pieces import Pieces
 from genlm.records.compare import Judgement, Sample
 from genlm.tasks.generate import prompt_ids
 from genlm.tasks.next import continuation_ids
-from genlm.tasks.windows import Sliding, Window, score_windows
+from genlm.tasks.score import SlidingWindow, Window, score_windows
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
@@ -64,7 +64,7 @@ class Judge:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._sliding = Sliding.over(model.network.context, None)
+        self._sliding = SlidingWindow.over(model.network.context, None)
 
     def judge(self, prompts: Sequence[str], texts: Sequence[str]) -> list[Judgement | None]:
         """The judgement of each text; None of one that is empty, or that the model's tokenizer cannot express."""

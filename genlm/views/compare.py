@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from genlm.records.compare import METRICS, Cell, Sample, StrategyComparison, StrategyRow
 from genlm.records.serialize import as_object
+from genlm.views.generation import parts
 from genlm.views.metrics import COLUMNS, best_note, best_rows, distance_of, interval_of, shown_metrics, value_of
 from genlm.views.repeats import repeated
 from genlm.views.terminal import make_console, one_line, visible
 from genlm.views.tokens import counted, shortened
-from genlm.views.trace import parts
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,69 +2,82 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TextIO
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import repeat
+from typing import Any, TextIO
 
-from genlm.model.pieces import Token
-from genlm.records.serialize import as_line, split_bytes
-from genlm.records.tokenize import TokenizedText
+from genlm.model.pieces import Token, Tokens
+from genlm.records.inspection import TokenizedText
+from genlm.records.made_by import MadeBy
+from genlm.records.serialize import ItemsWriter, as_line, split_bytes
 from genlm.views.terminal import Writer, make_console, visible
-from genlm.views.tokens import counted, label, shortened
+from genlm.views.tokens import chunks, counted, label, write_table
 
 
-class TokensView(Protocol):
-    """Shows the tokens of texts as they come."""
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        ...
-
-    def finish(self) -> None:
-        """Write what follows the last text."""
-        ...
-
-
-class TokensText:
-    """Writes a table with a row for each token, then the counts."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._console = make_console(stream)
-        self._shown = 0
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        if self._shown:
-            self._console.print()
-        self._shown += 1
+def write_text(stream: TextIO, texts: Iterable[TokenizedText]) -> None:
+    """Write a table for each text, with a row for each token, and counts."""
+    writer, console = Writer(stream), make_console(stream)
+    for number, found in enumerate(texts):
+        if number:
+            writer.write("\n")
         if found.source is not None:
             place = found.source if found.line is None else f"{found.source}:{found.line}"
-            self._console.print(visible(place), style="bold")
-        self._console.print(self._table(found.tokens))
-        if found.tokens:
-            self._console.print()
-        self._console.print(_counts(found), soft_wrap=False)
+            writer.write(visible(place), "bold")
+            writer.write("\n")
+        if len(found.tokens):
+            names = ("#", "token", "id", "characters", "bytes", "mask", "")
+            write_table(writer, names, partial(_rows, found.tokens))
+        console.print(_counts(found), soft_wrap=False)
 
-    def finish(self) -> None:
-        """Do nothing: there is no total."""
 
-    def _table(self, tokens: tuple[Token, ...]) -> Any:
-        from rich.table import Table
-        from rich.text import Text
+def write_ids(stream: TextIO, texts: Iterable[TokenizedText]) -> None:
+    """Write the ids of each text on one line."""
+    for found in texts:
+        for number, chunk in enumerate(chunks(map(str, found.tokens.ids))):
+            stream.write((" " if number else "") + " ".join(chunk))
+        stream.write("\n")
 
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim", show_header=bool(tokens))
-        for name in ("#", "token", "id", "characters", "bytes", "mask", ""):
-            table.add_column(name, justify="left" if name in ("token", "") else "right", no_wrap=True)
-        for number, token in enumerate(tokens):
-            table.add_row(
-                str(number),
-                Text(shortened(label(token.text, None if token.whole else token.bytes), 32)),
-                str(token.id),
-                f"{token.start}-{token.end}",
-                f"{token.byte_start}-{token.byte_end}",
-                "1",
-                Text(_remark(token), style="dim"),
-            )
-        return table
+
+def write_decoded(stream: TextIO, texts: Iterable[TokenizedText]) -> None:
+    """Write the texts that were decoded from ids."""
+    writer = Writer(stream)
+    for found in texts:
+        writer.write(found.text + "\n")
+
+
+def write_json_lines(stream: TextIO, texts: Iterable[TokenizedText]) -> None:
+    """Write one object per text."""
+    for found in texts:
+        stream.writelines(_record(found))
+        stream.write("\n")
+        stream.flush()
+
+
+def write_json(stream: TextIO, texts: Iterable[TokenizedText], model: str) -> None:
+    """Write one object when all texts are tokenized."""
+    total = {"num_texts": 0, "num_tokens": 0, "num_characters": 0, "num_bytes": 0}
+    writer = ItemsWriter(stream, {"model": {"name": model}})
+    for found in texts:
+        writer.add(_record(found))
+        total["num_texts"] += 1
+        for name, count in _totals(found).items():
+            total[name] += count
+    writer.finish({"total": total, "made_by": asdict(MadeBy.now())})
+
+
+def _rows(tokens: Tokens) -> Iterator[Sequence[str]]:
+    for number, token in enumerate(tokens):
+        yield (
+            str(number),
+            label(token.text, None if token.whole else token.bytes),
+            str(token.id),
+            f"{token.start}-{token.end}",
+            f"{token.byte_start}-{token.byte_end}",
+            "1",
+            _remark(token),
+        )
 
 
 def _remark(token: Token) -> str:
@@ -80,82 +93,26 @@ def _counts(found: TokenizedText) -> str:
     return ", ".join(counts) + per_token
 
 
-class TokenIds:
-    """Writes the ids of each text on one line."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text's ids."""
-        self._stream.write(" ".join(str(token.id) for token in found.tokens) + "\n")
-
-    def finish(self) -> None:
-        """Do nothing: there is no total."""
-
-
-class DecodedText:
-    """Writes the texts decoded from ids."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._writer = Writer(stream)
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        self._writer.write(found.text + "\n")
-
-    def finish(self) -> None:
-        """Do nothing: there is no total."""
-
-
-class TokensJsonLines:
-    """Writes one object per text."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        self._stream.write(as_line(tokens_record(found)) + "\n")
-        self._stream.flush()
-
-    def finish(self) -> None:
-        """Do nothing: there is no total."""
-
-
-class TokensJson:
-    """Writes one object bit by bit, so at most one text is in memory."""
-
-    def __init__(self, stream: TextIO, model: str) -> None:
-        self._stream = stream
-        self._total = {"num_texts": 0, "num_tokens": 0, "num_characters": 0, "num_bytes": 0}
-        stream.write('{\n  "model": ' + as_line({"name": model}) + ',\n  "items": [')
-
-    def show(self, found: TokenizedText) -> None:
-        """Show a text."""
-        record = tokens_record(found)
-        self._stream.write(("," if self._total["num_texts"] else "") + "\n    " + as_line(record))
-        self._total["num_texts"] += 1
-        for name in ("num_tokens", "num_characters", "num_bytes"):
-            self._total[name] += record[name]
-
-    def finish(self) -> None:
-        """Write the total of all texts."""
-        self._stream.write("\n  ],\n" if self._total["num_texts"] else "],\n")
-        self._stream.write('  "total": ' + as_line(self._total) + "\n}\n")
-
-
-def tokens_record(found: TokenizedText) -> dict[str, Any]:
-    """Return a text as the JSON of `genlm tokenize`."""
+def _record(found: TokenizedText) -> Iterator[str]:
+    """Yield a text as the JSON of `genlm tokenize`, in pieces: a long text has many tokens."""
     place = {"source": found.source} if found.source is not None else {}
     line = {"line": found.line} if found.line is not None else {}
+    yield as_line({"text": found.text, **place, **line})[:-1]
+    lists: dict[str, Iterable[Any]] = {
+        "ids": found.tokens.ids,
+        "attention_mask": repeat(1, len(found.tokens)),
+        "tokens": map(token_record, found.tokens),
+    }
+    for name, values in lists.items():
+        yield f', "{name}": ['
+        for number, chunk in enumerate(chunks(values)):
+            yield (", " if number else "") + as_line(chunk)[1:-1]
+        yield "]"
+    yield ", " + as_line(_totals(found))[1:]
+
+
+def _totals(found: TokenizedText) -> dict[str, int]:
     return {
-        "text": found.text,
-        **place,
-        **line,
-        "ids": [token.id for token in found.tokens],
-        "attention_mask": [1] * len(found.tokens),
-        "tokens": [token_record(token) for token in found.tokens],
         "num_tokens": len(found.tokens),
         "num_characters": len(found.text),
         "num_bytes": len(found.text.encode("utf-8")),

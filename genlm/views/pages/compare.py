@@ -7,14 +7,13 @@ from typing import Any
 
 from genlm.records.compare import Sample, StrategyComparison, StrategyRow
 from genlm.views.compare import comparison_summary, failures, token_marks
+from genlm.views.generation import BOUNDS, BUCKETS, parts, token_record
 from genlm.views.metrics import COLUMNS, best_note, best_rows, distance_of, interval_of, shown_metrics, value_of
 from genlm.views.pages import make_page
 from genlm.views.pages.plots import make_plots
 from genlm.views.pages.svg import SERIES_COLOURS
-from genlm.views.pages.trace import token_record
 from genlm.views.terminal import one_line, visible
 from genlm.views.tokens import counted
-from genlm.views.trace import BOUNDS, BUCKETS, parts
 
 
 def comparison_page(comparison: StrategyComparison) -> str:
