@@ -138,7 +138,10 @@ def _format_of(path: Path | RemoteFile) -> Format:
 
 
 def _located(path: Path | RemoteFile, spare: Path) -> tuple[str, Path | RemoteFile]:
-    """Return a file's name, and a path from which it can be read more than once."""
+    """Return a file's name, and a path from which it can be read more than once.
+
+    Bytes of a name that are not UTF-8 are written as escapes, because records and ids hold the name.
+    """
     if path == STDIN:
         if sys.stdin is None:
             raise UsageError("no prompts: standard input is closed")
@@ -147,10 +150,11 @@ def _located(path: Path | RemoteFile, spare: Path) -> tuple[str, Path | RemoteFi
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file")
+    name = str(path).encode(errors="backslashreplace").decode()
     if not path.is_file():
         with path.open("rb") as stream:
-            return str(path), _kept(stream, spare)
-    return str(path), path
+            return name, _kept(stream, spare)
+    return name, path
 
 
 def _kept(stream: BinaryIO, place: Path) -> Path:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
@@ -18,7 +19,11 @@ from genlm.tasks.generate import Limits, check_count
 
 # A larger float may not be the number that was written.
 LARGEST_EXACT = 2**53
+# Integers of tables and of msgspec have 64 bits, with a sign or without.
+SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**64 - 1
+DEEPEST = 100
 OVERRIDES = ("strategy", "seed", "max_new_tokens")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         check_count(self.strategy, self.limits)
+        if self.limits.max_new_tokens >= 2**63:
+            raise UsageError(f"max_new_tokens must be below 2^63, not {self.limits.max_new_tokens}")
 
     def provenance(self, model: BatchModel) -> Provenance:
         """Return the provenance of records that `model` makes with these settings."""
@@ -136,7 +143,12 @@ def _make_job(row: InputRow, prefix: str, columns: Columns, settings: BatchSetti
             prompt = _take_prompt(others, row.columns, columns)
             settings = _take_overrides(others, settings)
     except (ValueError, UsageError) as problem:
-        error = str(problem)
+        # A message may quote the row.
+        error = str(problem).encode(errors="backslashreplace").decode()
+    for name in list(others):
+        if (reason := _unwritable(name) or _unwritable(others[name])) is not None:
+            error = error or f"column {name!r} {reason}"
+            del others[name]
     return Job(id, prompt, settings, others, row.source, row.number, row.line, error)
 
 
@@ -147,7 +159,7 @@ def _take_id(values: dict[str, Any], column: str, default: str | int) -> str | i
         return default
     if isinstance(id, bool) or not isinstance(id, (str, int)):
         raise ValueError(f"{column!r} is {_shown(id)}, not text or a whole number")
-    return _checked(id, repr(column)) if isinstance(id, str) else id
+    return _checked(id, repr(column))
 
 
 def _take_prompt(values: dict[str, Any], row: Mapping[str, Any], columns: Columns) -> str:
@@ -167,17 +179,52 @@ def _take_prompt(values: dict[str, Any], row: Mapping[str, Any], columns: Column
     return _checked(prompt, "the prompt")
 
 
-def _checked(text: str, what: str) -> str:
-    """Return the text. Raise ValueError if it holds a lone surrogate, as JSON can."""
+def _checked(value: T, what: str) -> T:
+    """Return a value that every output format can hold. Raise ValueError for any other."""
+    if (problem := _unwritable(value)) is not None:
+        raise ValueError(f"{what} {problem}")
+    return value
+
+
+def _unwritable(value: Any) -> str | None:
+    """Return why some output format cannot hold a value that JSON can, or None if all can."""
+    level = [value]
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, str):
+                if not _is_unicode(each):
+                    return "is not valid Unicode: it holds half of a surrogate pair"
+            elif isinstance(each, int):
+                if not SMALLEST_INTEGER <= each <= LARGEST_INTEGER:
+                    return "holds an integer beyond 64 bits"
+            elif isinstance(each, float):
+                if not math.isfinite(each):
+                    return "holds a number beyond the range of floats"
+            elif isinstance(each, Mapping):
+                below += [*each, *each.values()]
+            elif isinstance(each, (list, tuple)):
+                below += each
+        if not below:
+            return None
+        level = below
+    return "is nested too deeply"
+
+
+def _is_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
-    return text
+        return False
+    return True
 
 
 def _take_overrides(values: dict[str, Any], settings: BatchSettings) -> BatchSettings:
-    """Return the settings with the overrides of a row, which are removed. Raise UsageError for an invalid one."""
+    """Return the settings with the overrides of a row, which are removed.
+
+    Raises:
+        UsageError, ValueError: an invalid override.
+    """
     given = {name: values.pop(name) for name in OVERRIDES if name in values}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
     if not given:
@@ -185,7 +232,7 @@ def _take_overrides(values: dict[str, Any], settings: BatchSettings) -> BatchSet
     spec, seed, new = (given.get(name) for name in OVERRIDES)
     if spec is not None and not isinstance(spec, str):
         raise UsageError(f"strategy is {_shown(spec)}, not a spec such as top-k:top_k=40")
-    return _override(settings, spec, _whole("seed", seed), _whole("max_new_tokens", new))
+    return _override(settings, _checked(spec, "strategy"), _whole("seed", seed), _whole("max_new_tokens", new))
 
 
 @lru_cache(maxsize=1024)

@@ -15,10 +15,11 @@ from genlm.records.batch import BatchRecord
 
 Records: TypeAlias = Callable[[], Iterable[BatchRecord]]
 
-# The columns of every table: these before the columns of the input, the settings and the error after them.
-FIRST = ("id", "prompt")
+# The columns of every table after those of the input and the completions.
 SETTINGS = ("model", "revision", "dtype", "strategy", "seed", "max_new_tokens")
-RESERVED = {*FIRST, *SETTINGS, "completion", "completions", "finish_reason", "logprob", "error"}
+RESERVED = {"id", *SETTINGS, "completion", "completions", "finish_reason", "logprob", "error"}
+# The column of the prompts; the second name if the input has another column named `prompt`.
+PROMPT, OTHER_PROMPT = "prompt", "model_prompt"
 ROWS_AT_ONCE = 1024
 LARGEST_INTEGER = 2**63
 CRLF = "\r\n"
@@ -46,10 +47,16 @@ class TableLayout:
         return layout
 
     @property
+    def prompt(self) -> str:
+        """The name of the column of the prompts that ran. A column of the input keeps its name."""
+        return OTHER_PROMPT if f"columns.{PROMPT}" in self.kinds else PROMPT
+
+    @property
     def columns(self) -> dict[str, str]:
         """The columns of the input, each with its name in the table."""
+        reserved = RESERVED | {self.prompt}
         names = (name.removeprefix("columns.") for name in self.kinds if name.startswith("columns."))
-        return {name: f"columns.{name}" if name in RESERVED or name[:11] == "completion_" else name for name in names}
+        return {name: f"columns.{name}" if name in reserved or name[:11] == "completion_" else name for name in names}
 
     def _note(self, name: str, value: Any) -> None:
         kind, known = _kind(value), self.kinds.get(name)
@@ -72,11 +79,11 @@ def _kind(value: Any) -> str:
 def write_csv(records: Records, stream: BinaryIO) -> None:
     """Write CSV in UTF-8, with columns for each completion. Lists and objects are JSON."""
     layout = TableLayout.of(records())
-    text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     suffixes = [f"_{number}" for number in range(1, layout.completions + 1)] if layout.completions > 1 else [""]
     results = [f"{name}{suffix}" for suffix in suffixes for name in ("completion", "finish_reason", "logprob")]
     writer = csv.writer(_NewlineWriter(text), lineterminator=CRLF, escapechar=ESCAPE)
-    writer.writerow([*FIRST, *layout.columns.values(), *results, *SETTINGS, "error"])
+    writer.writerow(["id", layout.prompt, *layout.columns.values(), *results, *SETTINGS, "error"])
     for record in records():
         writer.writerow(_csv_row(record, layout))
     text.flush()
@@ -147,7 +154,7 @@ def _schema(layout: TableLayout) -> Any:
         "seed": types.get(layout.kinds.get("seed", "int"), pa.string()),
         "max_new_tokens": pa.int64(),
     }
-    first = {"id": types.get(layout.kinds.get("id", "text"), pa.string()), "prompt": pa.string()}
+    first = {"id": types.get(layout.kinds.get("id", "text"), pa.string()), layout.prompt: pa.string()}
     return pa.schema({**first, **columns, "completions": pa.list_(completion), **settings, "error": error})
 
 
@@ -159,7 +166,7 @@ def _parquet_row(record: BatchRecord, layout: TableLayout) -> dict[str, Any]:
     values = record.to_dict()
     return {
         "id": _typed(record.id, layout.kinds["id"]),
-        "prompt": record.prompt,
+        layout.prompt: record.prompt,
         **columns,
         "completions": values["completions"],
         **settings,
@@ -170,6 +177,4 @@ def _parquet_row(record: BatchRecord, layout: TableLayout) -> dict[str, Any]:
 
 def _typed(value: Any, kind: str) -> Any:
     """Return a value as its column holds it: as text if the column mixes kinds of values."""
-    text = _as_json(value) if kind == "json" and not isinstance(value, (str, type(None))) else value
-    # Arrow does not take lone surrogates, which JSON can hold.
-    return text.encode(errors="replace").decode() if isinstance(text, str) else text
+    return _as_json(value) if kind == "json" and not isinstance(value, (str, type(None))) else value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.batch import read_records, rows, texts, write_lines
+from support.batch import read_records, read_table, rows, texts, write_lines
 from support.driving import Done
 from support.networks import Cramped, Poisoned, with_network
 
@@ -32,6 +33,21 @@ BAD = [
     ('{"id": "seed", "prompt": "x", "seed": "y"}', "seed", 'seed is "y", not a whole number'),
     ('{"id": "new", "prompt": "x", "max_new_tokens": 0}', "new", "max_new_tokens must be at least 1, not 0"),
     ('{"id": "room", "prompt": "x", "max_new_tokens": 96}', "room", "leave no room for a prompt"),
+    ('{"id": "note", "prompt": "x", "note": "\\ud800"}', "note", "column 'note' is not valid Unicode"),
+    ('{"id": "deep", "prompt": "x", "n": [{"a": "\\udfff"}]}', "deep", "column 'n' is not valid Unicode"),
+    ('{"id": "name", "prompt": "x", "\\ud800": 1}', "name", r"column '\ud800' is not valid Unicode"),
+    ('{"id": "big", "prompt": "x", "n": [18446744073709551616]}', "big", "column 'n' holds an integer beyond 64 bits"),
+    ('{"id": "low", "prompt": "x", "n": -9223372036854775809}', "low", "column 'n' holds an integer beyond 64 bits"),
+    ('{"id": "float", "prompt": "x", "n": 1e999}', "float", "column 'n' holds a number beyond the range of floats"),
+    (
+        '{"id": "nest", "prompt": "x", "n": ' + "[" * 200 + "]" * 200 + "}",
+        "nested",
+        "column 'n' is nested too deeply",
+    ),
+    ('{"id": 18446744073709551616, "prompt": "x"}', "in.jsonl:2", "'id' holds an integer beyond 64 bits"),
+    ('{"id": "many", "prompt": "x", "max_new_tokens": 9223372036854775808}', "many", "must be below 2^63"),
+    ('{"id": "surrogate", "prompt": "x", "strategy": "\\ud800"}', "surrogate", "strategy is not valid Unicode"),
+    ('{"id": "quoted", "prompt": "x", "seed": "\\ud800"}', "quoted", r'seed is "\ud800", not a whole number'),
     ('{"id": "bias", "prompt": "x", "strategy": "greedy:logit_bias=9999:1"}', "bias", "logit_bias has token 9999"),
 ]
 
@@ -50,6 +66,22 @@ def test_a_bad_row_is_a_record_with_its_error(run: Callable[..., Done], line: st
     assert (error["file"], error["row"], error["line"]) == ("in.jsonl", 2, 2)
     assert f"in.jsonl, line 2: {error['message']}" in done.err
     assert "3 of 3 prompts are in out.jsonl  1 of them with an error" in done.err
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.parquet"])
+def test_a_table_has_a_row_for_every_bad_row(run: Callable[..., Done], output: str) -> None:
+    write_lines("in.jsonl", *(line for line, id, _ in BAD if id != "cut"))
+    options = ("in.jsonl", "-o", output, "--max-new-tokens", "3", "--id-field", "key")
+    assert run(*options).code == 3
+    found = read_table(output)
+    errors = [row["error"] if output.endswith(".csv") else row["error"] and row["error"]["message"] for row in found]
+    records = read_records(f"{output}.jsonl")
+    assert {row["id"]: error or None for row, error in zip(found, errors, strict=True)} == {
+        record["id"]: record["error"] and record["error"]["message"] for record in records
+    }
+    before = Path(output).read_bytes()
+    done = run(*options, "--resume")
+    assert (done.code, Path(output).read_bytes() == before) == (3, True), done.err
 
 
 @pytest.mark.parametrize("line", [BAD[0][0], BAD[7][0]], ids=["seen while reading", "seen by the model"])

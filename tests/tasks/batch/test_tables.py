@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pyarrow import parquet
-from support.batch import read_records, rows, texts, write_lines
+from support.batch import read_records, read_table, rows, texts, write_lines
 from support.driving import Done
 
 from genlm.records.batch import BatchRecord
@@ -44,14 +44,22 @@ def test_parquet(run: Callable[..., Done]) -> None:
 
 
 @pytest.mark.parametrize("output", ["out.csv", "out.parquet"])
-def test_text_that_is_not_unicode_has_question_marks(run: Callable[..., Done], output: str) -> None:
-    write_lines("in.jsonl", r'{"prompt": "fox", "note": "a\ud800b"}')
-    assert run("in.jsonl", "-o", output, "--max-new-tokens", "2").code == 0
-    if output.endswith(".csv"):
-        (row,) = csv.DictReader(io.StringIO(Path(output).read_text()))
-    else:
-        (row,) = parquet.read_table(output).to_pylist()
-    assert row["note"] == "a?b"
+@pytest.mark.parametrize(("option", "ran"), [("--template={title}: {prompt}", "T: fox"), ("--prompt-field=title", "T")])
+def test_a_column_named_prompt_stays_beside_the_prompt_that_ran(
+    run: Callable[..., Done], output: str, option: str, ran: str
+) -> None:
+    write_lines("in.jsonl", {"id": "a", "prompt": "fox", "title": "T", "model_prompt": "mine"})
+    assert run("in.jsonl", "-o", output, "--max-new-tokens", "2", option).code == 0
+    (row,) = read_table(output)
+    assert (row["model_prompt"], row["prompt"], row["columns.model_prompt"]) == (ran, "fox", "mine")
+    assert list(row)[:2] == ["id", "model_prompt"]
+
+
+def test_without_a_column_named_prompt_the_prompt_that_ran_has_that_name(run: Callable[..., Done]) -> None:
+    write_lines("in.jsonl", {"id": "a", "title": "T", "model_prompt": "mine"})
+    assert run("in.jsonl", "-o", "out.csv", "--max-new-tokens", "2", "--template", "{title}!").code == 0
+    (row,) = read_table("out.csv")
+    assert (row["prompt"], row["title"], row["model_prompt"]) == ("T!", "T", "mine")
 
 
 @pytest.mark.parametrize("output", ["out.csv", "out.parquet"])
