@@ -219,6 +219,10 @@ def run_locally(plan: Plan, notify: Callable[[str], None], *, in_order: bool, qu
     ):
         spinner.say("reading the prompts")
         run = BatchRun(plan, journal, ledger)
+        if found := run.notices():
+            spinner.stop()
+            for line in found:
+                notify(line)
         progress = BatchProgress(run.counts, retry_errors=plan.retry_errors, enabled=not quiet)
         if run.has_left:
             _make_records(run, progress, spinner)

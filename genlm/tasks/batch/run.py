@@ -13,7 +13,8 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, OutputError, UsageError
 from genlm.formats.journal import Journal
 from genlm.formats.output import replacing
-from genlm.records.batch import BatchCounts, BatchModel, BatchRecord, Provenance
+from genlm.records.batch import BatchCounts, BatchModel, BatchRecord, Provenance, looks_like_record
+from genlm.records.made_by import Versions
 from genlm.tasks.batch.jobs import Job, read_jobs
 from genlm.tasks.batch.ledger import InputEntry, Ledger, OutputEntry
 from genlm.tasks.batch.plan import Plan
@@ -21,6 +22,7 @@ from genlm.tasks.batch.tables import Records, write_csv, write_parquet
 
 TABLES: dict[str, Callable[[Records, BinaryIO], None]] = {".csv": write_csv, ".parquet": write_parquet}
 LINES = (".jsonl", ".ndjson")
+MOST_NOTICES = 10
 # The start of every record's JSON.
 BEGINNING = b'{"id": '
 # Every row may have its own seed and length, which the ledger keeps. Few records differ in the rest.
@@ -47,6 +49,8 @@ class BatchRun:
         self._provenances: list[Provenance] = []
         self._numbers: dict[Any, int] = {}
         self._strategies: dict[Strategy, int] = {}
+        self._made_by: set[Versions] = set()
+        self._damaged: list[int] = []
         ledger.fill(self._input_entries())
         self._check_ids()
         if not plan.overwrite:
@@ -66,6 +70,16 @@ class BatchRun:
         """Whether any row is left to do."""
         counts = self.counts
         return counts.done < counts.rows or (self.plan.retry_errors and counts.failed > 0)
+
+    def notices(self) -> list[str]:
+        """Return what a user should know about the records that were there before: damage, and other versions."""
+        path = self.journal.path
+        found = [f"{path}, line {line}: ignored a damaged record; its row runs again" for line in self._damaged]
+        if len(found) > MOST_NOTICES:
+            found[MOST_NOTICES:] = [f"{path}: ignored {len(found) - MOST_NOTICES:,} more damaged records"]
+        now = Versions.installed()
+        found += [f"{path} has records made by {then}; this is {now}" for then in sorted(map(str, self._made_by - {now}))]
+        return found
 
     def jobs(self) -> Iterator[Job]:
         """Yield the jobs that are left. With `overwrite`, empty the journal first."""
@@ -111,7 +125,8 @@ class BatchRun:
         if write is not None:
             with replacing(self.output) as stream:
                 write(partial(self._records, in_order), stream)
-            return
+            if not self._damaged:
+                return
         self.journal.is_wanted = True
         if not self._is_tidy(in_order):
             self.journal.rewrite(self._lines(in_order))
@@ -157,18 +172,21 @@ class BatchRun:
             )
 
     def _entries_of_journal(self) -> Iterator[OutputEntry]:
-        end = self.journal.end_of_last_line()
-        if not end:
+        if not self.journal.end_of_last_line():
             self._check_torn()
+        is_batch = False
         for number, (offset, line) in enumerate(self.journal.lines(), 1):
             try:
-                yield self._output_entry(BatchRecord.from_line(line), offset, len(line))
-            except ValueError as error:
-                if offset + len(line) == end and number > 1:
-                    # A power failure may leave the last record damaged.
-                    self.journal.cut(offset)
-                    return
-                raise self._not_a_record(number) from error
+                record = BatchRecord.from_line(line)
+            except ValueError:
+                is_batch = is_batch or looks_like_record(line)
+                self._damaged.append(number)
+                continue
+            is_batch = True
+            self._made_by.add(record.made_by)
+            yield self._output_entry(record, offset, len(line))
+        if self._damaged and not is_batch:
+            raise self._not_a_record(self._damaged[0])
 
     def _check_torn(self) -> None:
         """Raise OutputError if the only line, which is incomplete, cannot be the beginning of a record."""
@@ -211,7 +229,11 @@ class BatchRun:
                 yield source.read(size)
 
     def _records(self, in_order: bool) -> Iterator[BatchRecord]:
-        return map(BatchRecord.from_line, self._lines(in_order))
+        for line in self._lines(in_order):
+            try:
+                yield BatchRecord.from_line(line)
+            except ValueError as error:
+                raise OutputError(f"{self.journal.path} was damaged during the run", code="resumable") from error
 
 
 def journal_path(output: Path) -> Path:

@@ -17,7 +17,7 @@ Records: TypeAlias = Callable[[], Iterable[BatchRecord]]
 
 # The columns of every table after those of the input and the completions.
 SETTINGS = ("model", "revision", "dtype", "strategy", "seed", "max_new_tokens")
-RESERVED = {"id", *SETTINGS, "completion", "completions", "finish_reason", "logprob", "error"}
+RESERVED = {"id", *SETTINGS, "completion", "completions", "finish_reason", "logprob", "made_by", "error"}
 # The column of the prompts; the second name if the input has another column named `prompt`.
 PROMPT, OTHER_PROMPT = "prompt", "model_prompt"
 ROWS_AT_ONCE = 1024
@@ -83,7 +83,7 @@ def write_csv(records: Records, stream: BinaryIO) -> None:
     suffixes = [f"_{number}" for number in range(1, layout.completions + 1)] if layout.completions > 1 else [""]
     results = [f"{name}{suffix}" for suffix in suffixes for name in ("completion", "finish_reason", "logprob")]
     writer = csv.writer(_NewlineWriter(text), lineterminator=CRLF, escapechar=ESCAPE)
-    writer.writerow(["id", layout.prompt, *layout.columns.values(), *results, *SETTINGS, "error"])
+    writer.writerow(["id", layout.prompt, *layout.columns.values(), *results, *SETTINGS, "made_by", "error"])
     for record in records():
         writer.writerow(_csv_row(record, layout))
     text.flush()
@@ -111,6 +111,7 @@ def _csv_row(record: BatchRecord, layout: TableLayout) -> Iterator[Any]:
     yield from [None] * (3 * (layout.completions - len(record.completions)))
     settings = record.settings()
     yield from (settings[name] for name in SETTINGS)
+    yield record.made_by
     yield record.error.message if record.error else None
 
 
@@ -148,6 +149,7 @@ def _schema(layout: TableLayout) -> Any:
             "logprob": pa.float64(),
         }
     )
+    made_by = pa.struct(dict.fromkeys(("genlm", "torch", "transformers"), pa.string()))
     error = pa.struct({"message": pa.string(), "file": pa.string(), "row": pa.int64(), "line": pa.int64()})
     columns = {own: types.get(layout.kinds[f"columns.{name}"], pa.string()) for name, own in layout.columns.items()}
     settings = dict.fromkeys(SETTINGS, pa.string()) | {
@@ -155,7 +157,9 @@ def _schema(layout: TableLayout) -> Any:
         "max_new_tokens": pa.int64(),
     }
     first = {"id": types.get(layout.kinds.get("id", "text"), pa.string()), layout.prompt: pa.string()}
-    return pa.schema({**first, **columns, "completions": pa.list_(completion), **settings, "error": error})
+    return pa.schema(
+        {**first, **columns, "completions": pa.list_(completion), **settings, "made_by": made_by, "error": error}
+    )
 
 
 def _parquet_row(record: BatchRecord, layout: TableLayout) -> dict[str, Any]:
@@ -171,6 +175,7 @@ def _parquet_row(record: BatchRecord, layout: TableLayout) -> dict[str, Any]:
         "completions": values["completions"],
         **settings,
         "seed": _typed(record.seed, layout.kinds["seed"]),
+        "made_by": values["made_by"],
         "error": values["error"],
     }
 

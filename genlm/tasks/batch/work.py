@@ -17,6 +17,7 @@ from genlm.decoding.request import Request
 from genlm.errors import GenlmError, InputError
 from genlm.model.memory import is_out_of_memory
 from genlm.records.batch import BatchModel, BatchRecord
+from genlm.records.made_by import Versions
 from genlm.tasks.batch.jobs import Job
 from genlm.tasks.generate import encode_prompt, make_request
 
@@ -84,6 +85,7 @@ def _record(job: Job, model: Model, completions: Iterable[Completion] = (), *, e
         prompt=job.prompt,
         completions=tuple(sorted(completions, key=lambda each: each.index)),
         **vars(job.settings.provenance(model_of(model))),
+        made_by=Versions.installed(),
         columns=dict(job.columns),
         error=None if error is None else job.row_error(error),
     )
@@ -91,7 +93,8 @@ def _record(job: Job, model: Model, completions: Iterable[Completion] = (), *, e
 
 def _reason(error: Exception) -> str:
     if isinstance(error, GenlmError):
-        return str(error)
+        # A message may quote the row.
+        return str(error).encode(errors="backslashreplace").decode()
     if is_out_of_memory(error):
         return "out of memory"
     return f"unexpected {type(error).__name__}: {error}"

@@ -41,7 +41,7 @@ BAD = [
     ('{"id": "float", "prompt": "x", "n": 1e999}', "float", "column 'n' holds a number beyond the range of floats"),
     (
         '{"id": "nest", "prompt": "x", "n": ' + "[" * 200 + "]" * 200 + "}",
-        "nested",
+        "nest",
         "column 'n' is nested too deeply",
     ),
     ('{"id": 18446744073709551616, "prompt": "x"}', "in.jsonl:2", "'id' holds an integer beyond 64 bits"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from support.batch import read_records, read_table, rows, texts, write_lines
 from support.driving import Done
 
 from genlm.records.batch import BatchRecord
+from genlm.records.made_by import Versions
+from genlm.records.serialize import from_builtins
 from genlm.tasks.batch.tables import write_csv
 
 
@@ -27,6 +28,7 @@ def test_csv(run: Callable[..., Done]) -> None:
     assert [first["completion_1"], first["completion_2"]] == texts(records)[0]
     assert (first["id"], first["prompt"], first["columns.model"], first["n"]) == ("1", "fox,\n", "m", "1")
     assert (second["error"], second["n"], second["completion_1"]) == ("'prompt' is missing", "[1]", "")
+    assert first["made_by"] == str(Versions.installed())
     assert (third["strategy"], third["seed"], third["dtype"], third["n"]) == ("top-p:top_p=0.9", "2", "float32", "")
 
 
@@ -39,6 +41,7 @@ def test_parquet(run: Callable[..., Done]) -> None:
     records = sorted(read_records("out.parquet.jsonl"), key=lambda record: record["id"])
     assert [row["completions"] for row in table] == [record["completions"] for record in records]
     assert [(row["id"], row["n"], row["f"], row["t"]) for row in table] == [(1, 1, 1.0, "a"), (2, 2, 0.5, "true")]
+    assert [row["made_by"] for row in table] == [record["made_by"] for record in records]
     assert [row["error"] for row in table] == [record["error"] for record in records]
     assert [(row["model"], row["seed"]) for row in table] == [(records[0]["model"]["name"], 2)] * 2
 
@@ -92,11 +95,12 @@ def csv_of(text: str) -> bytes:
         "stop": [],
         "overflow": "error",
         "deterministic": False,
+        "made_by": {"genlm": "1", "torch": "2", "transformers": "5"},
         "columns": {"note": text},
         "error": None,
     }
     written = io.BytesIO()
-    write_csv(lambda: [BatchRecord.from_line(json.dumps(record))], written)
+    write_csv(lambda: [from_builtins(BatchRecord, record)], written)
     return written.getvalue()
 
 
@@ -106,7 +110,7 @@ def test_a_text_in_csv_comes_back_as_it_was(text: str) -> None:
     (row,) = csv.DictReader(io.StringIO(contents.decode(), newline=""))
     assert (row["prompt"], row["note"], row["completion"]) == (text, text, text)
     assert contents.startswith(b"id,prompt,note,completion,")
-    assert contents.endswith(b",1,\n")
+    assert contents.endswith(b'transformers 5",\n')
     assert contents.count(b"\r") == 3 * text.count("\r")
 
 
