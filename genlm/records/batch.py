@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from genlm.decoding.completion import Completion
@@ -150,7 +150,7 @@ class ClusterState:
 
     `rows` is None until they are counted. `done` rows have a record; this run made `made` of those, with `tokens`
     tokens in `seconds` from the first record to the last. `busy` of the `workers` alive are making records. `errors`
-    are the new ones since the last look.
+    and `notices` are the new ones since the last look.
     """
 
     rows: int | None
@@ -161,3 +161,4 @@ class ClusterState:
     workers: int
     busy: int
     errors: list[RowError]
+    notices: list[str] = field(default_factory=list)

@@ -78,7 +78,9 @@ class BatchRun:
         if len(found) > MOST_NOTICES:
             found[MOST_NOTICES:] = [f"{path}: ignored {len(found) - MOST_NOTICES:,} more damaged records"]
         now = Versions.installed()
-        found += [f"{path} has records made by {then}; this is {now}" for then in sorted(map(str, self._made_by - {now}))]
+        found += [
+            f"{path} has records made by {then}; this is {now}" for then in sorted(map(str, self._made_by - {now}))
+        ]
         return found
 
     def jobs(self) -> Iterator[Job]:

@@ -9,6 +9,7 @@ from genlm.decoding.request import draw_seed
 from genlm.errors import InputError, OutputError
 from genlm.formats.folder import LocalFolder, RemoteFolder
 from genlm.records.batch import Provenance
+from genlm.records.made_by import Versions
 from genlm.records.serialize import from_builtins, to_builtins
 from genlm.tasks.batch.jobs import BatchSettings
 from genlm.tasks.batch.plan import Plan
@@ -24,13 +25,14 @@ UNFINISHED = "unfinished"
 class Manifest:
     """`rows` are those of each file; `made_with` is the provenance of rows without overrides.
 
-    `done` and `failed` count records; they are None until all rows have one.
+    `made_by` are the versions of the last run. `done` and `failed` count records; they are None until all rows have one.
     """
 
     files: tuple[str, ...]
     rows: tuple[int, ...]
     rows_per_part: int
     made_with: Provenance
+    made_by: Versions
     done: int | None = None
     failed: int | None = None
 

@@ -6,12 +6,14 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 from genlm.errors import InputError, OutputError
 from genlm.formats.folder import LocalFolder, RemoteFolder, open_folder
 from genlm.formats.output import replacing
-from genlm.records.batch import BatchModel, BatchRecord
+from genlm.records.batch import BatchModel, BatchRecord, check_line
 from genlm.tasks.batch.jobs import Job
 from genlm.tasks.batch.run import TABLES, check_same, journal_path
 from genlm.tasks.cluster.chunks import part_name
@@ -74,22 +76,36 @@ def forget_unfinished(folder: LocalFolder | RemoteFolder, part: str) -> None:
     folder.remove(f"{UNFINISHED}/{part}")
 
 
-def read_records(folder: LocalFolder | RemoteFolder, part: str) -> tuple[list[BatchRecord], bool]:
-    """Return the records there are of a part, wherever they are kept, and whether they are all in the part itself.
+class PartRecords(NamedTuple):
+    """The records there are of a part, wherever they are kept.
 
-    Damaged lines are skipped.
+    `is_part` is whether they are all in the part itself. `damaged` names each damaged record by file and line.
     """
-    data = folder.read(part) or b""
-    kept = [folder.read(f"{UNFINISHED}/{part}/{name}") or b"" for name in folder.names(f"{UNFINISHED}/{part}")]
-    records = [record for each in (data, *kept) for record in _records_in(each)]
-    is_part = not kept and data.endswith(b"\n") and data.count(b"\n") == len(records)
-    return records, is_part
+
+    records: list[BatchRecord]
+    is_part: bool
+    damaged: list[str]
 
 
-def _records_in(data: bytes) -> Iterator[BatchRecord]:
-    for line in data.split(b"\n"):
-        with contextlib.suppress(ValueError):
-            yield BatchRecord.from_line(line)
+def read_records(folder: LocalFolder | RemoteFolder, part: str) -> PartRecords:
+    """Return the records there are of a part. An incomplete last line is skipped."""
+    unfinished = f"{UNFINISHED}/{part}"
+    # A name with a dot is that of a file that was not written completely.
+    kept = [f"{unfinished}/{name}" for name in folder.names(unfinished) if not name.startswith(".")]
+    records: list[BatchRecord] = []
+    damaged: list[str] = []
+    is_part = not kept
+    for name in (part, *kept):
+        for number, line in enumerate(BytesIO(folder.read(name) or b""), 1):
+            try:
+                records.append(BatchRecord.from_line(line))
+            except ValueError:
+                if line.endswith(b"\n"):
+                    damaged.append(f"{folder.place}/{name}, line {number}")
+                is_part = False
+            else:
+                is_part = is_part and line.endswith(b"\n")
+    return PartRecords(records, is_part and bool(records), damaged)
 
 
 def usable_records(
@@ -148,11 +164,14 @@ def _lines(folder: LocalFolder | RemoteFolder, manifest: Manifest) -> Iterator[b
 
 
 def _lines_of_part(folder: LocalFolder | RemoteFolder, name: str, expected: int) -> Iterator[bytes]:
-    try:
-        with folder.open(name) as stream:
-            lines = stream.read().splitlines(keepends=True)
-    except FileNotFoundError:
-        lines = []
+    lines = list(BytesIO(folder.read(name) or b""))
+    for number, line in enumerate(lines, 1):
+        try:
+            check_line(line)
+        except ValueError as error:
+            if line.endswith(b"\n"):
+                message = f"{folder.place}/{name}, line {number}: a damaged record"
+                raise InputError(message, code="parts-missing") from error
     complete = sum(line.endswith(b"\n") for line in lines)
     if complete != expected or len(lines) != expected:
         raise InputError(

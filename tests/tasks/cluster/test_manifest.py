@@ -19,7 +19,7 @@ def test_a_manifest_is_read_as_it_was_written(plan: Plan) -> None:
     manifest = write_manifest(plan)
     assert read_manifest(folder_of(plan)) == manifest
     values = json.loads(Path(plan.output, "manifest.json").read_text())
-    assert list(values) == ["format", "files", "rows", "rows_per_part", "made_with", "done", "failed"]
+    assert list(values) == ["format", "files", "rows", "rows_per_part", "made_with", "made_by", "done", "failed"]
     assert values["made_with"] == {
         "model": plan.model.folder.name,
         "revision": None,
