@@ -91,6 +91,9 @@ class RunOptions:
     retry_errors: Annotated[bool, run_option("--retry-errors", help="With --resume: repeat rows with an error.")] = (
         False
     )
+    redo_changed: Annotated[
+        bool, run_option("--redo-changed", help="With --resume: repeat rows whose prompt has changed.")
+    ] = False
     overwrite: Annotated[bool, run_option("--overwrite", help="Start over if the output exists.")] = False
 
     def __post_init__(self) -> None:
@@ -98,6 +101,8 @@ class RunOptions:
             raise UsageError("--resume and --overwrite cannot be combined")
         if self.retry_errors and not self.resume:
             raise UsageError("--retry-errors needs --resume")
+        if self.redo_changed and not self.resume:
+            raise UsageError("--redo-changed needs --resume")
 
     @property
     def most_sequences(self) -> int | None:
@@ -178,6 +183,7 @@ def batch(
             resume=run.resume,
             overwrite=run.overwrite,
             retry_errors=run.retry_errors,
+            redo_changed=run.redo_changed,
             stop_on_error=run.on_error == "stop",
         )
         if cluster.runner == "ray":
@@ -223,7 +229,7 @@ def run_locally(plan: Plan, notify: Callable[[str], None], *, in_order: bool, qu
             spinner.stop()
             for line in found:
                 notify(line)
-        progress = BatchProgress(run.counts, retry_errors=plan.retry_errors, enabled=not quiet)
+        progress = BatchProgress(run.counts, enabled=not quiet)
         if run.has_left:
             _make_records(run, progress, spinner)
         spinner.say("writing the output")

@@ -42,6 +42,7 @@ HINTS = {
     "row-failed": "--resume continues with the other rows",
     "output-exists": "--resume continues it, --overwrite starts over",
     "output-not-resumable": "--overwrite starts over",
+    "prompts-changed": "--redo-changed runs these rows again",
     "parts-missing": "the same command with --resume generates the missing records",
     # Clusters.
     "too-many-workers": "lower --workers, --cpus-per-worker or --gpus-per-worker; fractions share a device",

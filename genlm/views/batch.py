@@ -27,13 +27,12 @@ WORKER_STARTS_S = 30.0
 class BatchProgress:
     """Shows on stderr how many prompts are done, how fast tokens come, and how long it will take.
 
-    With `retry_errors`, rows that have an error so far do not count as done. As a context manager it opens and closes
-    the display.
+    As a context manager it opens and closes the display.
     """
 
-    def __init__(self, counts: BatchCounts, *, retry_errors: bool = False, enabled: bool = True) -> None:
+    def __init__(self, counts: BatchCounts, *, enabled: bool = True) -> None:
         self.total = counts.rows
-        self.done = counts.done - (counts.failed if retry_errors else 0)
+        self.done = counts.done
         self.tokens = 0
         self.failed = 0
         self._enabled = enabled

@@ -13,8 +13,8 @@ from support.batch import rows, write_lines
 from support.driving import Done, FakeTerminal, call
 
 from genlm.decoding.completion import Completion
-from genlm.records.made_by import Versions
 from genlm.records.batch import BatchCounts, BatchModel, BatchRecord, ClusterState, RowError
+from genlm.records.made_by import Versions
 from genlm.views import batch as views
 from genlm.views.batch import BatchProgress, ClusterProgress, format_duration
 

@@ -77,6 +77,7 @@ class Plan:
     resume: bool = False
     overwrite: bool = False
     retry_errors: bool = False
+    redo_changed: bool = False
     stop_on_error: bool = False
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from operator import attrgetter
@@ -22,7 +23,8 @@ from genlm.tasks.batch.tables import Records, write_csv, write_parquet
 
 TABLES: dict[str, Callable[[Records, BinaryIO], None]] = {".csv": write_csv, ".parquet": write_parquet}
 LINES = (".jsonl", ".ndjson")
-MOST_NOTICES = 10
+MOST_NOTICES = MOST_IDS = 10
+DIGEST_BYTES = 8
 # The start of every record's JSON.
 BEGINNING = b'{"id": '
 # Every row may have its own seed and length, which the ledger keeps. Few records differ in the rest.
@@ -58,6 +60,10 @@ class BatchRun:
             journal.repair()
             if not plan.has_seed:
                 self._take_seed()
+            ledger.forget(failed=plan.retry_errors, changed=plan.redo_changed)
+            count, ids = ledger.changed_prompts(MOST_IDS)
+            if count:
+                raise changed_prompts(plan.output, count, ids)
             self.check_model(plan.model.known)
 
     @property
@@ -69,7 +75,7 @@ class BatchRun:
     def has_left(self) -> bool:
         """Whether any row is left to do."""
         counts = self.counts
-        return counts.done < counts.rows or (self.plan.retry_errors and counts.failed > 0)
+        return counts.done < counts.rows
 
     def notices(self) -> list[str]:
         """Return what a user should know about the records that were there before: damage, and other versions."""
@@ -78,16 +84,15 @@ class BatchRun:
         if len(found) > MOST_NOTICES:
             found[MOST_NOTICES:] = [f"{path}: ignored {len(found) - MOST_NOTICES:,} more damaged records"]
         now = Versions.installed()
-        found += [
-            f"{path} has records made by {then}; this is {now}" for then in sorted(map(str, self._made_by - {now}))
-        ]
+        others = sorted(map(str, self._made_by - {now}))
+        found += [f"{path} has records made by {then}; this is {now}" for then in others]
         return found
 
     def jobs(self) -> Iterator[Job]:
         """Yield the jobs that are left. With `overwrite`, empty the journal first."""
         if self.plan.overwrite:
             self.journal.cut(0)
-        for job, is_left in zip(self._read_jobs(), self.ledger.left(with_failed=self.plan.retry_errors), strict=True):
+        for job, is_left in zip(self._read_jobs(), self.ledger.left(), strict=True):
             if is_left:
                 yield job
 
@@ -101,16 +106,14 @@ class BatchRun:
 
         A dtype of None is not known yet, and matches any.
         """
-        # Rows that are done again need not agree.
-        with_failed = not self.plan.retry_errors
         expected = self.settings.provenance(model)
         specs = {number: strategy.spec for strategy, number in self._strategies.items()}
-        for strategy, number, id in self.ledger.provenances(with_failed=with_failed):
+        for strategy, number, id in self.ledger.provenances():
             then = self._provenances[number]
             now = replace(expected, seed=then.seed, max_new_tokens=then.max_new_tokens)
             check_same(then, now if strategy is None else replace(now, strategy=specs[strategy]), self.plan.output, id)
         limits = self.settings.limits
-        changed = self.ledger.changed(str(self.settings.seed), str(limits.max_new_tokens), with_failed=with_failed)
+        changed = self.ledger.changed(str(self.settings.seed), str(limits.max_new_tokens))
         if changed is not None:
             id, seed, new_seed, length, new_length = changed
             if seed != new_seed:
@@ -152,6 +155,7 @@ class BatchRun:
                 else self._strategies.setdefault(own.strategy, len(self._strategies)),
                 None if own.seed == defaults.seed else str(own.seed),
                 None if length == defaults.limits.max_new_tokens else str(length),
+                digest_of(job.prompt),
             )
 
     def _check_ids(self) -> None:
@@ -207,7 +211,16 @@ class BatchRun:
         if number == len(self._provenances):
             self._provenances.append(record)
         failed = record.error is not None
-        return OutputEntry(offset, size, failed, number, str(record.seed), str(record.max_new_tokens), str(record.id))
+        return OutputEntry(
+            offset,
+            size,
+            failed,
+            number,
+            str(record.seed),
+            str(record.max_new_tokens),
+            digest_of(record.prompt),
+            str(record.id),
+        )
 
     def _take_seed(self) -> None:
         """Take the seed of the records, if they agree on one."""
@@ -261,6 +274,23 @@ def check_same(then: Provenance, now: Provenance, output: str, id: str | int | N
     for name, value in after.items():
         if before[name] != value and not (name == "dtype" and None in (value, before[name])):
             raise _changed(output, name, before[name], value, id)
+
+
+def digest_of(prompt: str | None) -> bytes | None:
+    """Return bytes that differ between prompts, almost always; None for a row without a prompt."""
+    return None if prompt is None else hashlib.blake2b(prompt.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def changed_prompts(output: str, count: int, ids: Sequence[str]) -> OutputError:
+    """Return the error for `count` rows whose prompts have changed since their records were made; `ids` are some."""
+    one = "1 row has another prompt than its record"
+    rows = one if count == 1 else f"{count:,} rows have other prompts than their records"
+    more = f" and {count - len(ids):,} more" if count > len(ids) else ""
+    return OutputError(
+        f"{rows} in {output}: {', '.join(map(repr, ids))}{more}",
+        hint="continue with the same prompts",
+        code="prompts-changed",
+    )
 
 
 def same_id(id: str, first: str, second: str, column: str) -> InputError:

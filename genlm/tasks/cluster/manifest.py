@@ -25,7 +25,7 @@ UNFINISHED = "unfinished"
 class Manifest:
     """`rows` are those of each file; `made_with` is the provenance of rows without overrides.
 
-    `made_by` are the versions of the last run. `done` and `failed` count records; they are None until all rows have one.
+    `made_by` are the versions of the last run. `done` and `failed` count records, and are None until all rows have one.
     """
 
     files: tuple[str, ...]

@@ -15,7 +15,8 @@ from genlm.formats.folder import LocalFolder, RemoteFolder, open_folder
 from genlm.formats.output import replacing
 from genlm.records.batch import BatchModel, BatchRecord, check_line
 from genlm.tasks.batch.jobs import Job
-from genlm.tasks.batch.run import TABLES, check_same, journal_path
+from genlm.tasks.batch.plan import Plan
+from genlm.tasks.batch.run import MOST_IDS, TABLES, changed_prompts, check_same, journal_path
 from genlm.tasks.cluster.chunks import part_name
 from genlm.tasks.cluster.manifest import UNFINISHED, Manifest, read_manifest
 
@@ -109,21 +110,27 @@ def read_records(folder: LocalFolder | RemoteFolder, part: str) -> PartRecords:
 
 
 def usable_records(
-    jobs: Iterable[Job], records: Iterable[BatchRecord], model: BatchModel, output: str, *, retry_errors: bool
+    plan: Plan, jobs: Iterable[Job], records: Iterable[BatchRecord], model: BatchModel
 ) -> dict[str, BatchRecord]:
     """Return the records of these jobs, by id, that need not be made again. Of several with one id the last counts.
 
     Raises:
-        OutputError: a record that was made with other settings than its job has now.
+        OutputError: a record that was made with other settings, or from another prompt, than its job has now.
     """
     by_id = {str(record.id): record for record in records}
-    done = {}
+    done, changed = {}, []
     for job in jobs:
         record = by_id.get(str(job.id))
-        if record is None or (retry_errors and record.error is not None):
+        if record is None or (plan.retry_errors and record.error is not None):
             continue
-        check_same(record, job.settings.provenance(model), output, job.id)
+        if record.prompt != job.prompt:
+            if not plan.redo_changed:
+                changed.append(str(job.id))
+            continue
+        check_same(record, job.settings.provenance(model), plan.output, job.id)
         done[str(job.id)] = record
+    if changed:
+        raise changed_prompts(plan.output, len(changed), changed[:MOST_IDS])
     return done
 
 

@@ -107,7 +107,7 @@ class Worker:
         records, is_part, damaged = read_records(folder, part)
         self._heartbeat.note_damage(damaged)
         known = plan.model.known if model is None else model_of(model)
-        done = usable_records(chunk.jobs, records, known, plan.output, retry_errors=plan.retry_errors)
+        done = usable_records(plan, chunk.jobs, records, known)
         left = [job for job in chunk.jobs if str(job.id) not in done]
         self._heartbeat.note_rows(part, len(done))
         if not left and is_part and len(records) == len(done):

@@ -96,6 +96,20 @@ def test_parts_of_rows_that_moved_are_made_again(plan: Plan, prompt_file: Path, 
     assert b"".join(part.read_bytes() for part in parts) == run_locally(plan, tmp_path)
 
 
+def test_a_changed_prompt_is_refused_until_it_is_to_run_again(plan: Plan, prompt_file: Path, tmp_path: Path) -> None:
+    make_all(plan)
+    lines = prompt_file.read_text().splitlines()
+    row = json.loads(lines[1])
+    prompt_file.write_text("\n".join([lines[0], json.dumps(row | {"prompt": "changed"}), *lines[2:]]) + "\n")
+    with pytest.raises(OutputError, match=f"1 row has another prompt than its record in .*parts: '{row['id']}'"):
+        make_all(plan)
+    coordinator = FakeCoordinator()
+    make_all(replace(plan, redo_changed=True), coordinator)
+    assert sum(report.made for report in coordinator.reports) == 1
+    parts = sorted((tmp_path / "parts").glob("part-*"))
+    assert b"".join(part.read_bytes() for part in parts) == run_locally(plan, tmp_path)
+
+
 def test_rows_with_an_error_are_repeated_on_request(plan: Plan, prompt_file: Path) -> None:
     make_all(plan)
     prompt_file.write_text(prompt_file.read_text().replace("{torn", json.dumps({"id": "r5", "prompt": "The king"})))
