@@ -210,6 +210,14 @@ Output: TypeAlias = Annotated[
     Path | None, output_option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")
 ]
 Html: TypeAlias = Annotated[Path | None, output_option(metavar="FILE", help="Also write a page to open in a browser.")]
+CsvSafe: TypeAlias = Annotated[
+    bool,
+    output_option(
+        "--csv-safe",
+        help="In CSV, put a ' before texts that begin with = + - @, tab or carriage return: a spreadsheet may run them "
+        "as formulas.",
+    ),
+]
 PrintPython: TypeAlias = Annotated[
     bool,
     output_option(

@@ -15,6 +15,9 @@ from genlm.errors import OutputError
 
 # Opening /dev/stdout as a file would truncate it, although the shell's `>>` asks to append.
 STANDARD_OUTPUT = ("-", "/dev/stdout")
+# A spreadsheet may run a cell that begins with one of these as a formula. The list and the remedy are OWASP's:
+# https://owasp.org/www-community/attacks/CSV_Injection
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 WRITE_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
@@ -148,3 +151,8 @@ def _explaining_writes(name: Path | str) -> Iterator[None]:
 def cannot_write(name: Path | str, error: OSError, *, hint: str | None = None, code: str | None = None) -> OutputError:
     """Return the error for a file that cannot be written."""
     return OutputError(f"cannot write {name}: {error.strerror or error}", hint=hint, code=code)
+
+
+def csv_safe(text: str) -> str:
+    """Return the text of a CSV cell with a single quote before it if a spreadsheet may run it as a formula."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text

@@ -16,7 +16,8 @@ ModelSource: TypeAlias = Literal["bundled", "local", "hub"]
 class ModelInfo:
     """A model that has been loaded.
 
-    `parameters` counts every weight once; `revision` is the commit of a Hub model.
+    `parameters` counts every weight once. `revision` is the commit of a Hub model; `fingerprint` identifies the files
+    of any other model, if genlm.model.fingerprint computed it.
     """
 
     name: str
@@ -25,3 +26,10 @@ class ModelInfo:
     parameters: int
     dtype: str
     device: str
+    fingerprint: str | None = None
+
+    @property
+    def version(self) -> str:
+        """Which weights these are: "revision 607a30d…" or "fingerprint f57c81219ae65b56"; empty if unknown."""
+        known = {"revision": self.revision, "fingerprint": self.fingerprint}
+        return next((f"{name} {value}" for name, value in known.items() if value is not None), "")

@@ -29,10 +29,7 @@ MASKS = (".attn.bias", ".attn.masked_bias")
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model with its tokenizer, and the tokens that end and start a text.
-
-    `fingerprint` is that of its folder.
-    """
+    """A loaded model with its tokenizer, and the tokens that end and start a text."""
 
     info: ModelInfo
     network: Network
@@ -41,7 +38,6 @@ class Model:
     start_id: int | None
     load_s: float
     engine: Engine = "genlm"
-    fingerprint: str | None = None
 
 
 def load_model(
@@ -82,14 +78,13 @@ def load_model(
         network, parameters = _load_other(folder.path, chosen_dtype, chosen_device, allow_pickle)
     name = "int8" if in_int8 else str(chosen_dtype).removeprefix("torch.")
     return Model(
-        ModelInfo(folder.name, folder.source, folder.revision, parameters, name, chosen_device),
+        ModelInfo(folder.name, folder.source, folder.revision, parameters, name, chosen_device, folder.fingerprint),
         network,
         tokenizer,
         eos_ids=_eos_ids(folder.path, config, network.vocab_size),
         start_id=_start_id(config, tokenizer, network.vocab_size),
         load_s=time.perf_counter() - started,
         engine=engine,
-        fingerprint=folder.fingerprint,
     )
 
 

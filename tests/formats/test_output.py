@@ -11,7 +11,7 @@ import pytest
 from support.systems import needs_unix
 
 from genlm.errors import OutputError
-from genlm.formats.output import is_standard_output, open_output
+from genlm.formats.output import csv_safe, is_standard_output, open_output
 
 
 class Interruption(BaseException):
@@ -153,3 +153,13 @@ def test_a_failure_about_another_file_is_not_laid_to_the_output(tmp_path: Path) 
         (tmp_path / "model").read_bytes()
     with pytest.raises(FileNotFoundError), open_output(None):
         (tmp_path / "model").read_bytes()
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_text_that_a_spreadsheet_may_run_gets_a_quote(start: str) -> None:
+    assert csv_safe(f"{start}1+1") == f"'{start}1+1"
+
+
+@pytest.mark.parametrize("text", ["", "a=1", "'=1", " =1", "1-1", "\n=1"])
+def test_other_texts_stay_as_they_are_in_csv(text: str) -> None:
+    assert csv_safe(text) == text

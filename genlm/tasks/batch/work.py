@@ -53,7 +53,7 @@ def run_jobs(
 def model_of(model: Model) -> BatchModel:
     """Return what a record says about the model that made it."""
     info = model.info
-    return BatchModel(info.name, info.revision, model.fingerprint, info.dtype)
+    return BatchModel(info.name, info.revision, info.fingerprint, info.dtype)
 
 
 @dataclass(eq=False)
