@@ -148,6 +148,7 @@ def batch(
         bool,
         options.output_option("--unordered", help="Leave the records in the order they finish, not that of the input."),
     ] = False,
+    csv_safe: options.CsvSafe = False,
     quiet: options.Quiet = False,
 ) -> None:
     r"""Continue every prompt in files and write the completions to a file.
@@ -165,11 +166,11 @@ def batch(
     settings = BatchSettings(chosen, draw_seed() if seed is None else seed, length.limits(), deterministic)
     columns, most_sequences = rows.columns, run.most_sequences
     if cluster.runner == "ray":
-        check_alone(context, "--runner ray", without={"unordered"})
+        check_alone(context, "--runner ray", without={"unordered", "csv_safe"})
         cluster.check(paths, output)
     else:
         check_alone(context, "--runner local", without=ClusterOptions.needing_ray())
-        _check_output(Path(output), paths, run)
+        _check_output(Path(output), paths, run, csv_safe=csv_safe)
     with open_inputs(paths, rows.input_format, rows.between) as files:
         folder = fingerprinted(model.find(notify), allow_pickle=model.allow_pickle)
         plan = Plan(
@@ -185,6 +186,7 @@ def batch(
             retry_errors=run.retry_errors,
             redo_changed=run.redo_changed,
             stop_on_error=run.on_error == "stop",
+            csv_safe=csv_safe,
         )
         if cluster.runner == "ray":
             failed = run_on_cluster(plan, cluster, notify, quiet=quiet)
@@ -194,10 +196,12 @@ def batch(
         raise typer.Exit(SOME_FAILED)
 
 
-def _check_output(output: Path, prompts: Sequence[Path | RemoteFile], run: RunOptions) -> None:
+def _check_output(output: Path, prompts: Sequence[Path | RemoteFile], run: RunOptions, *, csv_safe: bool) -> None:
     """Raise UsageError if the output is one of the inputs, OutputError if it exists and must not be touched."""
     from genlm.tasks.batch.run import journal_path
+    from genlm.tasks.batch.tables import is_table
 
+    is_table(output, safe=csv_safe)
     journal = journal_path(output)
     for place in {output, journal}:
         if place.exists() and not place.is_file():

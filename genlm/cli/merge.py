@@ -19,6 +19,7 @@ def merge(
         Path,
         options.output_option("--output", "-o", metavar="FILE", help="The merged file: .jsonl, .csv or .parquet."),
     ],
+    csv_safe: options.CsvSafe = False,
     overwrite: Annotated[bool, options.output_option("--overwrite", help="Replace the file if it exists.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -32,6 +33,6 @@ def merge(
 
     if output.exists() and not overwrite:
         raise OutputError(f"{output} already exists", hint="--overwrite replaces it")
-    manifest = merge_parts(parts, output)
+    manifest = merge_parts(parts, output, csv_safe=csv_safe)
     failed = f", {manifest.failed:,} of them with an error" if manifest.failed else ""
     notices(quiet=quiet)(f"{manifest.total:,} records are in {output}{failed}")

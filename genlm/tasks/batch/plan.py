@@ -79,6 +79,7 @@ class Plan:
     retry_errors: bool = False
     redo_changed: bool = False
     stop_on_error: bool = False
+    csv_safe: bool = False
 
     @property
     def provenance(self) -> Provenance:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from genlm.decoding.strategy import Strategy
-from genlm.errors import InputError, OutputError, UsageError
+from genlm.errors import InputError, OutputError
 from genlm.formats.journal import Journal
 from genlm.formats.output import replacing
 from genlm.records.batch import BatchCounts, BatchModel, BatchRecord, Provenance, looks_like_record
@@ -19,10 +19,8 @@ from genlm.records.made_by import Versions
 from genlm.tasks.batch.jobs import Job, read_jobs
 from genlm.tasks.batch.ledger import InputEntry, Ledger, OutputEntry
 from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.tables import Records, write_csv, write_parquet
+from genlm.tasks.batch.tables import is_table, write_table
 
-TABLES: dict[str, Callable[[Records, BinaryIO], None]] = {".csv": write_csv, ".parquet": write_parquet}
-LINES = (".jsonl", ".ndjson")
 MOST_NOTICES = MOST_IDS = 10
 DIGEST_BYTES = 8
 # The start of every record's JSON.
@@ -126,10 +124,9 @@ class BatchRun:
         Raises:
             OutputError: no space left; the records stay as they are.
         """
-        write = TABLES.get(self.output.suffix.lower())
-        if write is not None:
+        if is_table(self.output):
             with replacing(self.output) as stream:
-                write(partial(self._records, in_order), stream)
+                write_table(self.output, partial(self._records, in_order), stream, safe=self.plan.csv_safe)
             if not self._damaged:
                 return
         self.journal.is_wanted = True
@@ -257,12 +254,7 @@ def journal_path(output: Path) -> Path:
     Raises:
         UsageError: an output that is neither JSON lines nor a table.
     """
-    suffix = output.suffix.lower()
-    if suffix in LINES:
-        return output
-    if suffix in TABLES:
-        return output.with_name(output.name + ".jsonl")
-    raise UsageError(f"{output}: the result is .jsonl, .csv or .parquet, not {suffix or 'without an extension'}")
+    return output.with_name(output.name + ".jsonl") if is_table(output) else output
 
 
 def check_same(then: Provenance, now: Provenance, output: str, id: str | int | None = None) -> None:

@@ -9,12 +9,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeAlias
 
+from genlm.errors import UsageError
+from genlm.formats.output import csv_safe
 from genlm.records.batch import BatchRecord
 
 Records: TypeAlias = Callable[[], Iterable[BatchRecord]]
 
+CSV, PARQUET, LINES = ".csv", ".parquet", (".jsonl", ".ndjson")
 # The columns of every table after those of the input and the completions.
 SETTINGS = ("model", "revision", "dtype", "strategy", "seed", "max_new_tokens")
 RESERVED = {"id", *SETTINGS, "completion", "completions", "finish_reason", "logprob", "made_by", "error"}
@@ -76,16 +80,44 @@ def _kind(value: Any) -> str:
     return "float" if isinstance(value, float) else "text" if isinstance(value, str) else "json"
 
 
-def write_csv(records: Records, stream: BinaryIO) -> None:
-    """Write CSV in UTF-8, with columns for each completion. Lists and objects are JSON."""
+def write_table(output: Path, records: Records, stream: BinaryIO, *, safe: bool = False) -> None:
+    """Write records to a stream in the format of the table `output`. For `safe` see write_csv."""
+    if output.suffix.lower() == CSV:
+        write_csv(records, stream, safe=safe)
+    else:
+        write_parquet(records, stream)
+
+
+def is_table(output: Path, *, safe: bool = False) -> bool:
+    """Return whether an output is a table and not JSON lines.
+
+    Raises:
+        UsageError: it is neither, or it is not CSV and `safe` is set.
+    """
+    suffix = output.suffix.lower()
+    if suffix not in (CSV, PARQUET, *LINES):
+        raise UsageError(f"{output}: the result is .jsonl, .csv or .parquet, not {suffix or 'without an extension'}")
+    if safe and suffix != CSV:
+        raise UsageError(f"{output} is not CSV: only CSV has texts that a spreadsheet may run", code="csv-safe")
+    return suffix not in LINES
+
+
+def write_csv(records: Records, stream: BinaryIO, *, safe: bool = False) -> None:
+    """Write CSV in UTF-8, with columns for each completion. Lists and objects are JSON.
+
+    With `safe`, texts that a spreadsheet may run as formulas get a single quote before them.
+    """
     layout = TableLayout.of(records())
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     suffixes = [f"_{number}" for number in range(1, layout.completions + 1)] if layout.completions > 1 else [""]
     results = [f"{name}{suffix}" for suffix in suffixes for name in ("completion", "finish_reason", "logprob")]
     writer = csv.writer(_NewlineWriter(text), lineterminator=CRLF, escapechar=ESCAPE)
-    writer.writerow(["id", layout.prompt, *layout.columns.values(), *results, *SETTINGS, "made_by", "error"])
+    quoted = _without_formula if safe else _unchanged
+    writer.writerow(
+        map(quoted, ["id", layout.prompt, *layout.columns.values(), *results, *SETTINGS, "made_by", "error"])
+    )
     for record in records():
-        writer.writerow(_csv_row(record, layout))
+        writer.writerow(map(quoted, _csv_row(record, layout)))
     text.flush()
     text.detach()
 
@@ -111,12 +143,21 @@ def _csv_row(record: BatchRecord, layout: TableLayout) -> Iterator[Any]:
     yield from [None] * (3 * (layout.completions - len(record.completions)))
     settings = record.settings()
     yield from (settings[name] for name in SETTINGS)
-    yield record.made_by
+    yield str(record.made_by)
     yield record.error.message if record.error else None
 
 
 def _csv_value(value: Any) -> Any:
-    return value if value is None or isinstance(value, (str, float)) else _as_json(value)
+    is_plain = value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool))
+    return value if is_plain else _as_json(value)
+
+
+def _without_formula(value: Any) -> Any:
+    return csv_safe(value) if isinstance(value, str) else value
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 def _as_json(value: Any) -> str:

@@ -16,7 +16,8 @@ from genlm.formats.output import replacing
 from genlm.records.batch import BatchModel, BatchRecord, check_line
 from genlm.tasks.batch.jobs import Job
 from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.run import MOST_IDS, TABLES, changed_prompts, check_same, journal_path
+from genlm.tasks.batch.run import MOST_IDS, changed_prompts, check_same
+from genlm.tasks.batch.tables import is_table, write_table
 from genlm.tasks.cluster.chunks import part_name
 from genlm.tasks.cluster.manifest import UNFINISHED, Manifest, read_manifest
 
@@ -141,25 +142,27 @@ def part_contents(jobs: Iterable[Job], records: dict[str, BatchRecord]) -> tuple
     return "".join(f"{record.to_line()}\n" for record in ordered).encode(), failed
 
 
-def merge_parts(place: str, output: Path) -> Manifest:
+def merge_parts(place: str, output: Path, *, csv_safe: bool = False) -> Manifest:
     """Write all records of a folder of parts to one file, in the order of the input. Return its manifest.
+
+    For `csv_safe` see write_csv.
 
     Raises:
         InputError: a folder without parts, or with rows that have no record yet.
-        UsageError: an output that is neither JSON lines nor a table.
+        UsageError: an output that is neither JSON lines nor a table, or not CSV if `csv_safe` is set.
         OutputError: a file that cannot be written; the file that was there before stays.
     """
-    journal_path(output)
+    needs_table = is_table(output, safe=csv_safe)
     folder = open_folder(place)
     manifest = read_manifest(folder)
     if manifest is None:
         raise InputError(f"{place} holds no parts of genlm batch")
-    write = TABLES.get(output.suffix.lower())
     with replacing(output) as stream:
-        if write is None:
-            stream.writelines(_lines(folder, manifest))
+        if needs_table:
+            records = lambda: map(BatchRecord.from_line, _lines(folder, manifest))  # noqa: E731
+            write_table(output, records, stream, safe=csv_safe)
         else:
-            write(lambda: map(BatchRecord.from_line, _lines(folder, manifest)), stream)
+            stream.writelines(_lines(folder, manifest))
     return manifest
 
 

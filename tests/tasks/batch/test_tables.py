@@ -81,6 +81,32 @@ def test_a_table_is_made_again_from_its_records(run: Callable[..., Done], output
     assert "which --resume needs" in run("in.jsonl", "-o", output, "--resume").error()
 
 
+FORMULA = '=HYPERLINK("http://example.org","x")'
+
+
+def test_csv_safe_quotes_texts_and_nothing_else(run: Callable[..., Done]) -> None:
+    row = {"id": "-1", "prompt": FORMULA, "@name": "+1", "n": -5, "f": -0.5, "list": [-1], "plain": "a=1"}
+    write_lines("in.jsonl", row, {"id": -2, "prompt": None})
+    options = ("in.jsonl", "-o", "out.csv", "--max-new-tokens", "2", "--seed", "-7")
+    assert run(*options).code == 3
+    assert [cell for cell in read_table("out.csv")[0] if cell.startswith("'")] == []
+    assert run(*options, "--csv-safe", "--resume").code == 3
+    first, second = read_table("out.csv")
+    assert (first["id"], first["prompt"], first["'@name"]) == ("'-1", f"'{FORMULA}", "'+1")
+    assert (first["n"], first["f"], first["list"], first["plain"]) == ("-5", "-0.5", "[-1]", "a=1")
+    assert (second["id"], second["seed"], second["error"]) == ("-2", "-7", "'prompt' is null")
+    assert float(first["logprob"]) < 0
+
+
+@pytest.mark.parametrize("output", ["out.jsonl", "out.parquet"])
+def test_csv_safe_is_for_csv_only(run: Callable[..., Done], output: str) -> None:
+    write_lines("in.jsonl", *rows(1))
+    done = run("in.jsonl", "-o", output, "--csv-safe")
+    assert (done.code, done.error()) == (2, f"{output} is not CSV: only CSV has texts that a spreadsheet may run")
+    assert done.hint() == "drop --csv-safe"
+    assert not Path(output).exists()
+
+
 def csv_of(text: str) -> bytes:
     """Return the table of one record that holds a text in three places."""
     record = {

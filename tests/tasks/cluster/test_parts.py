@@ -10,7 +10,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from support.cluster import folder_of, make_all, run_locally, write_manifest
+from support.batch import read_table
+from support.cluster import folder_of, make_all, make_plan, run_locally, write_manifest
 from support.driving import call
 
 from genlm.tasks.batch.plan import Plan
@@ -60,6 +61,14 @@ class TestMerge:
             assert (tmp_path / name).read_bytes() == expected
         else:
             assert (tmp_path / name).stat().st_size > 0
+
+    def test_csv_safe_quotes_formulas(self, tiny: Path, tmp_path: Path) -> None:
+        (tmp_path / "in.jsonl").write_text('{"prompt": "=1+1"}\n')
+        plan = make_plan(tiny, [tmp_path / "in.jsonl"], tmp_path / "parts")
+        make_all(plan)
+        write_manifest(plan)
+        assert call("merge", plan.output, "-o", tmp_path / "all.csv", "--csv-safe").code == 0
+        assert [row["prompt"] for row in read_table(str(tmp_path / "all.csv"))] == ["'=1+1"]
 
     def test_the_command_says_how_many_records_there_are(self, plan: Plan, tmp_path: Path) -> None:
         make_all(plan)
