@@ -112,12 +112,13 @@ def write_csv(records: Records, stream: BinaryIO, *, safe: bool = False) -> None
     suffixes = [f"_{number}" for number in range(1, layout.completions + 1)] if layout.completions > 1 else [""]
     results = [f"{name}{suffix}" for suffix in suffixes for name in ("completion", "finish_reason", "logprob")]
     writer = csv.writer(_NewlineWriter(text), lineterminator=CRLF, escapechar=ESCAPE)
-    quoted = _without_formula if safe else _unchanged
-    writer.writerow(
-        map(quoted, ["id", layout.prompt, *layout.columns.values(), *results, *SETTINGS, "made_by", "error"])
-    )
+
+    def write(cells: Iterable[Any]) -> None:
+        writer.writerow([csv_safe(cell) if safe and isinstance(cell, str) else cell for cell in cells])
+
+    write(["id", layout.prompt, *layout.columns.values(), *results, *SETTINGS, "made_by", "error"])
     for record in records():
-        writer.writerow(map(quoted, _csv_row(record, layout)))
+        write(_csv_row(record, layout))
     text.flush()
     text.detach()
 
@@ -150,14 +151,6 @@ def _csv_row(record: BatchRecord, layout: TableLayout) -> Iterator[Any]:
 def _csv_value(value: Any) -> Any:
     is_plain = value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool))
     return value if is_plain else _as_json(value)
-
-
-def _without_formula(value: Any) -> Any:
-    return csv_safe(value) if isinstance(value, str) else value
-
-
-def _unchanged(value: Any) -> Any:
-    return value
 
 
 def _as_json(value: Any) -> str:
