@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,45 @@ from typing import Any, BinaryIO, cast
 
 from genlm.errors import OutputError
 from genlm.formats.journal import open_journal
-from genlm.formats.output import cannot_write, replacing
+from genlm.formats.output import DRAFT, cannot_write, remove_abandoned, replacing
 from genlm.formats.remote import file_system, is_remote
 
-# Held by the run that writes to a folder.
+# Locked by the run that writes to a folder, and by the process whose temporary folder it is.
 LOCK = ".lock"
+# Marks a temporary folder that is locked, or whose process has ended.
+HELD = "genlm.held"
+
+
+@contextmanager
+def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]:
+    """Yield a folder in `parent`, by default the system's temporary folder, that is removed at the end.
+
+    Folders for the same purpose that killed processes left are removed, too.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    prefix = f"genlm-{purpose}-"
+    for folder in parent.glob(f"{prefix}*"):
+        _remove_abandoned_folder(folder)
+    made = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        with open_journal(made / LOCK):
+            (made / HELD).touch()
+            yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _remove_abandoned_folder(folder: Path) -> None:
+    """Remove a temporary folder whose process has ended."""
+    with contextlib.suppress(OSError, OutputError):
+        if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
+            return
+        # Without the mark, the process is about to lock it.
+        if (folder / HELD).exists():
+            with open_journal(folder / LOCK):
+                pass
+            # Only now: Windows deletes no file that is open.
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_folder(place: str) -> LocalFolder | RemoteFolder:
@@ -76,13 +111,19 @@ class LocalFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs from writing to the folder. Raise OutputError if another one is writing to it."""
+        """Keep other runs from writing to the folder, and remove what killed ones left half-written.
+
+        Raises:
+            OutputError: another run is writing to the folder.
+        """
         folder = self._path("")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
         with open_journal(folder / LOCK):
+            for draft in folder.glob(f"{DRAFT}*"):
+                remove_abandoned(draft)
             yield
 
     def _path(self, name: str) -> Path:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
 from genlm.errors import InputError, UsageError
 from genlm.formats.compressed import DAMAGED, damage, open_bytes, plain_name
+from genlm.formats.folder import temporary_folder
 from genlm.formats.remote import RemoteFile
 
 Format: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
@@ -116,9 +117,9 @@ def open_inputs(
         raise UsageError("the separator must not be empty")
     if separator is not None and set(formats) != {"txt"}:
         raise UsageError("a separator applies to text files only")
-    with tempfile.TemporaryDirectory(prefix="genlm-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder("rows") as folder:
         yield [
-            InputFile(*_located(path, Path(folder) / str(number)), each, separator)
+            InputFile(*_located(path, folder / str(number)), each, separator)
             for number, (path, each) in enumerate(zip(paths, formats, strict=True))
         ]
 

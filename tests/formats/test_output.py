@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +60,72 @@ def test_the_old_file_stays_after_an_error_or_if_nothing_was_written(
     with pytest.raises(error):
         write_and_fail(path, text, error)
     assert path.read_text() == "before"
+    assert in_folder(path) == ["out.txt"]
+
+
+# Opens a file in another process, says so, and writes it when its standard input ends.
+OTHER = """\
+import sys
+from pathlib import Path
+from genlm.formats.output import open_output
+with open_output(Path(sys.argv[1])) as stream:
+    stream.write("other")
+    stream.flush()
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def open_in_other_process(path: Path) -> subprocess.Popen[str]:
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "open\n"
+    return other
+
+
+@needs_unix("no SIGKILL")
+@pytest.mark.parametrize("killed", [1, 3])
+def test_what_a_killed_process_left_is_removed_by_the_next_on_the_same_file(tmp_path: Path, killed: int) -> None:
+    path = tmp_path / "out.txt"
+    others = [open_in_other_process(path) for _ in range(killed)]
+    for other in others:
+        other.kill()
+        other.communicate()
+    assert len(in_folder(path)) == killed
+    with open_output(tmp_path / "another.txt") as stream:
+        stream.write("text")
+    assert len(in_folder(path)) == killed + 1
+    with open_output(path) as stream:
+        stream.write("text")
+    assert in_folder(path) == ["another.txt", "out.txt"]
+
+
+@needs_unix("no SIGKILL")
+def test_what_a_running_process_writes_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    with open_in_other_process(path) as other:
+        with open_output(path) as stream:
+            stream.write("text")
+        assert path.read_text() == "text"
+        other.communicate("")
+    assert path.read_text() == "other"
+    assert in_folder(path) == ["out.txt"]
+
+
+def test_a_file_system_without_locks_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "out.txt"
+    with open_output(path) as outer, open_output(path) as inner:
+        outer.write("outer")
+        inner.write("inner")
+    assert path.read_text() == "outer"
     assert in_folder(path) == ["out.txt"]
 
 
