@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from support.driving import call
 
 from genlm.errors import InputError
+from genlm.formats import compressed
 from genlm.formats.documents import find_files, read_text_file
 
 
@@ -55,6 +58,20 @@ def test_json_lines_give_the_field_of_each_record(tmp_path: Path) -> None:
     put(tmp_path, a__jsonl='{"text": "fox\\n", "body": "x"}\n\n{"text": "\\u2028king", "body": "y"}\n')
     assert read_text_file(tmp_path / "a.jsonl").documents == ("fox\n", "\u2028king")
     assert read_text_file(tmp_path / "a.jsonl", "body").documents == ("x", "y")
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])
+def test_a_decompression_bomb_is_an_error(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compressed, "LARGEST", 4 << 20)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"x" * (200 << 20), 9))
+    tracemalloc.start()
+    done = call("train", path, "-o", tmp_path / "model")
+    assert (done.code, done.error()) == (1, f"{path} expands to more than {path.stat().st_size * 100 >> 20} MiB")
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+    path.write_bytes(gzip.compress(b"x" * (3 << 20), 9))
+    assert read_text_file(put(tmp_path, b__txt__gz=path.read_bytes()) / "b.txt.gz").num_bytes == 3 << 20
 
 
 def test_a_compressed_file_is_the_same_as_the_plain_one(tmp_path: Path) -> None:

@@ -306,6 +306,63 @@ def test_a_line_that_is_too_long_is_a_row_with_an_error(
     assert str(found[1].error).startswith("longer than")
 
 
+@pytest.mark.parametrize("format", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    "long", [b"x" * 5000, b'"open\n' + b"fox\n" * 2000, b'"\n"%' * 2000], ids=["line", "quote", "row"]
+)
+def test_a_row_of_a_table_that_is_too_long_ends_the_file(
+    tmp_path: Path, format: Format, long: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LONGEST", 1000)
+    long = long.replace(b"%", b"," if format == "csv" else b"\t")
+    path = write(tmp_path, "a", encoded(format, ["fox"]) + long + b"\nfox\n")
+    with open_inputs([path], format) as (file,):
+        found = file.rows()
+        assert next(found).columns["prompt"] == "fox"
+        with pytest.raises(InputError, match="a, line 3: a row longer than 0 MiB"):
+            next(found)
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(InputError, match="a, line 1: a row longer than"):
+        read(path, format)
+
+
+def test_a_text_of_parquet_that_is_too_long_is_a_row_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LONGEST", 1000)
+    found = read(write(tmp_path, "a.parquet", encoded("parquet", ["fox", "x" * 1001, "x" * 1000])))
+    assert [row.error for row in found] == [None, "column 'prompt' is longer than 0 MiB", None]
+
+
+def test_a_parquet_file_whose_rows_share_a_text_takes_the_memory_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    shared = pa.DictionaryArray.from_arrays([0] * 500, ["x" * (1 << 22)])
+    parquet.write_table(pa.table({"prompt": shared}), path, store_schema=False)
+    assert path.stat().st_size < 1 << 20
+    before, taken = pa.total_allocated_bytes(), []
+    with open_inputs([path]) as (file,):
+        for row in file.rows():
+            assert len(row.columns["prompt"]) == 1 << 22
+            taken.append(pa.total_allocated_bytes() - before)
+    assert len(taken) == 500
+    assert max(taken) < 64 << 20
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.gz", "a.tsv.gz"])
+def test_a_decompression_bomb_takes_little_memory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "LONGEST", 1 << 18)
+    path = write(tmp_path, name, gzip.compress(b"x" * (64 << 20), 1))
+    tracemalloc.start()
+    with open_inputs([path]) as (file,):
+        if ".txt" in name or ".jsonl" in name:
+            assert [str(row.error)[:11] for row in file.rows()] == ["longer than"]
+        else:
+            with pytest.raises(InputError, match="a row longer than"):
+                list(file.rows())
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
 @pytest.mark.parametrize("format", rows.FORMATS)
 def test_memory_stays_flat_however_large_the_file(tmp_path: Path, format: Format) -> None:
     def peak(count: int) -> int:
