@@ -19,8 +19,7 @@ from genlm.records.generation import Generation
 from genlm.records.next import NextToken
 from genlm.records.score import ScoredText
 from genlm.tasks.attention import look_at_attention
-from genlm.tasks.batch.jobs import BatchSettings, make_jobs
-from genlm.tasks.batch.work import run_jobs
+from genlm.tasks.batch.jobs import BatchSettings, make_jobs, run_jobs
 from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Limits, Overflow, continue_prompt, result_of
 from genlm.tasks.next import DEFAULT_TOP, next_token

@@ -12,7 +12,7 @@ from genlm.records.serialize import as_line
 from genlm.tasks.attention import look_at_attention
 from genlm.views.attention import attention_record, show_attention
 from genlm.views.pages.attention import attention_page
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 
 look_option = options.panel("What to show")

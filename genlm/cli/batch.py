@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,19 +17,17 @@ from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.request import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
+from genlm.formats.files import RemoteFile, read_place
 from genlm.formats.journal import open_journal
-from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import STDIN, open_inputs
-from genlm.formats.template import Template, unescape
 from genlm.model.fingerprint import fingerprinted
-from genlm.tasks.batch.jobs import BatchSettings, Columns
-from genlm.tasks.batch.plan import FINISH_WITHIN_S, ModelChoice, Plan
+from genlm.tasks.batch.jobs import BatchSettings, Columns, Template, model_of, run_jobs, unescape
+from genlm.tasks.batch.ledger import open_ledger
+from genlm.tasks.batch.run import FINISH_WITHIN_S, BatchRun, ModelChoice, Plan, journal_path
+from genlm.tasks.batch.tables import is_table
 from genlm.views.batch import BatchProgress
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
-
-if TYPE_CHECKING:
-    from genlm.tasks.batch.run import BatchRun
 
 SOME_FAILED = 3
 run_option = options.panel("Run")
@@ -198,9 +196,6 @@ def batch(
 
 def _check_output(output: Path, prompts: Sequence[Path | RemoteFile], run: RunOptions, *, csv_safe: bool) -> None:
     """Raise UsageError if the output is one of the inputs, OutputError if it exists and must not be touched."""
-    from genlm.tasks.batch.run import journal_path
-    from genlm.tasks.batch.tables import is_table
-
     is_table(output, safe=csv_safe)
     journal = journal_path(output)
     for place in {output, journal}:
@@ -219,9 +214,6 @@ def _check_output(output: Path, prompts: Sequence[Path | RemoteFile], run: RunOp
 
 def run_locally(plan: Plan, notify: Callable[[str], None], *, in_order: bool, quiet: bool) -> int:
     """Run a batch in this process. Return how many records have an error."""
-    from genlm.tasks.batch.ledger import open_ledger
-    from genlm.tasks.batch.run import BatchRun, journal_path
-
     with (
         open_journal(journal_path(Path(plan.output))) as journal,
         open_ledger() as ledger,
@@ -250,8 +242,6 @@ def _make_records(run: BatchRun, progress: BatchProgress, spinner: Spinner) -> N
         KeyboardInterrupt: Ctrl-C, if anything is left; SystemExit for SIGTERM.
         InputError: a row with an error, if the plan stops on errors.
     """
-    from genlm.tasks.batch.work import model_of, run_jobs
-
     plan = run.plan
     with insistent_interrupts():
         spinner.say(f"loading {plan.model.folder.name}")

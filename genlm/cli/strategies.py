@@ -16,7 +16,7 @@ from genlm.decoding.kinds import ALL_FIELDS, KINDS
 from genlm.decoding.presets import Preset, read_presets
 from genlm.decoding.strategy import DEFAULT_KIND, Strategy, kind_from_fields, read_fields
 from genlm.errors import UsageError
-from genlm.formats.prompt import check_utf8
+from genlm.formats.texts import check_utf8
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Limits
 
 

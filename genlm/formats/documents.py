@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genlm.errors import InputError
-from genlm.formats.compressed import DAMAGED, damage, plain_name, read_blocks
+from genlm.formats.files import DAMAGED, damage, plain_name, read_blocks
 
 JSON_LINES = ".jsonl"
 IN_FOLDERS = (".txt", JSON_LINES)

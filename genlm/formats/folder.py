@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from genlm.errors import OutputError
+from genlm.formats.files import file_system, is_remote
 from genlm.formats.journal import open_journal
 from genlm.formats.output import DRAFT, cannot_write, remove_abandoned, replacing
-from genlm.formats.remote import file_system, is_remote
 
 # Locked by the run that writes to a folder, and by the process whose temporary folder it is.
 LOCK = ".lock"

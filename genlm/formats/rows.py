@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, TypeAlias, get_args
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.compressed import DAMAGED, damage, open_bytes, plain_name, read_blocks
+from genlm.formats.files import DAMAGED, RemoteFile, damage, open_bytes, plain_name, read_blocks
 from genlm.formats.folder import temporary_folder
-from genlm.formats.remote import RemoteFile
 
 Format: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -60,6 +59,11 @@ class InputRow:
     line: int | None
     columns: Mapping[str, Any]
     error: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The file and the line, or the row."""
+        return f"{self.source}, " + (f"row {self.number}" if self.line is None else f"line {self.line}")
 
 
 @dataclass(frozen=True)
@@ -424,4 +428,56 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
+    return value
+
+
+# Files that fit in memory, for which any bad row is an error.
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Return the prompts of a file: its lines, or the column `prompt` of JSON lines, CSV, TSV or Parquet.
+
+    A file with an unknown extension is read as text, and so is standard input, `-`.
+
+    Raises:
+        InputError: the file cannot be read or has no prompts, or a row is bad (the first one is reported).
+    """
+    found = tuple(_text_of(row, "prompt") for row in _rows(path))
+    if not found:
+        raise InputError(f"{path} holds no prompt")
+    return found
+
+
+def read_human_texts(path: Path) -> tuple[str, ...]:
+    """Return the texts of a file: its lines, or the column `text`, after that of the column `prompt` if there is one.
+
+    Raises:
+        InputError: see `read_prompts`.
+    """
+    found = tuple(text for row in _rows(path) if (text := _human_text(row)))
+    if not found:
+        raise InputError(f"{path} holds no text")
+    return found
+
+
+def _rows(path: Path) -> Iterator[InputRow]:
+    is_known = Path(plain_name(path)).suffix.lower() in EXTENSIONS
+    with open_inputs([path], None if is_known else "txt") as (file,):
+        for row in file.rows():
+            if row.error is not None:
+                raise InputError(f"{row.place}: {row.error}")
+            yield row
+
+
+def _human_text(row: InputRow) -> str:
+    if row.columns.keys() == {"prompt"}:
+        return _text_of(row, "prompt")
+    before = _text_of(row, "prompt") if "prompt" in row.columns else ""
+    return before + _text_of(row, "text")
+
+
+def _text_of(row: InputRow, column: str) -> str:
+    value: Any = row.columns.get(column)
+    if not isinstance(value, str):
+        raise InputError(f"{row.place}: no text under {column!r}")
     return value

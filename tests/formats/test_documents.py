@@ -10,7 +10,7 @@ import pytest
 from support.driving import call
 
 from genlm.errors import InputError
-from genlm.formats import compressed
+from genlm.formats import files
 from genlm.formats.documents import find_files, read_text_file
 
 
@@ -62,7 +62,7 @@ def test_json_lines_give_the_field_of_each_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])
 def test_a_decompression_bomb_is_an_error(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compressed, "LARGEST", 4 << 20)
+    monkeypatch.setattr(files, "LARGEST", 4 << 20)
     path = tmp_path / name
     path.write_bytes(gzip.compress(b"x" * (200 << 20), 9))
     tracemalloc.start()

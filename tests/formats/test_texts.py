@@ -11,7 +11,7 @@ import pytest
 from support.systems import needs_unix
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.texts import STDIN, Text, check_utf8, read_prompt_or_file, read_texts
+from genlm.formats.texts import STDIN, Text, check_file, read_prompt_or_file, read_texts
 
 LINES = "Once upon a time\n\nthe king\r\n狐"
 
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*absent\.txt: No such file"):
         read_texts(None, [tmp_path / "absent.txt"], None)
     with pytest.raises(InputError, match="Is a directory"):
-        check_utf8(tmp_path)
+        check_file(tmp_path)
 
 
 def test_a_prompt_from_a_file_is_without_its_last_break(tmp_path: Path) -> None:

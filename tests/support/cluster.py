@@ -14,9 +14,8 @@ from genlm.model.source import find_model
 from genlm.records.batch import BatchModel
 from genlm.records.made_by import Versions
 from genlm.tasks.batch.jobs import BatchSettings, Columns
-from genlm.tasks.batch.plan import ModelChoice, Plan
-from genlm.tasks.cluster.chunks import read_chunks
-from genlm.tasks.cluster.manifest import Manifest
+from genlm.tasks.batch.run import ModelChoice, Plan
+from genlm.tasks.cluster.parts import Manifest, read_chunks
 from genlm.tasks.cluster.worker import PartResult, Report, Worker
 from genlm.tasks.generate import Limits
 from support.driving import call

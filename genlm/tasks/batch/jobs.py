@@ -1,21 +1,34 @@
-"""From a row of a file to a job: an id, a prompt, and the settings it runs with."""
+"""Rows of files become jobs, and jobs become records.
+
+Jobs and records are plain data that can be pickled, and nothing is shared: the same functions run on one machine or on
+each of many.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from string import Formatter
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from genlm.decoding.completion import Completion, Failed
+from genlm.decoding.dispatch import decode_many, make_scheduler
+from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
-from genlm.errors import InputError, UsageError
+from genlm.errors import GenlmError, InputError, UsageError
 from genlm.formats.rows import Format, InputFile, InputRow
-from genlm.formats.template import Template
-from genlm.records.batch import BatchModel, Provenance, RowError
-from genlm.tasks.generate import Limits, check_count
+from genlm.model.memory import is_out_of_memory
+from genlm.records.batch import BatchModel, BatchRecord, Provenance, RowError
+from genlm.records.made_by import Versions
+from genlm.tasks.generate import Limits, check_count, encode_prompt, make_request
+
+if TYPE_CHECKING:
+    from genlm.model.load import Model
 
 # A larger float may not be the number that was written.
 LARGEST_EXACT = 2**53
@@ -273,3 +286,132 @@ def _exact(value: Any) -> Any:
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
+
+
+def unescape(text: str) -> str:
+    r"""Return the text with the line breaks and tabs that `\n`, `\r` and `\t` stand for; `\\` is a backslash."""
+    return re.sub(r"\\[ntr\\]", lambda match: ESCAPES[match[0]], text)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Text with `{column}` where a value goes; `{{` and `}}` stand for braces.
+
+    Raises:
+        UsageError: a brace is not closed, or there is anything but a column's name between two.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        try:
+            parts = list(Formatter().parse(self.text))
+        except ValueError as error:
+            raise UsageError(f"the template cannot be read: {error}") from error
+        for _, name, spec, conversion in parts:
+            if name == "" or spec or conversion or re.search(r"[.\[\]]", name or ""):
+                raise UsageError(
+                    f"the template has braces around {name or 'nothing'}, which is not just a column's name",
+                    hint="a column is {name}, and {{ stands for a brace",
+                )
+        if not self.columns:
+            raise UsageError("the template names no column", hint='for example "Title: {title}"')
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns."""
+        return [name for _, name, _, _ in Formatter().parse(self.text) if name]
+
+    def fill(self, values: Mapping[str, Any]) -> str:
+        """Return the text with the values of a row.
+
+        Raises:
+            ValueError: the row does not have a column, or its value is null.
+        """
+        parts = []
+        for text, name, _, _ in Formatter().parse(self.text):
+            parts.append(text)
+            if name:
+                value = values.get(name)
+                if value is None:
+                    raise ValueError(f"{name!r} is {'null' if name in values else 'missing'}, which the template needs")
+                parts.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        return "".join(parts)
+
+
+def run_jobs(
+    model: Model,
+    jobs: Iterable[Job],
+    *,
+    batch_size: int | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[BatchRecord]:
+    """Yield a record for every job, as it finishes: what `genlm generate` gives for its prompt alone, or an error.
+
+    At most `batch_size` sequences run at once; None means as many as pay and fit in memory. Once `is_stopping`
+    returns true, running jobs finish and no others start. An iterator of jobs that has ended is asked again while
+    anything is running.
+    """
+    # A map can be asked again after its end; a generator cannot.
+    requests = map(partial(_request, model), jobs)
+    scheduler = make_scheduler(model.network, batch_size)
+    for running, event in decode_many(scheduler, requests, is_stopping):
+        if isinstance(event, Completion):
+            running.completions.append(event)
+            if len(running.completions) == running.job.settings.limits.num_return_sequences:
+                yield _record(running.job, model, running.completions)
+        elif isinstance(event, Failed):
+            yield _record(running.job, model, error=_reason(event.error))
+
+
+def model_of(model: Model) -> BatchModel:
+    """Return what a record says about the model that made it."""
+    info = model.info
+    return BatchModel(info.name, info.revision, info.fingerprint, info.dtype)
+
+
+@dataclass(eq=False)
+class _RunningJob:
+    """A job and the completions that it has so far."""
+
+    job: Job
+    completions: list[Completion] = field(default_factory=list)
+
+
+def _request(model: Model, job: Job) -> tuple[_RunningJob, Request | Failed]:
+    """Return the request for a job, or its failure if the model cannot run it."""
+    settings = job.settings
+    try:
+        if job.error is not None:
+            raise InputError(job.error)
+        ids = encode_prompt(model, job.prompt or "", settings.limits)
+        request = make_request(
+            model, ids, settings.strategy, settings.limits, settings.seed, deterministic=settings.deterministic
+        )
+    except GenlmError as error:
+        return _RunningJob(job), Failed(error)
+    return _RunningJob(job), request
+
+
+def _record(job: Job, model: Model, completions: Iterable[Completion] = (), *, error: str | None = None) -> BatchRecord:
+    return BatchRecord(
+        id=job.id,
+        prompt=job.prompt,
+        completions=tuple(sorted(completions, key=lambda each: each.index)),
+        **vars(job.settings.provenance(model_of(model))),
+        made_by=Versions.installed(),
+        columns=dict(job.columns),
+        error=None if error is None else job.row_error(error),
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, GenlmError):
+        # A message may quote the row.
+        return str(error).encode(errors="backslashreplace").decode()
+    if is_out_of_memory(error):
+        return "out of memory"
+    return f"unexpected {type(error).__name__}: {error}"

@@ -16,10 +16,16 @@ from genlm.errors import ClusterError, GenlmError
 from genlm.formats.folder import LocalFolder, RemoteFolder, open_folder
 from genlm.records.batch import BatchModel, ClusterState, RowError
 from genlm.records.made_by import Versions
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.run import check_same
-from genlm.tasks.cluster.chunks import rows_per_chunk
-from genlm.tasks.cluster.manifest import UNFINISHED, Manifest, check_files, check_output, choose_seed, forget_parts
+from genlm.tasks.batch.run import Plan, check_same
+from genlm.tasks.cluster.parts import (
+    UNFINISHED,
+    Manifest,
+    check_files,
+    check_output,
+    choose_seed,
+    forget_parts,
+    rows_per_chunk,
+)
 from genlm.tasks.cluster.worker import HEARTBEAT_S, Report, Resources
 
 # A worker that has not reported for this long counts as dead.

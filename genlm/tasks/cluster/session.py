@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from genlm.errors import ClusterError, UsageError
 from genlm.formats.folder import temporary_folder
 from genlm.records.batch import ClusterState
-from genlm.tasks.batch.plan import Plan
+from genlm.tasks.batch.run import Plan
 from genlm.tasks.cluster.worker import Resources
 
 if TYPE_CHECKING:

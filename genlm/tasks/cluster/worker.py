@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from genlm.errors import InputError
 from genlm.formats.folder import open_folder
 from genlm.records.batch import BatchModel, BatchRecord, RowError
-from genlm.tasks.batch.jobs import Job
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.work import model_of, run_jobs
-from genlm.tasks.cluster.chunks import Chunk
-from genlm.tasks.cluster.parts import UnfinishedPart, part_contents, read_records, usable_records
+from genlm.tasks.batch.jobs import Job, model_of, run_jobs
+from genlm.tasks.batch.run import Plan
+from genlm.tasks.cluster.parts import Chunk, UnfinishedPart, part_contents, read_records, usable_records
 
 if TYPE_CHECKING:
     from genlm.model.load import Model

@@ -22,12 +22,9 @@ from genlm.model.fingerprint import fingerprinted
 from genlm.model.load import Model
 from genlm.model.source import find_model
 from genlm.records.made_by import Versions
-from genlm.tasks.batch import work
-from genlm.tasks.batch.jobs import BatchSettings, Columns, Job
+from genlm.tasks.batch.jobs import BatchSettings, Columns, Job, run_jobs
 from genlm.tasks.batch.ledger import open_ledger
-from genlm.tasks.batch.plan import ModelChoice, Plan
-from genlm.tasks.batch.run import BatchRun
-from genlm.tasks.batch.work import run_jobs
+from genlm.tasks.batch.run import BatchRun, ModelChoice, Plan
 from genlm.tasks.generate import DEFAULT_STRATEGY, Limits
 
 RESUME = ("in.jsonl", "-o", "out.jsonl", "--seed", "7", "--max-new-tokens", "9", "--deterministic", "--resume")
@@ -199,7 +196,7 @@ def interrupt_after(
                     signal.raise_signal(number)
             yield record
 
-    monkeypatch.setattr(work, "run_jobs", interrupted)
+    monkeypatch.setattr("genlm.cli.batch.run_jobs", interrupted)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -12,7 +12,7 @@ from support.driving import Done, call
 from support.gpt2 import save_gpt2
 
 from genlm.formats.journal import open_journal
-from genlm.tasks.batch.plan import ModelChoice
+from genlm.tasks.batch.run import ModelChoice
 
 
 def test_an_existing_output_is_not_touched(run: Callable[..., Done]) -> None:

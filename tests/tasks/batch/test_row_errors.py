@@ -12,10 +12,8 @@ from support.driving import Done
 from support.networks import Cramped, Poisoned, with_network
 
 from genlm.model.load import Model
-from genlm.tasks.batch import work
-from genlm.tasks.batch.jobs import Job
-from genlm.tasks.batch.plan import ModelChoice
-from genlm.tasks.batch.work import run_jobs
+from genlm.tasks.batch.jobs import Job, run_jobs
+from genlm.tasks.batch.run import ModelChoice
 
 BAD = [
     ('{"id": "cut", "prompt": "x"', "in.jsonl:2", "not valid JSON"),
@@ -116,7 +114,7 @@ def test_only_rows_with_an_error_are_repeated(run: Callable[..., Done], monkeypa
             repeated.append(record.id)
             yield record
 
-    monkeypatch.setattr(work, "run_jobs", noting)
+    monkeypatch.setattr("genlm.cli.batch.run_jobs", noting)
     done = run("in.jsonl", "-o", "out.jsonl", *options, "--resume", "--retry-errors")
     assert (done.code, repeated) == (0, ["long"])
     assert "7 of 7 prompts are in out.jsonl" in done.err

@@ -10,8 +10,8 @@ import pytest
 from support.cluster import folder_of, make_all, write_manifest
 
 from genlm.errors import InputError, OutputError
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.cluster.manifest import check_files, check_output, choose_seed, read_manifest
+from genlm.tasks.batch.run import Plan
+from genlm.tasks.cluster.parts import check_files, check_output, choose_seed, read_manifest
 from genlm.tasks.generate import Limits
 
 

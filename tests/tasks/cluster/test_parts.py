@@ -14,9 +14,8 @@ from support.batch import read_table
 from support.cluster import folder_of, make_all, make_plan, run_locally, write_manifest
 from support.driving import call
 
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.cluster.chunks import part_name
-from genlm.tasks.cluster.parts import UnfinishedPart, merge_parts, read_records
+from genlm.tasks.batch.run import Plan
+from genlm.tasks.cluster.parts import UnfinishedPart, merge_parts, part_name, read_records
 
 
 def test_a_part_torn_at_any_byte_keeps_its_complete_records(plan: Plan) -> None:

@@ -22,11 +22,10 @@ from genlm.model.fingerprint import fingerprinted
 from genlm.model.load import Model
 from genlm.model.source import find_model
 from genlm.records.batch import BatchRecord
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.work import run_jobs
+from genlm.tasks.batch.jobs import run_jobs
+from genlm.tasks.batch.run import Plan
 from genlm.tasks.cluster import worker as worker_module
-from genlm.tasks.cluster.chunks import read_chunks
-from genlm.tasks.cluster.parts import UnfinishedPart, read_records
+from genlm.tasks.cluster.parts import UnfinishedPart, read_chunks, read_records
 from genlm.tasks.cluster.worker import JobQueue, Worker
 
 

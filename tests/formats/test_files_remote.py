@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from genlm.errors import InputError
-from genlm.formats.remote import RemoteFile, is_remote, read_place
+from genlm.formats.files import RemoteFile, is_remote, read_place
 from genlm.formats.rows import open_inputs
 
 

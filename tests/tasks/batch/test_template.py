@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from genlm.errors import UsageError
-from genlm.formats.template import Template, unescape
+from genlm.tasks.batch.jobs import Template, unescape
 
 
 def test_values_go_where_their_columns_are_named() -> None:

@@ -15,7 +15,7 @@ from support.driving import piped, start
 from support.systems import needs_unix
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.prompt import read_prompt
+from genlm.formats.texts import read_prompt
 
 
 def test_an_argument_is_the_prompt_as_it_is() -> None:

@@ -9,7 +9,7 @@ import pytest
 from support.driving import piped
 
 from genlm.errors import InputError
-from genlm.formats.prompts import read_human_texts, read_prompts
+from genlm.formats.rows import read_human_texts, read_prompts
 
 
 def save(folder: Path, name: str, text: str) -> Path:

@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 
 from genlm.errors import InputError
-from genlm.formats.compressed import DAMAGED, damage, open_bytes, plain_name
+from genlm.formats.files import DAMAGED, damage, open_bytes, plain_name
 
 TEXT = "Es war einmal, 从前, once\n".encode() * 20_000
 
