@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from string import Formatter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from genlm.decoding.completion import Completion, Failed
 from genlm.decoding.dispatch import decode_many, make_scheduler
@@ -35,8 +35,8 @@ LARGEST_EXACT = 2**53
 # Integers of tables and of msgspec have 64 bits, with a sign or without.
 SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**64 - 1
 DEEPEST = 100
+ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
 OVERRIDES = ("strategy", "seed", "max_new_tokens")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,60 @@ class Job:
     def row_error(self, message: str) -> RowError:
         """Return an error that names this row."""
         return RowError(message, self.source, self.row, self.line)
+
+
+def unescape(text: str) -> str:
+    r"""Return the text with the line breaks and tabs that `\n`, `\r` and `\t` stand for; `\\` is a backslash."""
+    return re.sub(r"\\[ntr\\]", lambda match: ESCAPES[match[0]], text)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Text with `{column}` where a value goes; `{{` and `}}` stand for braces.
+
+    Raises:
+        UsageError: a brace is not closed, there is anything but a column's name between two, or the text is not valid
+            Unicode.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if _unwritable(self.text):
+            raise UsageError("the template is not valid Unicode")
+        try:
+            parts = list(Formatter().parse(self.text))
+        except ValueError as error:
+            raise UsageError(f"the template cannot be read: {error}") from error
+        for _, name, spec, conversion in parts:
+            if name == "" or spec or conversion or re.search(r"[.\[\]]", name or ""):
+                raise UsageError(
+                    f"the template has braces around {name or 'nothing'}, which is not just a column's name",
+                    hint="a column is {name}, and {{ stands for a brace",
+                )
+        if not self.columns:
+            raise UsageError("the template names no column", hint='for example "Title: {title}"')
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns."""
+        return [name for _, name, _, _ in Formatter().parse(self.text) if name]
+
+    def fill(self, values: Mapping[str, Any]) -> str:
+        """Return the text with the values of a row.
+
+        Raises:
+            ValueError: the row does not have a column, or its value is null.
+        """
+        parts = []
+        for text, name, _, _ in Formatter().parse(self.text):
+            parts.append(text)
+            if name:
+                value = values.get(name)
+                if value is None:
+                    raise ValueError(f"{name!r} is {'null' if name in values else 'missing'}, which the template needs")
+                parts.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        return "".join(parts)
 
 
 @dataclass(frozen=True)
@@ -147,22 +201,29 @@ def _check_columns(source: str, names: Collection[str], format: Format, columns:
 
 
 def _make_job(row: InputRow, prefix: str, columns: Columns, settings: BatchSettings) -> Job:
-    others: dict[str, Any] = dict(row.columns)
+    values, error = _split_unwritable(row.columns)
+    others = dict(values)
     id: str | int = f"{prefix}:{row.number}"
-    prompt, error = None, row.error
+    prompt = None
     try:
-        if error is None:
-            id = _take_id(others, columns.id, id)
-            prompt = _take_prompt(others, row.columns, columns)
-            settings = _take_overrides(others, settings)
+        id = _take_id(others, columns.id, id)
+        prompt = _take_prompt(others, values, columns)
+        settings = _take_overrides(others, settings)
     except (ValueError, UsageError) as problem:
-        # A message may quote the row.
-        error = str(problem).encode(errors="backslashreplace").decode()
-    for name in list(others):
-        if (reason := _unwritable(name) or _unwritable(others[name])) is not None:
-            error = error or f"column {name!r} {reason}"
-            del others[name]
-    return Job(id, prompt, settings, others, row.source, row.number, row.line, error)
+        error = error or str(problem)
+    return Job(id, prompt, settings, others, row.source, row.number, row.line, row.error or error)
+
+
+def _split_unwritable(columns: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return the columns that every output format can hold, and what is wrong with another one, if there is any."""
+    writable, error = {}, None
+    for name, value in columns.items():
+        problem = _unwritable(name) or _unwritable(value)
+        if problem is None:
+            writable[name] = value
+        else:
+            error = error or f"column {name!r} {problem}"
+    return writable, error
 
 
 def _take_id(values: dict[str, Any], column: str, default: str | int) -> str | int:
@@ -172,31 +233,24 @@ def _take_id(values: dict[str, Any], column: str, default: str | int) -> str | i
         return default
     if isinstance(id, bool) or not isinstance(id, (str, int)):
         raise ValueError(f"{column!r} is {_shown(id)}, not text or a whole number")
-    return _checked(id, repr(column))
+    return id
 
 
-def _take_prompt(values: dict[str, Any], row: Mapping[str, Any], columns: Columns) -> str:
-    """Return the prompt of a row, removing it from `values` unless a template makes it.
+def _take_prompt(others: dict[str, Any], values: Mapping[str, Any], columns: Columns) -> str:
+    """Return the prompt of a row, removing it from `others` unless a template makes it.
 
     Raises:
         ValueError: a row without a prompt.
     """
     if columns.template is not None:
-        return _checked(columns.template.fill(row), "the prompt")
-    values.pop(columns.prompt, None)
-    prompt = row.get(columns.prompt)
+        return columns.template.fill(values)
+    others.pop(columns.prompt, None)
+    prompt = values.get(columns.prompt)
     if prompt is None:
-        raise ValueError(f"{columns.prompt!r} is {'null' if columns.prompt in row else 'missing'}")
+        raise ValueError(f"{columns.prompt!r} is {'null' if columns.prompt in values else 'missing'}")
     if not isinstance(prompt, str):
         raise ValueError(f"{columns.prompt!r} is {_shown(prompt)}, not text")
-    return _checked(prompt, "the prompt")
-
-
-def _checked(value: T, what: str) -> T:
-    """Return a value that every output format can hold. Raise ValueError for any other."""
-    if (problem := _unwritable(value)) is not None:
-        raise ValueError(f"{what} {problem}")
-    return value
+    return prompt
 
 
 def _unwritable(value: Any) -> str | None:
@@ -236,7 +290,7 @@ def _take_overrides(values: dict[str, Any], settings: BatchSettings) -> BatchSet
     """Return the settings with the overrides of a row, which are removed.
 
     Raises:
-        UsageError, ValueError: an invalid override.
+        UsageError: an invalid override.
     """
     given = {name: values.pop(name) for name in OVERRIDES if name in values}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
@@ -245,7 +299,7 @@ def _take_overrides(values: dict[str, Any], settings: BatchSettings) -> BatchSet
     spec, seed, new = (given.get(name) for name in OVERRIDES)
     if spec is not None and not isinstance(spec, str):
         raise UsageError(f"strategy is {_shown(spec)}, not a spec such as top-k:top_k=40")
-    return _override(settings, _checked(spec, "strategy"), _whole("seed", seed), _whole("max_new_tokens", new))
+    return _override(settings, spec, _whole("seed", seed), _whole("max_new_tokens", new))
 
 
 @lru_cache(maxsize=1024)
@@ -288,58 +342,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
-
-
-def unescape(text: str) -> str:
-    r"""Return the text with the line breaks and tabs that `\n`, `\r` and `\t` stand for; `\\` is a backslash."""
-    return re.sub(r"\\[ntr\\]", lambda match: ESCAPES[match[0]], text)
-
-
-@dataclass(frozen=True)
-class Template:
-    """Text with `{column}` where a value goes; `{{` and `}}` stand for braces.
-
-    Raises:
-        UsageError: a brace is not closed, or there is anything but a column's name between two.
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        try:
-            parts = list(Formatter().parse(self.text))
-        except ValueError as error:
-            raise UsageError(f"the template cannot be read: {error}") from error
-        for _, name, spec, conversion in parts:
-            if name == "" or spec or conversion or re.search(r"[.\[\]]", name or ""):
-                raise UsageError(
-                    f"the template has braces around {name or 'nothing'}, which is not just a column's name",
-                    hint="a column is {name}, and {{ stands for a brace",
-                )
-        if not self.columns:
-            raise UsageError("the template names no column", hint='for example "Title: {title}"')
-
-    @property
-    def columns(self) -> list[str]:
-        """The names of its columns."""
-        return [name for _, name, _, _ in Formatter().parse(self.text) if name]
-
-    def fill(self, values: Mapping[str, Any]) -> str:
-        """Return the text with the values of a row.
-
-        Raises:
-            ValueError: the row does not have a column, or its value is null.
-        """
-        parts = []
-        for text, name, _, _ in Formatter().parse(self.text):
-            parts.append(text)
-            if name:
-                value = values.get(name)
-                if value is None:
-                    raise ValueError(f"{name!r} is {'null' if name in values else 'missing'}, which the template needs")
-                parts.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        return "".join(parts)
+# The work.
 
 
 def run_jobs(

@@ -22,7 +22,7 @@ BAD = [
     ('{"id": "type", "prompt": 5}', "type", "'prompt' is 5, not text"),
     ('{"id": [1], "prompt": "x"}', "in.jsonl:2", "'id' is [1], not text or a whole number"),
     ('{"id": true, "prompt": "x"}', "in.jsonl:2", "'id' is true"),
-    ('{"id": "half", "prompt": "\\ud800"}', "half", "the prompt is not valid Unicode"),
+    ('{"id": "half", "prompt": "\\ud800"}', "half", "column 'prompt' is not valid Unicode"),
     ('{"id": "long", "prompt": "' + "fox " * 99 + '"}', "long", "beyond the model's context of 96"),
     ('{"id": "kind", "prompt": "x", "strategy": "nope"}', "kind", "no strategy kind 'nope'"),
     ('{"id": "spec", "prompt": "x", "strategy": 7}', "spec", "strategy is 7, not a spec such as"),
@@ -42,10 +42,14 @@ BAD = [
         "nest",
         "column 'n' is nested too deeply",
     ),
-    ('{"id": 18446744073709551616, "prompt": "x"}', "in.jsonl:2", "'id' holds an integer beyond 64 bits"),
+    ('{"id": 18446744073709551616, "prompt": "x"}', "in.jsonl:2", "column 'id' holds an integer beyond 64 bits"),
     ('{"id": "many", "prompt": "x", "max_new_tokens": 9223372036854775808}', "many", "must be below 2^63"),
-    ('{"id": "surrogate", "prompt": "x", "strategy": "\\ud800"}', "surrogate", "strategy is not valid Unicode"),
-    ('{"id": "quoted", "prompt": "x", "seed": "\\ud800"}', "quoted", r'seed is "\ud800", not a whole number'),
+    (
+        '{"id": "surrogate", "prompt": "x", "strategy": "\\ud800"}',
+        "surrogate",
+        "column 'strategy' is not valid Unicode",
+    ),
+    ('{"id": "quoted", "prompt": "x", "seed": "\\ud800"}', "quoted", "column 'seed' is not valid Unicode"),
     ('{"id": "bias", "prompt": "x", "strategy": "greedy:logit_bias=9999:1"}', "bias", "logit_bias has token 9999"),
 ]
 
