@@ -39,3 +39,8 @@ def test_a_template_that_makes_no_sense_is_refused(text: str) -> None:
 
 def test_escapes_of_the_command_line() -> None:
     assert unescape(r"a\n\tb\\n\r \d") == "a\n\tb\\n\r \\d"
+
+
+def test_a_template_that_is_not_unicode_is_refused() -> None:
+    with pytest.raises(UsageError, match="not valid Unicode"):
+        Template("{a}\udcff")
