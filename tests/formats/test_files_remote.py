@@ -1,4 +1,4 @@
-"""Paths and addresses, and files at an address, which are read like local ones."""
+"""Paths and URIs. Files at a URI are read like local ones."""
 
 from __future__ import annotations
 

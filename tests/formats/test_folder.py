@@ -38,7 +38,7 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_drafts_of_killed_runs_are_removed_by_the_next_run(tmp_path: Path) -> None:
     left = tmp_path / ".genlm-0123abcd-0"
     left.write_bytes(b"half")
     folder = open_folder(str(tmp_path))

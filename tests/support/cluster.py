@@ -25,7 +25,7 @@ SIZE = 4
 
 
 class FakeCoordinator:
-    """A coordinator that keeps what it is told."""
+    """A coordinator that keeps the reports."""
 
     def __init__(self) -> None:
         self.models: list[BatchModel] = []

@@ -1,4 +1,4 @@
-"""The list of rows: which are done, which are left, in memory that stays flat."""
+"""The ledger: which rows are done and which are left, in constant memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `genlm batch` writes: a record for every row, the same whatever runs beside it."""
+"""The records of `genlm batch`: one for every row, whatever else is in the batch."""
 
 from __future__ import annotations
 
