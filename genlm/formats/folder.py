@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from genlm.errors import OutputError
 from genlm.formats.files import file_system, is_remote
@@ -73,10 +73,6 @@ class LocalFolder:
         except FileNotFoundError:
             return None
 
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading. Raise FileNotFoundError if it does not exist."""
-        return self._path(name).open("rb")
-
     def write(self, name: str, data: bytes) -> None:
         """Replace a file's contents. If the program ends meanwhile, the file has either the old contents or the new.
 
@@ -138,16 +134,12 @@ class RemoteFolder:
 
     def read(self, name: str) -> bytes | None:
         """See LocalFolder."""
+        system, path = self._located(name)
         try:
-            with self.open(name) as stream:
-                return stream.read()
+            with system.open_input_stream(path) as stream:
+                return cast(bytes, stream.read())
         except FileNotFoundError:
             return None
-
-    def open(self, name: str) -> BinaryIO:
-        """See LocalFolder."""
-        system, path = self._located(name)
-        return cast(BinaryIO, system.open_input_stream(path))
 
     def write(self, name: str, data: bytes) -> None:
         """See LocalFolder."""

@@ -14,7 +14,9 @@ from genlm.records.serialize import as_line, from_builtins, from_line, to_builti
 
 # The first keys of a record's JSON; its provenance follows.
 FIRST_KEYS = ("id", "prompt", "completions")
-# How a record's JSON ends: with the CRC-32 of everything before this.
+# How a record's JSON starts.
+BEGINNING = b'{"id": '
+# How it ends: with the CRC-32 of everything before this.
 CHECKSUM = ', "checksum": "{:08x}"}}'
 
 
@@ -132,8 +134,10 @@ def check_line(line: str | bytes) -> bytes:
 
 
 def looks_like_record(line: bytes) -> bool:
-    """Return whether a line may be a record that was damaged, and is not something else."""
-    return b'"checksum"' in line or re.search(rb'": "[0-9a-f]{8}"\}\n?$', line) is not None
+    """Return whether a line is a record, or was one before it was damaged in one place."""
+    has_start = line.startswith(BEGINNING) or b'"completions": ' in line
+    has_end = b'"checksum"' in line or re.search(rb'": "[0-9a-f]{8}"\}\n?$', line) is not None
+    return has_start and has_end
 
 
 class BatchCounts(NamedTuple):

@@ -18,7 +18,7 @@ from genlm.formats.output import replacing
 from genlm.formats.rows import InputFile
 from genlm.model.fingerprint import fingerprinted
 from genlm.model.source import ModelFolder, find_model
-from genlm.records.batch import BatchCounts, BatchModel, BatchRecord, Provenance, looks_like_record
+from genlm.records.batch import BEGINNING, BatchCounts, BatchModel, BatchRecord, Provenance, looks_like_record
 from genlm.records.made_by import Versions
 from genlm.tasks.batch.jobs import BatchSettings, Columns, Job, read_jobs
 from genlm.tasks.batch.ledger import InputEntry, Ledger, OutputEntry
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 # After Ctrl-C, running prompts get this long to finish.
 FINISH_WITHIN_S = 10.0
+# At most so many damaged records or changed rows are named.
+MOST_NOTICES = MOST_IDS = 10
+DIGEST_BYTES = 8
+# Every row may have its own seed and length, which the ledger keeps. Few records differ in the rest.
+shared_settings = attrgetter(*({each.name for each in fields(Provenance)} - {"seed", "max_new_tokens"}))
 
 
 @dataclass(frozen=True)
@@ -108,14 +113,6 @@ class Plan:
         return replace(self, files=files, model=replace(self.model, folder=folder), output=output)
 
 
-MOST_NOTICES = MOST_IDS = 10
-DIGEST_BYTES = 8
-# The start of every record's JSON.
-BEGINNING = b'{"id": '
-# Every row may have its own seed and length, which the ledger keeps. Few records differ in the rest.
-shared_settings = attrgetter(*({each.name for each in fields(Provenance)} - {"seed", "max_new_tokens"}))
-
-
 class BatchRun:
     """The rows of a plan's files, and their records in a journal.
 
@@ -159,8 +156,7 @@ class BatchRun:
     @property
     def has_left(self) -> bool:
         """Whether any row is left to do."""
-        counts = self.counts
-        return counts.done < counts.rows
+        return self.counts.done < self.counts.rows
 
     def notices(self) -> list[str]:
         """Return what a user should know about the records that were there before: damage, and other versions."""

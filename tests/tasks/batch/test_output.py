@@ -30,7 +30,11 @@ def test_an_existing_output_is_not_touched(run: Callable[..., Done]) -> None:
     assert len(read_records()) == 3
 
 
-@pytest.mark.parametrize("contents", ["precious", "precious\nand more", '{"name": "precious"}'])
+@pytest.mark.parametrize(
+    "contents",
+    ["precious", "precious\nand more", '{"name": "precious"}', '{"checksum": "01234567"}\n', '{"id": 1}\n'],
+    ids=["text", "lines", "object", "a checksum", "an id"],
+)
 def test_resume_does_not_touch_a_file_that_is_not_a_batch(run: Callable[..., Done], contents: str) -> None:
     write_lines("in.jsonl", *rows(3))
     Path("out.jsonl").write_text(contents)
