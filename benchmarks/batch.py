@@ -188,9 +188,8 @@ def with_genlm(folder: Path, dtype: str) -> Job:
     from genlm.decoding.strategy import Strategy
     from genlm.model.load import load_model
     from genlm.model.source import find_model
-    from genlm.tasks.batch.jobs import BatchSettings
+    from genlm.tasks.batch.jobs import BatchSettings, run_jobs
     from genlm.tasks.batch.jobs import Job as Row
-    from genlm.tasks.batch.work import run_jobs
     from genlm.tasks.generate import Limits
 
     model = load_model(find_model(str(folder)), device="cpu", dtype=dtype)  # type: ignore[arg-type]

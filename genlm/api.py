@@ -17,8 +17,7 @@ from genlm.records.compare import StrategyComparison
 from genlm.records.generation import Generation, Overflow
 from genlm.records.inspection import AttentionMaps, NextToken, ScoredText
 from genlm.tasks.attention import look_at_attention
-from genlm.tasks.batch.jobs import BatchSettings, make_jobs
-from genlm.tasks.batch.work import run_jobs
+from genlm.tasks.batch.jobs import BatchSettings, make_jobs, run_jobs
 from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Limits, continue_prompt, result_of
 from genlm.tasks.next import DEFAULT_TOP, next_token

@@ -11,7 +11,7 @@ from genlm.formats.texts import read_prompt_or_file
 from genlm.records.serialize import as_line
 from genlm.tasks.attention import look_at_attention
 from genlm.views.attention import attention_page, attention_record, show_attention
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 
 look_option = options.panel("What to show")

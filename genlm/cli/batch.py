@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,19 +17,17 @@ from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.request import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
+from genlm.formats.files import RemoteFile, read_place
 from genlm.formats.journal import open_journal
-from genlm.formats.remote import RemoteFile, read_place
 from genlm.formats.rows import STDIN, open_inputs
-from genlm.formats.template import Template, unescape
 from genlm.model.fingerprint import fingerprinted
-from genlm.tasks.batch.jobs import BatchSettings, Columns
-from genlm.tasks.batch.plan import FINISH_WITHIN_S, ModelChoice, Plan
+from genlm.tasks.batch.jobs import BatchSettings, Columns, Template, model_of, run_jobs, unescape
+from genlm.tasks.batch.ledger import open_ledger
+from genlm.tasks.batch.run import FINISH_WITHIN_S, BatchRun, ModelChoice, Plan, journal_path
+from genlm.tasks.batch.tables import is_table
 from genlm.views.batch import BatchProgress
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
-
-if TYPE_CHECKING:
-    from genlm.tasks.batch.run import BatchRun
 
 SOME_FAILED = 3
 run_option = options.panel("Run")
@@ -91,6 +89,9 @@ class RunOptions:
     retry_errors: Annotated[bool, run_option("--retry-errors", help="With --resume: repeat rows with an error.")] = (
         False
     )
+    redo_changed: Annotated[
+        bool, run_option("--redo-changed", help="With --resume: repeat rows whose prompt has changed.")
+    ] = False
     overwrite: Annotated[bool, run_option("--overwrite", help="Start over if the output exists.")] = False
 
     def __post_init__(self) -> None:
@@ -98,6 +99,8 @@ class RunOptions:
             raise UsageError("--resume and --overwrite cannot be combined")
         if self.retry_errors and not self.resume:
             raise UsageError("--retry-errors needs --resume")
+        if self.redo_changed and not self.resume:
+            raise UsageError("--redo-changed needs --resume")
 
     @property
     def most_sequences(self) -> int | None:
@@ -143,6 +146,7 @@ def batch(
         bool,
         options.output_option("--unordered", help="Leave the records in the order they finish, not that of the input."),
     ] = False,
+    csv_safe: options.CsvSafe = False,
     quiet: options.Quiet = False,
 ) -> None:
     r"""Continue every prompt in files and write the completions to a file.
@@ -160,11 +164,11 @@ def batch(
     settings = BatchSettings(chosen, draw_seed() if seed is None else seed, length.limits(), deterministic)
     columns, most_sequences = rows.columns, run.most_sequences
     if cluster.runner == "ray":
-        check_alone(context, "--runner ray", without={"unordered"})
+        check_alone(context, "--runner ray", without={"unordered", "csv_safe"})
         cluster.check(paths, output)
     else:
         check_alone(context, "--runner local", without=ClusterOptions.needing_ray())
-        _check_output(Path(output), paths, run)
+        _check_output(Path(output), paths, run, csv_safe=csv_safe)
     with open_inputs(paths, rows.input_format, rows.between) as files:
         folder = fingerprinted(model.find(notify), allow_pickle=model.allow_pickle)
         plan = Plan(
@@ -178,7 +182,9 @@ def batch(
             resume=run.resume,
             overwrite=run.overwrite,
             retry_errors=run.retry_errors,
+            redo_changed=run.redo_changed,
             stop_on_error=run.on_error == "stop",
+            csv_safe=csv_safe,
         )
         if cluster.runner == "ray":
             failed = run_on_cluster(plan, cluster, notify, quiet=quiet)
@@ -188,10 +194,9 @@ def batch(
         raise typer.Exit(SOME_FAILED)
 
 
-def _check_output(output: Path, prompts: Sequence[Path | RemoteFile], run: RunOptions) -> None:
+def _check_output(output: Path, prompts: Sequence[Path | RemoteFile], run: RunOptions, *, csv_safe: bool) -> None:
     """Raise UsageError if the output is one of the inputs, OutputError if it exists and must not be touched."""
-    from genlm.tasks.batch.run import journal_path
-
+    is_table(output, safe=csv_safe)
     journal = journal_path(output)
     for place in {output, journal}:
         if place.exists() and not place.is_file():
@@ -209,9 +214,6 @@ def _check_output(output: Path, prompts: Sequence[Path | RemoteFile], run: RunOp
 
 def run_locally(plan: Plan, notify: Callable[[str], None], *, in_order: bool, quiet: bool) -> int:
     """Run a batch in this process. Return how many records have an error."""
-    from genlm.tasks.batch.ledger import open_ledger
-    from genlm.tasks.batch.run import BatchRun, journal_path
-
     with (
         open_journal(journal_path(Path(plan.output))) as journal,
         open_ledger() as ledger,
@@ -219,7 +221,11 @@ def run_locally(plan: Plan, notify: Callable[[str], None], *, in_order: bool, qu
     ):
         spinner.say("reading the prompts")
         run = BatchRun(plan, journal, ledger)
-        progress = BatchProgress(run.counts, retry_errors=plan.retry_errors, enabled=not quiet)
+        if found := run.notices():
+            spinner.stop()
+            for line in found:
+                notify(line)
+        progress = BatchProgress(run.counts, enabled=not quiet)
         if run.has_left:
             _make_records(run, progress, spinner)
         spinner.say("writing the output")
@@ -236,8 +242,6 @@ def _make_records(run: BatchRun, progress: BatchProgress, spinner: Spinner) -> N
         KeyboardInterrupt: Ctrl-C, if anything is left; SystemExit for SIGTERM.
         InputError: a row with an error, if the plan stops on errors.
     """
-    from genlm.tasks.batch.work import model_of, run_jobs
-
     plan = run.plan
     with insistent_interrupts():
         spinner.say(f"loading {plan.model.folder.name}")

@@ -8,7 +8,7 @@ from genlm.cli import options
 from genlm.errors import UsageError
 from genlm.tasks.bench import Workload, bench
 from genlm.views.bench import BenchView
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 
 if TYPE_CHECKING:

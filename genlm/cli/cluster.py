@@ -1,4 +1,4 @@
-"""`genlm batch --runner ray`."""
+"""`genlm batch --runner ray`, and `genlm merge` for the parts that it writes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
+
 from genlm.cli import options
 from genlm.cli.signals import Finishing, graceful_interrupt
-from genlm.errors import UsageError
-from genlm.formats.remote import RemoteFile, is_remote
+from genlm.errors import OutputError, UsageError
+from genlm.formats.files import RemoteFile, is_remote
 from genlm.formats.rows import STDIN
-from genlm.tasks.batch.plan import FINISH_WITHIN_S, Plan
+from genlm.tasks.batch.run import FINISH_WITHIN_S, Plan
 from genlm.views.batch import ClusterProgress
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
+from genlm.views.terminal import notices
 
 if TYPE_CHECKING:
     from genlm.tasks.cluster.session import ClusterRun
@@ -96,7 +99,7 @@ class ClusterOptions:
 def run_on_cluster(plan: Plan, cluster: ClusterOptions, notify: Callable[[str], None], *, quiet: bool) -> int:
     """Run a batch on a cluster. Return how many records have an error."""
     from genlm.formats.folder import open_folder
-    from genlm.tasks.cluster.manifest import check_output
+    from genlm.tasks.cluster.parts import check_output
     from genlm.tasks.cluster.session import CLIENT, open_session, silenced
 
     output = plan.output
@@ -152,3 +155,29 @@ def _let_finish(run: ClusterRun, finishing: Finishing) -> None:
         if run.wait():
             break
     raise finishing.ending
+
+
+def merge(
+    *,
+    parts: Annotated[str, typer.Argument(metavar="PARTS", help="The folder, a path or an s3:// or gs:// address.")],
+    output: Annotated[
+        Path,
+        options.output_option("--output", "-o", metavar="FILE", help="The merged file: .jsonl, .csv or .parquet."),
+    ],
+    csv_safe: options.CsvSafe = False,
+    overwrite: Annotated[bool, options.output_option("--overwrite", help="Replace the file if it exists.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Merge the parts that genlm batch --runner ray wrote into one file.
+
+    genlm merge parts -o completions.jsonl
+
+    The records are in the order of the input.
+    """
+    from genlm.tasks.cluster.parts import merge_parts
+
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} already exists", hint="--overwrite replaces it")
+    manifest = merge_parts(parts, output, csv_safe=csv_safe)
+    failed = f", {manifest.failed:,} of them with an error" if manifest.failed else ""
+    notices(quiet=quiet)(f"{manifest.total:,} records are in {output}{failed}")

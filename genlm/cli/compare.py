@@ -16,8 +16,8 @@ from genlm.decoding.grid import Axis, axes_of, check_axes, crossed, read_axis
 from genlm.decoding.request import draw_seed
 from genlm.errors import PartlyFailed, UsageError
 from genlm.formats.output import open_output
-from genlm.formats.prompt import read_prompt
-from genlm.formats.prompts import read_human_texts, read_prompts
+from genlm.formats.rows import read_human_texts, read_prompts
+from genlm.formats.texts import read_prompt
 from genlm.records.compare import StrategyComparison
 from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS
@@ -31,8 +31,7 @@ from genlm.views.compare import (
     show_comparison,
 )
 from genlm.views.pages.compare import comparison_page
-from genlm.views.progress import ProgressBar
-from genlm.views.spinner import Spinner
+from genlm.views.progress import ProgressBar, Spinner
 from genlm.views.terminal import notices
 
 compare_option = options.panel("What to compare")

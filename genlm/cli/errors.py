@@ -42,7 +42,9 @@ HINTS = {
     "row-failed": "--resume continues with the other rows",
     "output-exists": "--resume continues it, --overwrite starts over",
     "output-not-resumable": "--overwrite starts over",
+    "prompts-changed": "--redo-changed runs these rows again",
     "parts-missing": "the same command with --resume generates the missing records",
+    "csv-safe": "drop --csv-safe",
     # Clusters.
     "too-many-workers": "lower --workers, --cpus-per-worker or --gpus-per-worker; fractions share a device",
     "ray-failed": "--verbose shows Ray's output",

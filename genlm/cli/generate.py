@@ -16,12 +16,12 @@ from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.request import draw_seed
 from genlm.formats.output import is_standard_output, open_output
-from genlm.formats.prompt import read_prompt
+from genlm.formats.texts import read_prompt
 from genlm.model.source import locate_model
 from genlm.records.generation import Generation
 from genlm.tasks.generate import check_count, check_engine, continue_prompt
 from genlm.views.generation import JsonView, TextView, TraceView, summary
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 
 # What can be combined with --replay: everything that a saved result does not hold.

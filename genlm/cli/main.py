@@ -23,7 +23,7 @@ from genlm.views.terminal import notice, say
 COMMANDS = {
     "generate": Row("genlm.cli.generate:generate", "Continue a prompt."),
     "batch": Row("genlm.cli.batch:batch", "Continue every prompt in files and write the completions to a file."),
-    "merge": Row("genlm.cli.merge:merge", "Merge the parts that genlm batch --runner ray wrote into one file."),
+    "merge": Row("genlm.cli.cluster:merge", "Merge the parts that genlm batch --runner ray wrote into one file."),
     "compare": Row("genlm.cli.compare:compare", "Compare strategies side by side: their texts and metrics."),
     "next": Row(
         "genlm.cli.next:next_command",

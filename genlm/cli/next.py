@@ -12,13 +12,12 @@ from genlm.cli.options import ModelOptions
 from genlm.cli.strategies import choose_strategy
 from genlm.errors import UsageError
 from genlm.formats.output import open_output
-from genlm.formats.prompt import check_utf8
-from genlm.formats.texts import read_prompt_or_file
+from genlm.formats.texts import check_utf8, read_prompt_or_file
 from genlm.records.inspection import Comparison, NextToken, Tree
 from genlm.records.serialize import as_object
 from genlm.tasks.next import DEFAULT_TOP, check_at_least_one, compare_continuations, grow_tree, next_token
 from genlm.views.next import next_record, show_next
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 
 look_option = options.panel("What to show")

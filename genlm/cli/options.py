@@ -18,7 +18,7 @@ from genlm.formats.output import is_standard_output, open_output
 from genlm.model.fingerprint import fingerprinted
 from genlm.model.info import Engine
 from genlm.model.source import ModelFolder, Notify, find_model
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 
 if TYPE_CHECKING:
     from genlm.model.load import Model

@@ -11,8 +11,8 @@ from genlm.formats.texts import read_texts
 from genlm.model.info import ModelInfo
 from genlm.records.made_by import MadeBy
 from genlm.tasks.score import Scorer
+from genlm.views.progress import Spinner
 from genlm.views.score import ScoreJson, ScoreJsonLines, ScorePage, ScoreText, ScoreView, score_summary
-from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices
 
 score_option = options.panel("How to score")

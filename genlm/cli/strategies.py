@@ -15,7 +15,7 @@ from genlm.decoding.declaration import Field, Given
 from genlm.decoding.kinds import ALL_FIELDS, KINDS
 from genlm.decoding.strategy import DEFAULT_KIND, Preset, Strategy, kind_from_fields, read_fields, read_presets
 from genlm.errors import UsageError
-from genlm.formats.prompt import check_utf8
+from genlm.formats.texts import check_utf8
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, Limits
 
 

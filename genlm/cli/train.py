@@ -16,7 +16,7 @@ from genlm.errors import UsageError
 from genlm.formats.documents import FIELD
 from genlm.formats.output import replacing
 from genlm.model.source import Notify
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 from genlm.views.train import TrainView
 from genlm.views.train_card import model_card, read_card

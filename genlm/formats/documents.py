@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genlm.errors import InputError
-from genlm.formats.compressed import DAMAGED, damage, open_bytes, plain_name
+from genlm.formats.files import DAMAGED, damage, plain_name, read_blocks
 
 JSON_LINES = ".jsonl"
 IN_FOLDERS = (".txt", JSON_LINES)
@@ -76,8 +76,8 @@ def read_text_file(path: Path, field: str = FIELD) -> TextFile:
     """Read a file; each record's `field` if it is a .jsonl file.
 
     Raises:
-        InputError: the file cannot be read, is binary or is not UTF-8 (with the byte), or a record has no text (with
-            the line).
+        InputError: the file cannot be read, expands to too much (see read_blocks), is binary or is not UTF-8 (with the
+            byte), or a record has no text (with the line).
     """
     data = _read(path)
     text = _decode(path, data)
@@ -88,8 +88,7 @@ def read_text_file(path: Path, field: str = FIELD) -> TextFile:
 
 def _read(path: Path) -> bytes:
     try:
-        with open_bytes(path) as stream:
-            return stream.read()
+        return b"".join(read_blocks(path))
     except DAMAGED as error:
         raise damage(path, error) from error
 

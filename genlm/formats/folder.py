@@ -5,19 +5,54 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from genlm.errors import OutputError
+from genlm.formats.files import file_system, is_remote
 from genlm.formats.journal import open_journal
-from genlm.formats.output import cannot_write, replacing
-from genlm.formats.remote import file_system, is_remote
+from genlm.formats.output import DRAFT, cannot_write, remove_abandoned, replacing
 
-# Held by the run that writes to a folder.
+# Locked by the run that writes to a folder, and by the process whose temporary folder it is.
 LOCK = ".lock"
+# Marks a temporary folder that is locked, or whose process has ended.
+HELD = "genlm.held"
+
+
+@contextmanager
+def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]:
+    """Yield a folder in `parent`, by default the system's temporary folder, that is removed at the end.
+
+    Folders for the same purpose that killed processes left are removed, too.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    prefix = f"genlm-{purpose}-"
+    for folder in parent.glob(f"{prefix}*"):
+        _remove_abandoned_folder(folder)
+    made = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        with open_journal(made / LOCK):
+            (made / HELD).touch()
+            yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _remove_abandoned_folder(folder: Path) -> None:
+    """Remove a temporary folder whose process has ended."""
+    with contextlib.suppress(OSError, OutputError):
+        if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
+            return
+        # Without the mark, the process is about to lock it.
+        if (folder / HELD).exists():
+            with open_journal(folder / LOCK):
+                pass
+            # Only now: Windows deletes no file that is open.
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_folder(place: str) -> LocalFolder | RemoteFolder:
@@ -37,10 +72,6 @@ class LocalFolder:
             return self._path(name).read_bytes()
         except FileNotFoundError:
             return None
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading. Raise FileNotFoundError if it does not exist."""
-        return self._path(name).open("rb")
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file's contents. If the program ends meanwhile, the file has either the old contents or the new.
@@ -76,13 +107,19 @@ class LocalFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs from writing to the folder. Raise OutputError if another one is writing to it."""
+        """Keep other runs from writing to the folder, and remove what killed ones left half-written.
+
+        Raises:
+            OutputError: another run is writing to the folder.
+        """
         folder = self._path("")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
         with open_journal(folder / LOCK):
+            for draft in folder.glob(f"{DRAFT}*"):
+                remove_abandoned(draft)
             yield
 
     def _path(self, name: str) -> Path:
@@ -97,16 +134,12 @@ class RemoteFolder:
 
     def read(self, name: str) -> bytes | None:
         """See LocalFolder."""
+        system, path = self._located(name)
         try:
-            with self.open(name) as stream:
-                return stream.read()
+            with system.open_input_stream(path) as stream:
+                return cast(bytes, stream.read())
         except FileNotFoundError:
             return None
-
-    def open(self, name: str) -> BinaryIO:
-        """See LocalFolder."""
-        system, path = self._located(name)
-        return cast(BinaryIO, system.open_input_stream(path))
 
     def write(self, name: str, data: bytes) -> None:
         """See LocalFolder."""

@@ -11,12 +11,11 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 from genlm.errors import OutputError
-from genlm.formats.output import cannot_write, replacing
+from genlm.formats.output import cannot_write, has_flock, is_at, remove_drafts, replacing
 
 # The system keeps what was written even if the program crashes; fsync at most this often guards against power loss.
 SYNC_S = 5.0
@@ -123,7 +122,7 @@ class Journal:
             return
         self._is_open = False
         is_empty = os.fstat(self._descriptor).st_size == 0
-        is_unused = is_empty and not self.is_wanted and _is_at(self._descriptor, self.path)
+        is_unused = is_empty and not self.is_wanted and is_at(self._descriptor, self.path)
         if not self._is_lock:
             # Windows deletes no file that is open.
             os.close(self._descriptor)
@@ -142,15 +141,17 @@ class Journal:
 def open_journal(path: Path) -> Iterator[Journal]:
     """Open the journal at `path`, or a new one, and keep other runs out until the context ends.
 
-    The lock ends with the process, however that ends. Unix locks the journal itself, which leaves no other file
-    behind. Windows cannot replace a file that is open for its lock, so the lock is a file beside it there.
+    Drafts of it that killed runs left are removed. The lock ends with the process, however that ends. Unix locks the
+    journal itself, which leaves no other file behind. Windows cannot replace a file that is open for its lock, so the
+    lock is a file beside it there.
 
     Raises:
         OutputError: the file cannot be written, or another run is writing it.
     """
-    has_flock = find_spec("fcntl") is not None
-    with nullcontext() if has_flock else _lock_beside(path):
-        journal = Journal(path, _open_locked(path) if has_flock else _open(path), is_lock=has_flock)
+    is_lock = has_flock()
+    with nullcontext() if is_lock else _lock_beside(path):
+        journal = Journal(path, _open_locked(path) if is_lock else _open(path), is_lock=is_lock)
+        remove_drafts(path)
         try:
             yield journal
             journal.sync()
@@ -180,7 +181,7 @@ def _open_locked(path: Path) -> int:
             except OSError as error:
                 raise cannot_write(path, error, hint="its file system may have no locks: write elsewhere") from error
             # The run that held the lock before may have replaced or deleted the file.
-            if _is_at(descriptor, path):
+            if is_at(descriptor, path):
                 stack.pop_all()
                 return descriptor
 
@@ -206,10 +207,3 @@ def _in_use(path: Path) -> OutputError:
     return OutputError(
         f"{path} is being written by another run", hint="wait for it to end, or give this one another output"
     )
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False

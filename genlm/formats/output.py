@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
@@ -88,6 +91,14 @@ def _replacing(path: Path) -> Iterator[TextIO]:
             draft.move()
 
 
+# Drafts. Each is locked while its process lives, so a draft without a lock was left by a process that was killed.
+
+# A draft's name is this, a digest of its target's name, and a number.
+DRAFT = ".genlm-"
+# More processes than this never write the same file at once.
+MOST_DRAFTS = 8
+
+
 class _Draft(NamedTuple):
     """A file beside the one that it will replace, open for writing."""
 
@@ -106,14 +117,84 @@ class _Draft(NamedTuple):
 def _draft(path: Path) -> Iterator[_Draft]:
     """Create a draft of the file at `path`, and delete it at the end unless it was moved."""
     target = Path(os.path.realpath(path))
-    with _explaining(path):
-        mode = _mode(target)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".genlm-")
-    draft = _Draft(Path(name), descriptor, target, mode)
+    with ExitStack() as stack:
+        with _explaining(path):
+            mode = _mode(target)
+            name, descriptor = _new_draft(target)
+        stack.callback(name.unlink, missing_ok=True)
+        if has_flock():
+            # Writing closes the descriptor, but the lock must last until the draft has moved.
+            stack.callback(os.close, os.dup(descriptor))
+        yield _Draft(name, descriptor, target, mode)
+
+
+def _new_draft(target: Path) -> tuple[Path, int]:
+    """Create a locked draft, and remove abandoned ones. Return its name and descriptor."""
+    remove_drafts(target)
+    for name in _draft_names(target):
+        with contextlib.suppress(FileExistsError):
+            # O_BINARY keeps Windows from writing \r\n.
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+            # Until it is locked, another process may take it for abandoned and remove it.
+            if lock(descriptor) is not False and is_at(descriptor, name):
+                return name, descriptor
+            os.close(descriptor)
+    descriptor, other = tempfile.mkstemp(dir=target.parent, prefix=DRAFT)
+    return Path(other), descriptor
+
+
+def _draft_names(target: Path) -> list[Path]:
+    digest = hashlib.blake2b(os.fsencode(target.name), digest_size=4).hexdigest()
+    return [target.with_name(f"{DRAFT}{digest}-{number}") for number in range(MOST_DRAFTS)]
+
+
+def remove_drafts(path: Path) -> None:
+    """Remove the drafts of a file that killed processes left."""
+    for name in _draft_names(Path(os.path.realpath(path))):
+        remove_abandoned(name)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove a file that a process locks as long as it lives, if that process has ended."""
+    with contextlib.suppress(OSError):
+        if not has_flock():
+            # Windows removes no open file.
+            path.unlink()
+            return
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            if lock(descriptor) and is_at(descriptor, path):
+                path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def has_flock() -> bool:
+    """Return whether this system has Unix's locks, which end with the process that holds them."""
+    return find_spec("fcntl") is not None
+
+
+def lock(descriptor: int) -> bool | None:
+    """Lock an open file. Return whether that worked; None if the system or the file system has no locks."""
+    if not has_flock():
+        return None
+    import fcntl
+
     try:
-        yield draft
-    finally:
-        draft.path.unlink(missing_ok=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _mode(target: Path) -> int:

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, get_args
+from typing import Any, BinaryIO, Literal, TextIO, TypeAlias, get_args
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.compressed import DAMAGED, damage, open_bytes, plain_name
-from genlm.formats.remote import RemoteFile
+from genlm.formats.files import DAMAGED, RemoteFile, damage, open_bytes, plain_name, read_blocks
+from genlm.formats.folder import temporary_folder
 
 Format: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -31,9 +31,11 @@ EXTENSIONS: dict[str, Format] = {f".{name}": name for name in FORMATS} | {".ndjs
 STDIN = Path("-")
 # The suffixes of compressed data without a name, by their first bytes.
 MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
-# Longer lines and fields are errors: reading one as a whole would take too much memory.
+# Longer lines, rows and texts are errors: each is read as a whole, and a small compressed file may hold huge ones.
 LONGEST = 1 << 24
-ROWS_AT_ONCE = 1024
+# So many rows of Parquet are read at once, or fewer if these many bytes do not hold them.
+ROWS_AT_ONCE, BYTES_AT_ONCE = 1024, 1 << 26
+NOT_CSV = "not valid CSV: "
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -57,6 +59,11 @@ class InputRow:
     line: int | None
     columns: Mapping[str, Any]
     error: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The file and the line, or the row."""
+        return f"{self.source}, " + (f"row {self.number}" if self.line is None else f"line {self.line}")
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,9 @@ def open_inputs(
         raise UsageError("the separator must not be empty")
     if separator is not None and set(formats) != {"txt"}:
         raise UsageError("a separator applies to text files only")
-    with tempfile.TemporaryDirectory(prefix="genlm-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder("rows") as folder:
         yield [
-            InputFile(*_located(path, Path(folder) / str(number)), each, separator)
+            InputFile(*_located(path, folder / str(number)), each, separator)
             for number, (path, each) in enumerate(zip(paths, formats, strict=True))
         ]
 
@@ -138,7 +145,10 @@ def _format_of(path: Path | RemoteFile) -> Format:
 
 
 def _located(path: Path | RemoteFile, spare: Path) -> tuple[str, Path | RemoteFile]:
-    """Return a file's name, and a path from which it can be read more than once."""
+    """Return a file's name, and a path from which it can be read more than once.
+
+    Bytes of a name that are not UTF-8 are written as escapes, because records and ids hold the name.
+    """
     if path == STDIN:
         if sys.stdin is None:
             raise UsageError("no prompts: standard input is closed")
@@ -147,10 +157,11 @@ def _located(path: Path | RemoteFile, spare: Path) -> tuple[str, Path | RemoteFi
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file")
+    name = str(path).encode(errors="backslashreplace").decode()
     if not path.is_file():
         with path.open("rb") as stream:
-            return str(path), _kept(stream, spare)
-    return str(path), path
+            return name, _kept(stream, spare)
+    return name, path
 
 
 def _kept(stream: BinaryIO, place: Path) -> Path:
@@ -266,35 +277,52 @@ def _part(part: bytes, line: int) -> tuple[int, bytes | None]:
 
 
 def _read_table(file: InputFile) -> Iterator[InputRow]:
-    with _opened_table(file) as (header, reader):
-        for number, (line, fields) in enumerate(_records(reader), 1):
+    with _opened_table(file) as (header, records):
+        for number, (line, fields) in enumerate(records, 1):
             yield _table_row(file.name, number, line, header, fields)
 
 
 @contextmanager
-def _opened_table(file: InputFile) -> Iterator[tuple[list[str], Any]]:
-    """Yield the header, and a reader for the rows."""
+def _opened_table(file: InputFile) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str] | _Wrong]]]]:
+    """Yield the header, and the records with the number of their first line."""
     with _opened(file) as stream, _long_fields():
         # Invalid UTF-8 becomes lone surrogates, which mark the row as bad.
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text, delimiter="\t" if file.format == "tsv" else ",", strict=True)
-        try:
-            header = next(reader, [])
-        except csv.Error as error:
-            raise InputError(f"{file.name}: no header: {error}") from error
+        records = _records(file, text)
+        _, header = next(records, (1, []))
+        if isinstance(header, _Wrong):
+            raise InputError(f"{file.name}: no header: {header.reason.removeprefix(NOT_CSV)}")
         if len(set(header)) < len(header) or any(map(_has_surrogates, header)):
             raise InputError(f"{file.name}: a column name occurs twice, or is not valid UTF-8")
-        yield header, reader
+        yield header, records
 
 
-def _records(reader: Any) -> Iterator[tuple[int, list[str] | _Wrong]]:
-    """Yield each record with its first line's number, without blank lines."""
+def _records(file: InputFile, text: TextIO) -> Iterator[tuple[int, list[str] | _Wrong]]:
+    """Yield each record with its first line's number, without blank lines.
+
+    Raises:
+        InputError: a record is too long. Where the next one begins is unknown, because the quotes may be wrong.
+    """
+    line, size = 1, 0
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        while part := text.readline(LONGEST + 1 - size):
+            size += len(part)
+            if size > LONGEST:
+                raise InputError(
+                    f"{file.name}, line {line}: a row longer than {LONGEST >> 20} MiB",
+                    hint="perhaps a quote is not closed, or the file has no line breaks",
+                )
+            yield part
+
+    reader = csv.reader(lines(), delimiter="\t" if file.format == "tsv" else ",", strict=True)
     while True:
-        line = reader.line_num + 1
+        line, size = reader.line_num + 1, 0
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            yield line, _Wrong(f"not valid CSV: {error}")
+            yield line, _Wrong(f"{NOT_CSV}{error}")
             continue
         if fields is None:
             return
@@ -347,11 +375,16 @@ def _opened_parquet(file: InputFile) -> Iterator[Any]:
     with tempfile.TemporaryFile() as plain:
         source: Any = file.path if isinstance(file.path, Path) else file.path.open("rb")
         if plain_name(file.path) != file.path.name:
-            with _opened(file) as stream:
-                shutil.copyfileobj(stream, plain)
+            try:
+                plain.writelines(read_blocks(file.path))
+            except DAMAGED as error:
+                raise damage(Path(file.name), error) from error
             source = plain
         try:
-            with parquet.ParquetFile(source) as table:
+            schema = parquet.read_schema(source)
+            texts = [each.name for each in schema if pyarrow.types.is_string(each.type)]
+            # As a dictionary, a text that many rows share takes memory once.
+            with parquet.ParquetFile(source, read_dictionary=texts) as table:
                 yield table
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{file.name}: not a Parquet file that can be read: {error}") from error
@@ -359,8 +392,11 @@ def _opened_parquet(file: InputFile) -> Iterator[Any]:
 
 def _batches(table: Any) -> Iterator[tuple[int, Any]]:
     """Yield batches of rows, each with the number of its first row."""
+    metadata = table.metadata
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    at_once = BYTES_AT_ONCE * metadata.num_rows // max(1, size)
     first = 1
-    for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
+    for batch in table.iter_batches(batch_size=min(max(1, at_once), ROWS_AT_ONCE)):
         yield first, batch
         first += batch.num_rows
 
@@ -369,7 +405,9 @@ def _parquet_row(name: str, number: int, batch: Any, at: int) -> InputRow:
     columns: dict[str, Any] = {}
     for column, values in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            columns[column] = _plain(values[at].as_py())
+            value = columns[column] = _plain(values[at].as_py())
+            if isinstance(value, str) and len(value) > LONGEST:
+                return InputRow(name, number, None, {}, f"column {column!r} is longer than {LONGEST >> 20} MiB")
         # KeyError: a time zone that this machine does not know.
         except (UnicodeDecodeError, ValueError, OverflowError, KeyError) as error:
             return InputRow(name, number, None, {}, f"column {column!r} cannot be read: {error}")
@@ -390,4 +428,56 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
+    return value
+
+
+# Files that fit in memory, for which any bad row is an error.
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Return the prompts of a file: its lines, or the column `prompt` of JSON lines, CSV, TSV or Parquet.
+
+    A file with an unknown extension is read as text, and so is standard input, `-`.
+
+    Raises:
+        InputError: the file cannot be read or has no prompts, or a row is bad (the first one is reported).
+    """
+    found = tuple(_text_of(row, "prompt") for row in _rows(path))
+    if not found:
+        raise InputError(f"{path} holds no prompt")
+    return found
+
+
+def read_human_texts(path: Path) -> tuple[str, ...]:
+    """Return the texts of a file: its lines, or the column `text`, after that of the column `prompt` if there is one.
+
+    Raises:
+        InputError: see `read_prompts`.
+    """
+    found = tuple(text for row in _rows(path) if (text := _human_text(row)))
+    if not found:
+        raise InputError(f"{path} holds no text")
+    return found
+
+
+def _rows(path: Path) -> Iterator[InputRow]:
+    is_known = Path(plain_name(path)).suffix.lower() in EXTENSIONS
+    with open_inputs([path], None if is_known else "txt") as (file,):
+        for row in file.rows():
+            if row.error is not None:
+                raise InputError(f"{row.place}: {row.error}")
+            yield row
+
+
+def _human_text(row: InputRow) -> str:
+    if row.columns.keys() == {"prompt"}:
+        return _text_of(row, "prompt")
+    before = _text_of(row, "prompt") if "prompt" in row.columns else ""
+    return before + _text_of(row, "text")
+
+
+def _text_of(row: InputRow, column: str) -> str:
+    value: Any = row.columns.get(column)
+    if not isinstance(value, str):
+        raise InputError(f"{row.place}: no text under {column!r}")
     return value

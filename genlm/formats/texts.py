@@ -1,20 +1,97 @@
-"""Texts to analyze: from the command line, standard input, or files as a whole or line by line."""
+"""Prompts and texts to analyze: from the command line, standard input, or files as a whole or line by line."""
 
 from __future__ import annotations
 
 import codecs
+import os
+import select
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Literal, TypeAlias
+from typing import IO, Literal, TypeAlias, cast
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.prompt import read_prompt
 
 Per: TypeAlias = Literal["line", "file"]
 STDIN = Path("-")
 BLOCK = 1 << 20
+
+
+def read_prompt(argument: str | None, noun: str = "prompt") -> str:
+    """Return the argument, or standard input if the argument is `-` or None. `noun` names it in messages.
+
+    One line break at the end of standard input is dropped, as it is not part of the prompt.
+
+    Raises:
+        UsageError: an argument together with piped text, or neither.
+        InputError: text that is not UTF-8, with the offset of the first bad byte.
+    """
+    if argument is not None and argument != "-":
+        if _something_is_piped():
+            raise UsageError(
+                f"give the {noun} as an argument or on standard input, not both",
+                hint=f"<{os.devnull} makes standard input empty",
+            )
+        return check_utf8(argument, f"the {noun}")
+    if argument is None and _is_terminal():
+        raise UsageError(f"no {noun}", hint='give one, such as "Once upon a time", or pipe one in')
+    return _without_last_break(_decode(_stdin(noun).read()))
+
+
+def _stdin(noun: str = "prompt") -> BufferedReader:
+    if sys.stdin is None:
+        raise UsageError(f"no {noun}: standard input is closed")
+    return cast(BufferedReader, sys.stdin.buffer)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin is None or sys.stdin.isatty()
+
+
+def _something_is_piped() -> bool:
+    """Return whether a file or pipe on standard input has text. An open pipe without any yet does not count."""
+    try:
+        descriptor = sys.stdin.fileno()
+        mode = os.fstat(descriptor).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    if stat.S_ISREG(mode):
+        return os.fstat(descriptor).st_size > os.lseek(descriptor, 0, os.SEEK_CUR)
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return False
+    try:
+        readable, _, _ = select.select([descriptor], [], [], 0)
+    except OSError:
+        # Windows cannot check a pipe for text.
+        return False
+    # A closed pipe is readable too, but empty.
+    return bool(readable) and bool(_stdin().peek(1))
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not valid UTF-8 at byte {error.start}") from error
+
+
+def check_utf8(argument: str, what: str) -> str:
+    """Return an argument unchanged. Python keeps its invalid bytes as lone surrogates, which no tokenizer takes.
+
+    Raises:
+        InputError: text that is not UTF-8, with the offset of the first bad byte.
+    """
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise InputError(f"{what} is not valid UTF-8 at byte {error.start}") from error
+
+
+def _without_last_break(text: str) -> str:
+    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 @dataclass(frozen=True)
@@ -48,7 +125,7 @@ def read_texts(argument: str | None, files: Sequence[Path], per: Per | None) -> 
         raise UsageError("standard input can be read only once")
     for path in files:
         if path != STDIN:
-            check_utf8(path)
+            check_file(path)
     return (text for path in files for text in _read(path, per or "line"))
 
 
@@ -66,7 +143,7 @@ def read_prompt_or_file(argument: str | None, file: Path | None) -> str:
     return _without_break("".join(text.text for text in _read(file, "file")))
 
 
-def check_utf8(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Raise InputError if a file cannot be read or is not UTF-8, with the first bad byte."""
     if path.exists() and not path.is_file() and not path.is_dir():
         return  # A pipe can be read only once.
@@ -96,18 +173,12 @@ def _read(path: Path, per: Per) -> Iterator[Text]:
     name = "standard input" if path == STDIN else str(path)
     try:
         if path == STDIN:
-            yield from _from_stream(_stdin(), name, per)
+            yield from _from_stream(_stdin("text"), name, per)
             return
         with path.open("rb") as stream:
             yield from _from_stream(stream, name, per)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _stdin() -> IO[bytes]:
-    if sys.stdin is None:
-        raise UsageError("no text: standard input is closed")
-    return sys.stdin.buffer
 
 
 def _from_stream(stream: IO[bytes], name: str, per: Per) -> Iterator[Text]:

@@ -14,6 +14,23 @@ COMMAND: ContextVar[str | None] = ContextVar("COMMAND", default=None)
 
 
 @dataclass(frozen=True)
+class Versions:
+    """The versions of genlm and of the libraries that decide what it generates."""
+
+    genlm: str
+    torch: str
+    transformers: str
+
+    @classmethod
+    def installed(cls) -> Versions:
+        """Return the versions that are installed."""
+        return cls(__version__, version_of("torch"), version_of("transformers"))
+
+    def __str__(self) -> str:
+        return f"genlm {self.genlm}, torch {self.torch}, transformers {self.transformers}"
+
+
+@dataclass(frozen=True)
 class MadeBy:
     """`command` is None if the result was made in Python. `date` is in UTC, in ISO 8601, to the second."""
 

@@ -19,7 +19,7 @@ LINE_EVERY_S = 5.0
 # The first prompts to finish are the shortest: an estimate needs this many prompts, and this much time.
 LEAST_PROMPTS, LEAST_S = 5, 3.0
 # A file of bad rows must not fill the screen.
-MOST_ERRORS = 10
+MOST_ERRORS = MOST_NOTICES = 10
 # Warn if no worker has started after this long.
 WORKER_STARTS_S = 30.0
 
@@ -27,13 +27,12 @@ WORKER_STARTS_S = 30.0
 class BatchProgress:
     """Shows on stderr how many prompts are done, how fast tokens come, and how long it will take.
 
-    With `retry_errors`, rows that have an error so far do not count as done. As a context manager it opens and closes
-    the display.
+    As a context manager it opens and closes the display.
     """
 
-    def __init__(self, counts: BatchCounts, *, retry_errors: bool = False, enabled: bool = True) -> None:
+    def __init__(self, counts: BatchCounts, *, enabled: bool = True) -> None:
         self.total = counts.rows
-        self.done = counts.done - (counts.failed if retry_errors else 0)
+        self.done = counts.done
         self.tokens = 0
         self.failed = 0
         self._enabled = enabled
@@ -140,6 +139,7 @@ class ClusterProgress(BatchProgress):
         self._state: ClusterState | None = None
         self._without_worker_since: float | None = None
         self._has_warned = False
+        self._num_notices = 0
 
     @property
     def seconds(self) -> float:
@@ -151,10 +151,19 @@ class ClusterProgress(BatchProgress):
         self._state = state
         self.total, self.done, self.tokens = state.rows or 0, state.done, state.tokens
         self._before = state.done - state.made
+        for line in state.notices:
+            self._show_notice(line)
         for error in state.errors:
             self._show_error(error)
         self._warn_without_worker(state)
         self._show_progress()
+
+    def _show_notice(self, line: str) -> None:
+        self._num_notices += 1
+        if self._num_notices <= MOST_NOTICES:
+            self.say(line)
+        elif self._num_notices == MOST_NOTICES + 1:
+            self.say("further notices like these are not shown")
 
     def _warn_without_worker(self, state: ClusterState) -> None:
         """Warn once if there has been no worker for a while."""

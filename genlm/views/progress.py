@@ -1,4 +1,4 @@
-"""The progress of a run of known length, as a bar on stderr."""
+"""A spinner while there is nothing to read yet, and a bar for work of known length; both on stderr."""
 
 from __future__ import annotations
 
@@ -11,8 +11,51 @@ from genlm.views.terminal import make_console, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from rich.status import Status
 
 Thing = TypeVar("Thing")
+# Drawing takes time from the model.
+PICTURES_PER_SECOND = 8
+
+
+class Spinner:
+    """Shows the current step on stderr, in a line that disappears; without a terminal it shows nothing.
+
+    It must be stopped before anything else is written to the terminal, or one would overwrite the other.
+    """
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self._console = make_console(sys.stderr) if enabled and sys.stderr.isatty() else None
+        self._status: Status | None = None
+
+    def __enter__(self) -> Spinner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def say(self, text: str) -> None:
+        """Show `text` instead of the previous one."""
+        # A dumb terminal cannot erase the line, and older releases of Rich print a line break there.
+        if self._console is None or self._console.is_dumb_terminal:
+            return
+        from rich.text import Text
+
+        # The spinner would parse markup in a plain string.
+        shown = Text(one_line(text))
+        if self._status is None:
+            self._status = self._console.status(shown, refresh_per_second=PICTURES_PER_SECOND)
+            self._status.start()
+        else:
+            self._status.update(shown)
+
+    def stop(self) -> None:
+        """Remove the line."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
 
 
 class ProgressBar:

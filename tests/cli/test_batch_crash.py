@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.driving import PATIENCE_S, Terminal, genlm
+from support.driving import PATIENCE_S, Terminal, genlm, wait_until
+from support.driving import start as begin
 from support.gpt2 import save_gpt2
 from support.systems import needs_unix
 
@@ -169,8 +171,42 @@ def test_kill_9_while_the_records_are_sorted_loses_nothing(
         time.sleep(delay)
         child.kill()
         assert sorted((tmp_path / "out.jsonl").read_text().splitlines(keepends=True)) == sorted(lines)
+    assert list(tmp_path.glob(".genlm-*"))
     assert start("--resume").end()[0] == 0
     assert_whole(tmp_path, expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_a_copy_of_standard_input_is_removed_by_the_next_run(model: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    outputs: list[Path] = []
+
+    def start_reading() -> tuple[subprocess.Popen[bytes], Path]:
+        """Start a run that waits for more prompts. Return it with its temporary folder."""
+        before = set(temporary.glob("*/0"))
+        output = tmp_path / f"{len(outputs)}.jsonl"
+        outputs.append(output)
+        options = ("--input-format", "txt", "-o", output, "-m", model)
+        running = begin("batch", "-", *options, stdin=subprocess.PIPE, env={"TMPDIR": str(temporary)})
+        assert running.stdin is not None
+        running.stdin.write(b"fox\n")
+        (copy,) = wait_until(lambda: set(temporary.glob("*/0")) - before, "a copy of standard input")
+        return running, copy.parent
+
+    killed, left = start_reading()
+    killed.kill()
+    killed.communicate()
+    assert left.exists()
+    alive, kept = start_reading()
+    assert (left.exists(), kept.exists()) == (False, True)
+    last, _ = start_reading()
+    assert kept.exists()
+    for running in (last, alive):
+        running.communicate()
+        assert running.returncode == 0
+    assert list(temporary.iterdir()) == []
+    assert [output.read_text().count("\n") for output in outputs[1:]] == [1, 1]
 
 
 def test_a_run_that_hits_the_file_size_limit_says_so_and_can_be_resumed(

@@ -1,25 +1,28 @@
-"""A corpus on disk: which files it is, what documents they hold, and what is wrong with them."""
+"""The files of a corpus, their documents, and their errors."""
 
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from support.driving import call
 
 from genlm.errors import InputError
+from genlm.formats import files
 from genlm.formats.documents import find_files, read_text_file
 
 
 def put(folder: Path, **files: str | bytes) -> Path:
-    """Files by their names, `__` standing for a dot."""
+    """Write files by their names, with `__` for a dot. Return the folder."""
     for name, contents in files.items():
         path = folder / name.replace("__", ".")
         path.write_bytes(contents.encode() if isinstance(contents, str) else contents)
     return folder
 
 
-def test_a_folder_stands_for_its_texts_at_any_depth(tmp_path: Path) -> None:
+def test_a_folder_gives_its_texts_at_any_depth(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     put(tmp_path, b__txt="b", a__jsonl="{}", c__md="no", __hidden__txt="no")
     (tmp_path / ".hidden").mkdir()
@@ -29,13 +32,13 @@ def test_a_folder_stands_for_its_texts_at_any_depth(tmp_path: Path) -> None:
     assert found == ["a.jsonl", "b.txt", "deep/d.txt.gz"]
 
 
-def test_a_file_is_taken_once_and_by_any_name(tmp_path: Path) -> None:
+def test_each_file_is_read_once_whatever_its_extension(tmp_path: Path) -> None:
     put(tmp_path, a__txt="a", notes__md="b")
     sources = [tmp_path / "notes.md", tmp_path, tmp_path / "a.txt"]
     assert [path.name for path in find_files(sources)] == ["notes.md", "a.txt"]
 
 
-def test_what_lies_in_the_models_own_folder_is_no_corpus(tmp_path: Path) -> None:
+def test_files_in_the_output_folder_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     put(tmp_path, a__txt="a")
     put(tmp_path / "model", log__jsonl="{}")
@@ -47,7 +50,7 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
     assert (file.documents, file.num_bytes, file.is_records) == (("狐\r\n\n",), 6, False)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
     assert read_text_file(put(tmp_path, a__txt=b"\xef\xbb\xbffox") / "a.txt").documents == ("fox",)
 
 
@@ -57,6 +60,20 @@ def test_json_lines_give_the_field_of_each_record(tmp_path: Path) -> None:
     assert read_text_file(tmp_path / "a.jsonl", "body").documents == ("x", "y")
 
 
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])
+def test_a_decompression_bomb_is_an_error(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST", 4 << 20)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"x" * (200 << 20), 9))
+    tracemalloc.start()
+    done = call("train", path, "-o", tmp_path / "model")
+    assert (done.code, done.error()) == (1, f"{path} expands to more than {path.stat().st_size * 100 >> 20} MiB")
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+    path.write_bytes(gzip.compress(b"x" * (3 << 20), 9))
+    assert read_text_file(put(tmp_path, b__txt__gz=path.read_bytes()) / "b.txt.gz").num_bytes == 3 << 20
+
+
 def test_a_compressed_file_is_the_same_as_the_plain_one(tmp_path: Path) -> None:
     plain = read_text_file(put(tmp_path, a__jsonl='{"text": "fox"}') / "a.jsonl")
     packed = read_text_file(put(tmp_path, b__jsonl__gz=gzip.compress(b'{"text": "fox"}')) / "b.jsonl.gz")
@@ -64,7 +81,7 @@ def test_a_compressed_file_is_the_same_as_the_plain_one(tmp_path: Path) -> None:
     assert packed.digest == plain.digest
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such file or folder: .*gone"):
         find_files([tmp_path / "gone"])
 

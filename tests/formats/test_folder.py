@@ -38,6 +38,16 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_drafts_of_killed_runs_are_removed_by_the_next_run(tmp_path: Path) -> None:
+    left = tmp_path / ".genlm-0123abcd-0"
+    left.write_bytes(b"half")
+    folder = open_folder(str(tmp_path))
+    folder.write("part", b"whole")
+    assert left.exists()
+    with folder.locked():
+        assert folder.names() == [".lock", "part"]
+
+
 def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):

@@ -1,4 +1,4 @@
-"""The file that records are kept in: whole records only, written at once, by one run at a time."""
+"""A journal holds complete records only, and one run at a time writes it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_a_journal_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl").read_text() == "0\n1\n2\n"
 
 
-def test_one_that_stays_empty_is_taken_away(tmp_path: Path) -> None:
+def test_an_empty_journal_is_deleted(tmp_path: Path) -> None:
     with open_journal(tmp_path / "a.jsonl"):
         assert (tmp_path / "a.jsonl").exists()
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("length", [0, 1, 70_000])
-def test_a_torn_line_is_cut_away(tmp_path: Path, length: int) -> None:
+def test_a_torn_line_is_cut_off(tmp_path: Path, length: int) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n' + "x" * length)
     with open_journal(path) as journal:
@@ -71,7 +71,7 @@ except OutputError as error:
 
 
 def other(path: Path, *, hidden: str, then: str = "end") -> str:
-    """What another process says that appends to the journal, without the module `hidden`."""
+    """Return the output of another process that appends to the journal without the module `hidden`."""
     return subprocess.run(
         [sys.executable, "-c", OTHER, path, hidden, then], capture_output=True, check=False, text=True
     ).stdout
@@ -145,8 +145,8 @@ def test_a_journal_is_read_without_pread(tmp_path: Path, monkeypatch: pytest.Mon
         assert list(journal.lines()) == [(0, b'{"a": 1}\n')]
 
 
-def test_a_lock_holds_for_the_file_that_is_there_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run may end, and put a new file in the place of the old one, between our opening it and our lock."""
+def test_the_lock_is_for_the_current_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run may replace the file after this run opened it and before it locked it."""
     fcntl = pytest.importorskip("fcntl", reason="Windows locks another file")
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"old\n")
@@ -167,7 +167,7 @@ def test_a_lock_holds_for_the_file_that_is_there_now(tmp_path: Path, monkeypatch
     assert len(calls) == 2
 
 
-def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Lustre mounted without flock."""
     fcntl = pytest.importorskip("fcntl")
 
@@ -182,9 +182,7 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("room", range(12))
-def test_where_the_disk_is_full_nothing_of_a_record_stays(
-    tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_no_part_of_a_record(tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.jsonl"
     left = 3 + room
     write = os.write
@@ -209,7 +207,7 @@ def test_where_the_disk_is_full_nothing_of_a_record_stays(
     assert path.read_text() == "{}\n" + "x" * 12 + "\n"
 
 
-def test_a_record_that_the_disk_refuses_later_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fsync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int) -> Any:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -1,9 +1,11 @@
-"""Where a result goes: whole, or not at all."""
+"""A result is written completely or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from genlm.formats.output import csv_safe, is_standard_output, open_output
 
 
 class Interruption(BaseException):
-    """An exception that is no Exception, as a termination signal raises."""
+    """Not an Exception, like the one that a termination signal raises."""
 
 
 def write_and_fail(path: Path, text: str, error: type[BaseException]) -> None:
@@ -36,7 +38,7 @@ def test_without_a_file_the_result_goes_to_standard_output(path: Path | None, ca
     assert is_standard_output(path)
 
 
-def test_a_file_appears_once_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     with open_output(path) as stream:
         stream.write("né狐\n")
@@ -58,6 +60,72 @@ def test_the_old_file_stays_after_an_error_or_if_nothing_was_written(
     with pytest.raises(error):
         write_and_fail(path, text, error)
     assert path.read_text() == "before"
+    assert in_folder(path) == ["out.txt"]
+
+
+# Opens a file in another process, says so, and writes it when its standard input ends.
+OTHER = """\
+import sys
+from pathlib import Path
+from genlm.formats.output import open_output
+with open_output(Path(sys.argv[1])) as stream:
+    stream.write("other")
+    stream.flush()
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def open_in_other_process(path: Path) -> subprocess.Popen[str]:
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "open\n"
+    return other
+
+
+@needs_unix("no SIGKILL")
+@pytest.mark.parametrize("killed", [1, 3])
+def test_drafts_of_killed_processes_are_removed_with_the_next_write(tmp_path: Path, killed: int) -> None:
+    path = tmp_path / "out.txt"
+    others = [open_in_other_process(path) for _ in range(killed)]
+    for other in others:
+        other.kill()
+        other.communicate()
+    assert len(in_folder(path)) == killed
+    with open_output(tmp_path / "another.txt") as stream:
+        stream.write("text")
+    assert len(in_folder(path)) == killed + 1
+    with open_output(path) as stream:
+        stream.write("text")
+    assert in_folder(path) == ["another.txt", "out.txt"]
+
+
+@needs_unix("no SIGKILL")
+def test_the_draft_of_a_running_process_stays(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    with open_in_other_process(path) as other:
+        with open_output(path) as stream:
+            stream.write("text")
+        assert path.read_text() == "text"
+        other.communicate("")
+    assert path.read_text() == "other"
+    assert in_folder(path) == ["out.txt"]
+
+
+def test_a_file_system_without_locks_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "out.txt"
+    with open_output(path) as outer, open_output(path) as inner:
+        outer.write("outer")
+        inner.write("inner")
+    assert path.read_text() == "outer"
     assert in_folder(path) == ["out.txt"]
 
 
@@ -111,7 +179,7 @@ def test_a_device_and_a_named_pipe_are_written_in_place(tmp_path: Path) -> None:
 
 
 @needs_unix("the reasons are worded differently")
-def test_a_place_that_cannot_be_written_is_told_before_anything_is_made(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_an_error_on_opening(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     reasons = {
@@ -137,7 +205,7 @@ def test_a_file_that_is_write_protected_is_not_replaced(tmp_path: Path, monkeypa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match="cannot write /dev/full: No space"), open_output(Path("/dev/full")) as stream:
         stream.write("text")
     full = open("/dev/full", "w")  # noqa: SIM115
@@ -148,7 +216,7 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     full.close()
 
 
-def test_a_failure_about_another_file_is_not_laid_to_the_output(tmp_path: Path) -> None:
+def test_errors_of_other_files_are_not_blamed_on_the_output(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), open_output(tmp_path / "out.txt"):
         (tmp_path / "model").read_bytes()
     with pytest.raises(FileNotFoundError), open_output(None):

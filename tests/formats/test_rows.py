@@ -60,26 +60,26 @@ def write(folder: Path, name: str, data: str | bytes) -> Path:
 # Text.
 
 
-def test_each_line_of_text_is_a_prompt_and_blank_ones_are_none(tmp_path: Path) -> None:
+def test_each_line_of_text_is_a_prompt_unless_it_is_blank(tmp_path: Path) -> None:
     found = read(write(tmp_path, "a.txt", " one \n\n  \r\ntwo\tx\r\nthree"))
     assert prompts(found) == [" one ", "two\tx", "three"]
     assert places(found) == [(1, 1), (4, 4), (5, 5)]
 
 
-def test_a_separator_makes_prompts_of_many_lines(tmp_path: Path) -> None:
+def test_a_separator_allows_prompts_of_several_lines(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "\none\nstill one\n\n---\ntwo\n---\n\n---\nthree\n")
     found = read(path, separator="---\n")
     assert prompts(found) == ["one\nstill one", "two", "three"]
     assert places(found) == [(1, 2), (2, 6), (4, 10)]
 
 
-def test_a_separator_may_lie_across_blocks(tmp_path: Path) -> None:
+def test_a_separator_may_span_two_blocks(tmp_path: Path) -> None:
     parts = ["a" * 65_530 + str(number) for number in range(4)]
     assert prompts(read(write(tmp_path, "a.txt", "<|end|>".join(parts)), separator="<|end|>")) == parts
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str) -> None:
+def test_a_byte_order_mark_is_dropped(tmp_path: Path, name: str) -> None:
     data = {"a.txt": "fox\n", "a.jsonl": '{"prompt": "fox"}\n', "a.csv": "prompt\nfox\n"}[name]
     assert prompts(read(write(tmp_path, name, b"\xef\xbb\xbf" + data.encode()))) == ["fox"]
 
@@ -110,7 +110,7 @@ def test_objects_of_json_lines(tmp_path: Path) -> None:
     ],
     ids=["cut", "nothing", "list", "text", "nan", "utf-8", "deep", "digits"],
 )
-def test_a_line_that_is_no_object_is_a_row_with_an_error(tmp_path: Path, line: bytes, error: str) -> None:
+def test_a_line_that_is_not_an_object_is_a_row_with_an_error(tmp_path: Path, line: bytes, error: str) -> None:
     found = read(write(tmp_path, "a.jsonl", b'{"prompt": "a"}\n' + line + b'\n{"prompt": "b"}\n'))
     assert [row.columns.get("prompt") for row in found] == ["a", None, "b"]
     assert (found[1].line, found[1].columns) == (2, {})
@@ -157,7 +157,7 @@ def test_a_table_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
         read(write(tmp_path, "a.csv", "prompt,prompt\n1,2\n"))
 
 
-def test_a_long_field_is_read_and_the_limit_of_others_left_alone(tmp_path: Path) -> None:
+def test_a_long_field_is_read_without_changing_the_limit_of_the_csv_module(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     assert prompts(read(write(tmp_path, "a.csv", "prompt\n" + "x" * 1_000_000 + "\n"))) == ["x" * 1_000_000]
     assert csv.field_size_limit() == before
@@ -200,7 +200,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert places(read(path)) == [(1, None), (2, None)]
 
 
-def test_a_value_of_parquet_that_is_not_utf8_is_a_row_with_an_error(tmp_path: Path) -> None:
+def test_a_parquet_text_that_is_not_utf8_is_a_row_with_an_error(tmp_path: Path) -> None:
     good, bad = b"fox", b"\xff\xfe"
     column = pa.StringArray.from_buffers(
         3, pa.array([0, 3, 5, 8], pa.int32()).buffers()[1], pa.py_buffer(good + bad + good)
@@ -217,7 +217,7 @@ def test_a_time_zone_that_this_machine_does_not_know_is_a_row_with_an_error(tmp_
     assert str(found.error).startswith("column 'at' cannot be read: ")
 
 
-def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.parquet: not a Parquet file that can be read"):
         read(write(tmp_path, "a.parquet", "prompt\nfox\n"))
 
@@ -232,7 +232,7 @@ def table(columns: Sequence[str], each: Sequence[Sequence[str]], delimiter: str)
 
 
 def encoded(format: Format, texts: Sequence[str]) -> bytes:
-    """A file of prompts in a format."""
+    """Return a file of prompts in a format."""
     if format == "txt":
         return "\n".join(texts).encode()
     if format == "jsonl":
@@ -252,7 +252,7 @@ def compressed(data: bytes, suffix: str) -> bytes:
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("format", rows.FORMATS)
-def test_every_format_may_be_compressed_and_come_by_standard_input(tmp_path: Path, format: Format, suffix: str) -> None:
+def test_every_format_may_be_compressed_or_piped_in(tmp_path: Path, format: Format, suffix: str) -> None:
     texts = ["Once upon a time", "naïve 🦊", " x"]
     data = compressed(encoded(format, texts), suffix)
     path = write(tmp_path, f"a.{format}{suffix}", data)
@@ -265,14 +265,14 @@ def test_every_format_may_be_compressed_and_come_by_standard_input(tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_a_compressed_file_that_ends_early_is_refused_where_it_ends(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_compressed_file_is_an_error_at_its_end(tmp_path: Path, suffix: str) -> None:
     data = compressed(encoded("txt", ["fox"] * 100_000), suffix)
     path = write(tmp_path, f"a.txt{suffix}", data[: len(data) // 2])
     with pytest.raises(InputError, match=r"a\.txt.* cannot be read"):
         read(path)
 
 
-def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
+def test_invalid_inputs_are_refused(tmp_path: Path) -> None:
     text = write(tmp_path, "a.txt", "fox\n")
     cases: list[tuple[list[Path], type[Exception], str]] = [
         ([tmp_path / "none.txt"], InputError, "no such file"),
@@ -306,6 +306,63 @@ def test_a_line_that_is_too_long_is_a_row_with_an_error(
     assert str(found[1].error).startswith("longer than")
 
 
+@pytest.mark.parametrize("format", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    "long", [b"x" * 5000, b'"open\n' + b"fox\n" * 2000, b'"\n"%' * 2000], ids=["line", "quote", "row"]
+)
+def test_a_row_of_a_table_that_is_too_long_ends_the_file(
+    tmp_path: Path, format: Format, long: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LONGEST", 1000)
+    long = long.replace(b"%", b"," if format == "csv" else b"\t")
+    path = write(tmp_path, "a", encoded(format, ["fox"]) + long + b"\nfox\n")
+    with open_inputs([path], format) as (file,):
+        found = file.rows()
+        assert next(found).columns["prompt"] == "fox"
+        with pytest.raises(InputError, match="a, line 3: a row longer than 0 MiB"):
+            next(found)
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(InputError, match="a, line 1: a row longer than"):
+        read(path, format)
+
+
+def test_a_text_of_parquet_that_is_too_long_is_a_row_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LONGEST", 1000)
+    found = read(write(tmp_path, "a.parquet", encoded("parquet", ["fox", "x" * 1001, "x" * 1000])))
+    assert [row.error for row in found] == [None, "column 'prompt' is longer than 0 MiB", None]
+
+
+def test_a_parquet_file_whose_rows_share_a_text_takes_the_memory_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    shared = pa.DictionaryArray.from_arrays([0] * 500, ["x" * (1 << 22)])
+    parquet.write_table(pa.table({"prompt": shared}), path, store_schema=False)
+    assert path.stat().st_size < 1 << 20
+    before, taken = pa.total_allocated_bytes(), []
+    with open_inputs([path]) as (file,):
+        for row in file.rows():
+            assert len(row.columns["prompt"]) == 1 << 22
+            taken.append(pa.total_allocated_bytes() - before)
+    assert len(taken) == 500
+    assert max(taken) < 64 << 20
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.gz", "a.tsv.gz"])
+def test_a_decompression_bomb_takes_little_memory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "LONGEST", 1 << 18)
+    path = write(tmp_path, name, gzip.compress(b"x" * (64 << 20), 1))
+    tracemalloc.start()
+    with open_inputs([path]) as (file,):
+        if ".txt" in name or ".jsonl" in name:
+            assert [str(row.error)[:11] for row in file.rows()] == ["longer than"]
+        else:
+            with pytest.raises(InputError, match="a row longer than"):
+                list(file.rows())
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
 @pytest.mark.parametrize("format", rows.FORMATS)
 def test_memory_stays_flat_however_large_the_file(tmp_path: Path, format: Format) -> None:
     def peak(count: int) -> int:
@@ -327,14 +384,14 @@ def test_memory_stays_flat_however_large_the_file(tmp_path: Path, format: Format
 
 
 @given(st.lists(LINE))
-def test_any_lines_come_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+def test_any_lines_are_read_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = tmp_path_factory.mktemp("any") / "a.txt"
     path.write_bytes("\n".join(texts).encode())
     assert prompts(read(path)) == texts
 
 
 @given(st.lists(TEXT), st.sampled_from(["jsonl", "csv", "tsv", "parquet"]))
-def test_any_texts_come_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str], format: Format) -> None:
+def test_any_texts_are_read_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str], format: Format) -> None:
     path = tmp_path_factory.mktemp("any") / f"a.{format}"
     path.write_bytes(encoded(format, texts))
     assert prompts(read(path)) == texts

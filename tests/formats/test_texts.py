@@ -11,14 +11,14 @@ import pytest
 from support.systems import needs_unix
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.texts import STDIN, Text, check_utf8, read_prompt_or_file, read_texts
+from genlm.formats.texts import STDIN, Text, check_file, read_prompt_or_file, read_texts
 
 LINES = "Once upon a time\n\nthe king\r\n狐"
 
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
-    """Puts bytes on standard input."""
+    """Return a function that puts bytes on standard input."""
 
     def put(data: bytes) -> None:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
@@ -33,7 +33,7 @@ def lines(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_is_its_lines_without_their_breaks(lines: Path) -> None:
+def test_a_file_gives_its_lines_without_line_breaks(lines: Path) -> None:
     assert list(read_texts(None, [lines], None)) == [
         Text("Once upon a time", str(lines), 1),
         Text("", str(lines), 2),
@@ -46,7 +46,7 @@ def test_a_file_as_a_whole_keeps_every_byte(lines: Path) -> None:
     assert list(read_texts(None, [lines], "file")) == [Text(LINES, str(lines))]
 
 
-def test_many_files_come_one_after_the_other(lines: Path, tmp_path: Path) -> None:
+def test_files_are_read_in_order(lines: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.touch()
     assert [text.source for text in read_texts(None, [lines, empty, lines], "file")] == [
@@ -77,13 +77,13 @@ def test_a_pipe_is_read_line_by_line_while_more_may_come(tmp_path: Path) -> None
         os.close(pipe)
 
 
-def test_what_is_piped_in_is_one_text_or_its_lines(pipe: Callable[[bytes], None]) -> None:
+def test_piped_text_is_one_text_or_its_lines(pipe: Callable[[bytes], None]) -> None:
     for per, expected in (("file", ["a\nb"]), (None, ["a\nb"]), ("line", ["a", "b"])):
         pipe(b"a\nb\n")
         assert [text.text for text in read_texts(None, [], per)] == expected  # type: ignore[arg-type]
 
 
-def test_standard_input_can_stand_among_the_files(lines: Path, pipe: Callable[[bytes], None]) -> None:
+def test_standard_input_can_be_one_of_the_files(lines: Path, pipe: Callable[[bytes], None]) -> None:
     pipe(b"piped\n")
     texts = list(read_texts(None, [STDIN, lines], None))
     assert texts[0] == Text("piped", "standard input", 1)
@@ -113,7 +113,7 @@ def test_a_byte_that_is_not_utf8_is_named_before_anything_is_read(tmp_path: Path
         read_texts(None, [path], None)
 
 
-def test_a_byte_of_standard_input_is_named_when_it_comes(pipe: Callable[[bytes], None]) -> None:
+def test_a_bad_byte_of_standard_input_is_named_when_it_is_read(pipe: Callable[[bytes], None]) -> None:
     pipe(b"fine\nno\xfft\n")
     texts = read_texts(None, [STDIN], None)
     assert next(texts).text == "fine"
@@ -125,10 +125,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*absent\.txt: No such file"):
         read_texts(None, [tmp_path / "absent.txt"], None)
     with pytest.raises(InputError, match="Is a directory"):
-        check_utf8(tmp_path)
+        check_file(tmp_path)
 
 
-def test_a_prompt_from_a_file_is_without_its_last_break(tmp_path: Path) -> None:
+def test_a_prompt_from_a_file_loses_its_last_line_break(tmp_path: Path) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("two\nlines\n")
     assert read_prompt_or_file(None, path) == "two\nlines"

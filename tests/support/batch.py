@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
+
+from pyarrow import parquet
 
 from genlm.model.fingerprint import fingerprinted
 from genlm.model.source import find_model
@@ -27,6 +31,14 @@ def write_lines(path: str | Path, *objects: Record | str) -> None:
 def read_records(path: str | Path = "out.jsonl") -> list[Record]:
     """Return the objects of JSON lines."""
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def read_table(path: str) -> list[dict[str, Any]]:
+    """Return the rows of a CSV or Parquet file."""
+    if path.endswith(".csv"):
+        return list(csv.DictReader(io.StringIO(Path(path).read_text(), newline="")))
+    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    return rows
 
 
 def texts(records: list[Record]) -> list[list[str]]:

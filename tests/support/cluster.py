@@ -12,10 +12,10 @@ from genlm.formats.rows import open_inputs
 from genlm.model.fingerprint import fingerprinted
 from genlm.model.source import find_model
 from genlm.records.batch import BatchModel
+from genlm.records.made_by import Versions
 from genlm.tasks.batch.jobs import BatchSettings, Columns
-from genlm.tasks.batch.plan import ModelChoice, Plan
-from genlm.tasks.cluster.chunks import read_chunks
-from genlm.tasks.cluster.manifest import Manifest
+from genlm.tasks.batch.run import ModelChoice, Plan
+from genlm.tasks.cluster.parts import Manifest, read_chunks
 from genlm.tasks.cluster.worker import PartResult, Report, Worker
 from genlm.tasks.generate import Limits
 from support.driving import call
@@ -70,7 +70,9 @@ def make_all(plan: Plan, coordinator: FakeCoordinator | None = None) -> list[Par
 def write_manifest(plan: Plan) -> Manifest:
     """Write the manifest of a finished run."""
     rows = tuple(sum(len(chunk.jobs) for chunk in read_chunks(plan, file, SIZE)) for file in range(len(plan.files)))
-    manifest = Manifest(tuple(file.name for file in plan.files), rows, SIZE, plan.provenance, sum(rows), 1)
+    manifest = Manifest(
+        tuple(file.name for file in plan.files), rows, SIZE, plan.provenance, Versions.installed(), sum(rows), 1
+    )
     manifest.write(folder_of(plan))
     return manifest
 

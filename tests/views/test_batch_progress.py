@@ -14,6 +14,7 @@ from support.driving import Done, FakeTerminal, call
 
 from genlm.decoding.completion import Completion
 from genlm.records.batch import BatchCounts, BatchModel, BatchRecord, ClusterState, RowError
+from genlm.records.made_by import Versions
 from genlm.views import batch as views
 from genlm.views.batch import BatchProgress, ClusterProgress, format_duration
 
@@ -31,6 +32,7 @@ def record(*completions: Completion, error: RowError | None = None) -> BatchReco
         stop=(),
         overflow="error",
         deterministic=False,
+        made_by=Versions("1", "2", "5"),
         columns={},
         error=error,
     )

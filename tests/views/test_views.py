@@ -16,7 +16,7 @@ from genlm.model.info import ModelInfo
 from genlm.records.generation import Generation, Timing
 from genlm.records.serialize import escaped
 from genlm.views.generation import JsonView, TextView, as_json, summary
-from genlm.views.spinner import Spinner
+from genlm.views.progress import Spinner
 from genlm.views.terminal import Writer, notice, one_line, underlined, visible
 
 # A title set, a line taken back, a bell, an 8-bit control sequence, an order of reading turned round, a line begun.

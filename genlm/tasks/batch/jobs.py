@@ -1,23 +1,41 @@
-"""From a row of a file to a job: an id, a prompt, and the settings it runs with."""
+"""Rows of files become jobs, and jobs become records.
+
+Jobs and records are plain data that can be pickled, and nothing is shared: the same functions run on one machine or on
+each of many.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from string import Formatter
+from typing import TYPE_CHECKING, Any
 
+from genlm.decoding.completion import Completion, Failed
+from genlm.decoding.dispatch import decode_many, make_scheduler
+from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
-from genlm.errors import InputError, UsageError
+from genlm.errors import GenlmError, InputError, UsageError
 from genlm.formats.rows import Format, InputFile, InputRow
-from genlm.formats.template import Template
-from genlm.records.batch import BatchModel, Provenance, RowError
-from genlm.tasks.generate import Limits, check_count
+from genlm.model.memory import is_out_of_memory
+from genlm.records.batch import BatchModel, BatchRecord, Provenance, RowError
+from genlm.records.made_by import Versions
+from genlm.tasks.generate import Limits, check_count, encode_prompt, make_request
+
+if TYPE_CHECKING:
+    from genlm.model.load import Model
 
 # A larger float may not be the number that was written.
 LARGEST_EXACT = 2**53
+# Integers of tables and of msgspec have 64 bits, with a sign or without.
+SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**64 - 1
+DEEPEST = 100
+ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
 OVERRIDES = ("strategy", "seed", "max_new_tokens")
 
 
@@ -32,6 +50,8 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         check_count(self.strategy, self.limits)
+        if self.limits.max_new_tokens >= 2**63:
+            raise UsageError(f"max_new_tokens must be below 2^63, not {self.limits.max_new_tokens}")
 
     def provenance(self, model: BatchModel) -> Provenance:
         """Return the provenance of records that `model` makes with these settings."""
@@ -63,6 +83,60 @@ class Job:
     def row_error(self, message: str) -> RowError:
         """Return an error that names this row."""
         return RowError(message, self.source, self.row, self.line)
+
+
+def unescape(text: str) -> str:
+    r"""Return the text with the line breaks and tabs that `\n`, `\r` and `\t` stand for; `\\` is a backslash."""
+    return re.sub(r"\\[ntr\\]", lambda match: ESCAPES[match[0]], text)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Text with `{column}` where a value goes; `{{` and `}}` stand for braces.
+
+    Raises:
+        UsageError: a brace is not closed, there is anything but a column's name between two, or the text is not valid
+            Unicode.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if _unwritable(self.text):
+            raise UsageError("the template is not valid Unicode")
+        try:
+            parts = list(Formatter().parse(self.text))
+        except ValueError as error:
+            raise UsageError(f"the template cannot be read: {error}") from error
+        for _, name, spec, conversion in parts:
+            if name == "" or spec or conversion or re.search(r"[.\[\]]", name or ""):
+                raise UsageError(
+                    f"the template has braces around {name or 'nothing'}, which is not just a column's name",
+                    hint="a column is {name}, and {{ stands for a brace",
+                )
+        if not self.columns:
+            raise UsageError("the template names no column", hint='for example "Title: {title}"')
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns."""
+        return [name for _, name, _, _ in Formatter().parse(self.text) if name]
+
+    def fill(self, values: Mapping[str, Any]) -> str:
+        """Return the text with the values of a row.
+
+        Raises:
+            ValueError: the row does not have a column, or its value is null.
+        """
+        parts = []
+        for text, name, _, _ in Formatter().parse(self.text):
+            parts.append(text)
+            if name:
+                value = values.get(name)
+                if value is None:
+                    raise ValueError(f"{name!r} is {'null' if name in values else 'missing'}, which the template needs")
+                parts.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        return "".join(parts)
 
 
 @dataclass(frozen=True)
@@ -127,17 +201,29 @@ def _check_columns(source: str, names: Collection[str], format: Format, columns:
 
 
 def _make_job(row: InputRow, prefix: str, columns: Columns, settings: BatchSettings) -> Job:
-    others: dict[str, Any] = dict(row.columns)
+    values, error = _split_unwritable(row.columns)
+    others = dict(values)
     id: str | int = f"{prefix}:{row.number}"
-    prompt, error = None, row.error
+    prompt = None
     try:
-        if error is None:
-            id = _take_id(others, columns.id, id)
-            prompt = _take_prompt(others, row.columns, columns)
-            settings = _take_overrides(others, settings)
+        id = _take_id(others, columns.id, id)
+        prompt = _take_prompt(others, values, columns)
+        settings = _take_overrides(others, settings)
     except (ValueError, UsageError) as problem:
-        error = str(problem)
-    return Job(id, prompt, settings, others, row.source, row.number, row.line, error)
+        error = error or str(problem)
+    return Job(id, prompt, settings, others, row.source, row.number, row.line, row.error or error)
+
+
+def _split_unwritable(columns: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return the columns that every output format can hold, and what is wrong with another one, if there is any."""
+    writable, error = {}, None
+    for name, value in columns.items():
+        problem = _unwritable(name) or _unwritable(value)
+        if problem is None:
+            writable[name] = value
+        else:
+            error = error or f"column {name!r} {problem}"
+    return writable, error
 
 
 def _take_id(values: dict[str, Any], column: str, default: str | int) -> str | int:
@@ -147,37 +233,65 @@ def _take_id(values: dict[str, Any], column: str, default: str | int) -> str | i
         return default
     if isinstance(id, bool) or not isinstance(id, (str, int)):
         raise ValueError(f"{column!r} is {_shown(id)}, not text or a whole number")
-    return _checked(id, repr(column)) if isinstance(id, str) else id
+    return id
 
 
-def _take_prompt(values: dict[str, Any], row: Mapping[str, Any], columns: Columns) -> str:
-    """Return the prompt of a row, removing it from `values` unless a template makes it.
+def _take_prompt(others: dict[str, Any], values: Mapping[str, Any], columns: Columns) -> str:
+    """Return the prompt of a row, removing it from `others` unless a template makes it.
 
     Raises:
         ValueError: a row without a prompt.
     """
     if columns.template is not None:
-        return _checked(columns.template.fill(row), "the prompt")
-    values.pop(columns.prompt, None)
-    prompt = row.get(columns.prompt)
+        return columns.template.fill(values)
+    others.pop(columns.prompt, None)
+    prompt = values.get(columns.prompt)
     if prompt is None:
-        raise ValueError(f"{columns.prompt!r} is {'null' if columns.prompt in row else 'missing'}")
+        raise ValueError(f"{columns.prompt!r} is {'null' if columns.prompt in values else 'missing'}")
     if not isinstance(prompt, str):
         raise ValueError(f"{columns.prompt!r} is {_shown(prompt)}, not text")
-    return _checked(prompt, "the prompt")
+    return prompt
 
 
-def _checked(text: str, what: str) -> str:
-    """Return the text. Raise ValueError if it holds a lone surrogate, as JSON can."""
+def _unwritable(value: Any) -> str | None:
+    """Return why some output format cannot hold a value that JSON can, or None if all can."""
+    level = [value]
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, str):
+                if not _is_unicode(each):
+                    return "is not valid Unicode: it holds half of a surrogate pair"
+            elif isinstance(each, int):
+                if not SMALLEST_INTEGER <= each <= LARGEST_INTEGER:
+                    return "holds an integer beyond 64 bits"
+            elif isinstance(each, float):
+                if not math.isfinite(each):
+                    return "holds a number beyond the range of floats"
+            elif isinstance(each, Mapping):
+                below += [*each, *each.values()]
+            elif isinstance(each, (list, tuple)):
+                below += each
+        if not below:
+            return None
+        level = below
+    return "is nested too deeply"
+
+
+def _is_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
-    return text
+        return False
+    return True
 
 
 def _take_overrides(values: dict[str, Any], settings: BatchSettings) -> BatchSettings:
-    """Return the settings with the overrides of a row, which are removed. Raise UsageError for an invalid one."""
+    """Return the settings with the overrides of a row, which are removed.
+
+    Raises:
+        UsageError: an invalid override.
+    """
     given = {name: values.pop(name) for name in OVERRIDES if name in values}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
     if not given:
@@ -226,3 +340,81 @@ def _exact(value: Any) -> Any:
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+# The work.
+
+
+def run_jobs(
+    model: Model,
+    jobs: Iterable[Job],
+    *,
+    batch_size: int | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[BatchRecord]:
+    """Yield a record for every job, as it finishes: what `genlm generate` gives for its prompt alone, or an error.
+
+    At most `batch_size` sequences run at once; None means as many as pay and fit in memory. Once `is_stopping`
+    returns true, running jobs finish and no others start. An iterator of jobs that has ended is asked again while
+    anything is running.
+    """
+    # A map can be asked again after its end; a generator cannot.
+    requests = map(partial(_request, model), jobs)
+    scheduler = make_scheduler(model.network, batch_size)
+    for running, event in decode_many(scheduler, requests, is_stopping):
+        if isinstance(event, Completion):
+            running.completions.append(event)
+            if len(running.completions) == running.job.settings.limits.num_return_sequences:
+                yield _record(running.job, model, running.completions)
+        elif isinstance(event, Failed):
+            yield _record(running.job, model, error=_reason(event.error))
+
+
+def model_of(model: Model) -> BatchModel:
+    """Return what a record says about the model that made it."""
+    info = model.info
+    return BatchModel(info.name, info.revision, info.fingerprint, info.dtype)
+
+
+@dataclass(eq=False)
+class _RunningJob:
+    """A job and the completions that it has so far."""
+
+    job: Job
+    completions: list[Completion] = field(default_factory=list)
+
+
+def _request(model: Model, job: Job) -> tuple[_RunningJob, Request | Failed]:
+    """Return the request for a job, or its failure if the model cannot run it."""
+    settings = job.settings
+    try:
+        if job.error is not None:
+            raise InputError(job.error)
+        ids = encode_prompt(model, job.prompt or "", settings.limits)
+        request = make_request(
+            model, ids, settings.strategy, settings.limits, settings.seed, deterministic=settings.deterministic
+        )
+    except GenlmError as error:
+        return _RunningJob(job), Failed(error)
+    return _RunningJob(job), request
+
+
+def _record(job: Job, model: Model, completions: Iterable[Completion] = (), *, error: str | None = None) -> BatchRecord:
+    return BatchRecord(
+        id=job.id,
+        prompt=job.prompt,
+        completions=tuple(sorted(completions, key=lambda each: each.index)),
+        **vars(job.settings.provenance(model_of(model))),
+        made_by=Versions.installed(),
+        columns=dict(job.columns),
+        error=None if error is None else job.row_error(error),
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, GenlmError):
+        # A message may quote the row.
+        return str(error).encode(errors="backslashreplace").decode()
+    if is_out_of_memory(error):
+        return "out of memory"
+    return f"unexpected {type(error).__name__}: {error}"

@@ -19,24 +19,31 @@ ROWS_PER_QUERY = 4096
 # A seed may not fit a 64-bit integer, so seeds and lengths are text.
 ROWS = """
 CREATE TABLE rows (
-    position INTEGER PRIMARY KEY, id TEXT, strategy INTEGER, seed TEXT, length TEXT,
-    offset INTEGER, size INTEGER, failed INTEGER, provenance INTEGER, made_seed TEXT, made_length TEXT
+    position INTEGER PRIMARY KEY, id TEXT, strategy INTEGER, seed TEXT, length TEXT, prompt BLOB, offset INTEGER,
+    size INTEGER, failed INTEGER, provenance INTEGER, made_seed TEXT, made_length TEXT, made_prompt BLOB
 )
 """
 
 
 class InputEntry(NamedTuple):
-    """A row of the input. Its overrides are None if it has none; `strategy` is a number that stands for one."""
+    """A row of the input. Its overrides are None if it has none; `strategy` is a number that stands for one.
+
+    `prompt` is a digest.
+    """
 
     position: int
     id: str
     strategy: int | None
     seed: str | None
     length: str | None
+    prompt: bytes | None = None
 
 
 class OutputEntry(NamedTuple):
-    """A record of the output: where it is and what made it; `provenance` is a number that stands for one."""
+    """A record of the output: where it is and what made it; `provenance` is a number that stands for one.
+
+    `prompt` is a digest.
+    """
 
     offset: int
     size: int
@@ -44,6 +51,7 @@ class OutputEntry(NamedTuple):
     provenance: int
     seed: str
     length: str
+    prompt: bytes | None
     id: str
 
 
@@ -74,7 +82,7 @@ class Ledger:
         """Add the rows of the input. To be called once."""
         with _transaction(self._database):
             self._database.executemany(
-                "INSERT INTO rows (position, id, strategy, seed, length) VALUES (?,?,?,?,?)", entries
+                "INSERT INTO rows (position, id, strategy, seed, length, prompt) VALUES (?,?,?,?,?,?)", entries
             )
         self._database.execute("CREATE INDEX ids ON rows (id)")
 
@@ -91,7 +99,7 @@ class Ledger:
         """Add records; of several with one id the last counts. Return how many have an id that no row has."""
         query = """
             UPDATE rows
-            SET offset = ?, size = ?, failed = ?, provenance = ?, made_seed = ?, made_length = ?
+            SET offset = ?, size = ?, failed = ?, provenance = ?, made_seed = ?, made_length = ?, made_prompt = ?
             WHERE id = ?
         """
         count = 0
@@ -106,6 +114,23 @@ class Ledger:
             known = self._database.executemany(query, counted()).rowcount
         return count - max(0, known)
 
+    def forget(self, *, failed: bool, changed: bool) -> None:
+        """Forget records that are to be made again: those with an error, and those made from another prompt."""
+        self._database.execute(
+            """
+            UPDATE rows SET offset = NULL, failed = NULL
+            WHERE (:failed AND failed) OR (:changed AND prompt IS NOT made_prompt)
+            """,
+            {"failed": failed, "changed": changed},
+        )
+
+    def changed_prompts(self, most: int) -> tuple[int, list[str]]:
+        """Return how many rows have another prompt than their record, and the ids of the first ones."""
+        where = "offset IS NOT NULL AND prompt IS NOT made_prompt"
+        (count,) = self._one(f"SELECT count(*) FROM rows WHERE {where}")
+        query = f"SELECT id FROM rows WHERE {where} ORDER BY position LIMIT ?"
+        return count, [id for (id,) in self._database.execute(query, (most,))] if count else []
+
     def counts(self) -> BatchCounts:
         """Return how many rows there are, how many have a record, and how many of those an error."""
         return BatchCounts(*self._one("SELECT count(*), count(offset), count(nullif(failed, 0)) FROM rows"))
@@ -115,32 +140,31 @@ class Ledger:
         query = "SELECT DISTINCT made_seed FROM rows WHERE offset IS NOT NULL AND seed IS NULL LIMIT 2"
         return [seed for (seed,) in self._database.execute(query)]
 
-    def provenances(self, *, with_failed: bool) -> Iterator[tuple[int | None, int, str]]:
+    def provenances(self) -> Iterator[tuple[int | None, int, str]]:
         """Yield each pair of a row's strategy and its record's provenance, with the id of one such row."""
-        where = "offset IS NOT NULL" + ("" if with_failed else " AND NOT failed")
         return self._database.execute(
-            f"SELECT strategy, provenance, min(id) FROM rows WHERE {where} GROUP BY strategy, provenance"
+            "SELECT strategy, provenance, min(id) FROM rows WHERE offset IS NOT NULL GROUP BY strategy, provenance"
         )
 
-    def changed(self, seed: str, length: str, *, with_failed: bool) -> tuple[str, str, str, str, str] | None:
+    def changed(self, seed: str, length: str) -> tuple[str, str, str, str, str] | None:
         """Return a row whose record has another seed or length than the row has now, or None.
 
         Returns its id, the seed then and now, and the length then and now; `seed` and `length` are the defaults.
         """
-        where = "offset IS NOT NULL" + ("" if with_failed else " AND NOT failed")
         row: tuple[str, str, str, str, str] | None = self._one(
-            f"""
+            """
             SELECT id, made_seed, coalesce(seed, :seed), made_length, coalesce(length, :length) FROM rows
-            WHERE {where} AND (made_seed != coalesce(seed, :seed) OR made_length != coalesce(length, :length)) LIMIT 1
+            WHERE offset IS NOT NULL
+                AND (made_seed != coalesce(seed, :seed) OR made_length != coalesce(length, :length))
+            LIMIT 1
             """,
             {"seed": seed, "length": length},
         )
         return row
 
-    def left(self, *, with_failed: bool) -> Iterator[bool]:
-        """Yield for each row, in the order of the input, whether it has no record (`with_failed`: or a failed one)."""
-        left = "offset IS NULL OR failed" if with_failed else "offset IS NULL"
-        query = f"SELECT {left} FROM rows WHERE position >= ? AND position < ? ORDER BY position"
+    def left(self) -> Iterator[bool]:
+        """Yield for each row, in the order of the input, whether it has no record."""
+        query = "SELECT offset IS NULL FROM rows WHERE position >= ? AND position < ? ORDER BY position"
         for start in range(0, self.counts().rows, ROWS_PER_QUERY):
             for (is_left,) in self._database.execute(query, (start, start + ROWS_PER_QUERY)).fetchall():
                 yield bool(is_left)

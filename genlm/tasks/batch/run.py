@@ -1,30 +1,116 @@
-"""A batch on this machine, from its input to its output: which rows there are, which are done, and what is left."""
+"""A batch on this machine, from its plan to its output: which rows there are, which are done, and what is left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from genlm.decoding.strategy import Strategy
-from genlm.errors import InputError, OutputError, UsageError
+from genlm.errors import InputError, ModelError, OutputError
+from genlm.formats.files import is_remote
 from genlm.formats.journal import Journal
 from genlm.formats.output import replacing
-from genlm.records.batch import BatchCounts, BatchModel, BatchRecord, Provenance
-from genlm.tasks.batch.jobs import Job, read_jobs
+from genlm.formats.rows import InputFile
+from genlm.model.fingerprint import fingerprinted
+from genlm.model.source import ModelFolder, find_model
+from genlm.records.batch import BEGINNING, BatchCounts, BatchModel, BatchRecord, Provenance, looks_like_record
+from genlm.records.made_by import Versions
+from genlm.tasks.batch.jobs import BatchSettings, Columns, Job, read_jobs
 from genlm.tasks.batch.ledger import InputEntry, Ledger, OutputEntry
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.tables import Records, write_csv, write_parquet
+from genlm.tasks.batch.tables import is_table, write_table
 
-TABLES: dict[str, Callable[[Records, BinaryIO], None]] = {".csv": write_csv, ".parquet": write_parquet}
-LINES = (".jsonl", ".ndjson")
-# The start of every record's JSON.
-BEGINNING = b'{"id": '
+if TYPE_CHECKING:
+    from genlm.model.load import DeviceChoice, DtypeChoice, Model
+
+# After Ctrl-C, running prompts get this long to finish.
+FINISH_WITHIN_S = 10.0
+# At most so many damaged records or changed rows are named.
+MOST_NOTICES = MOST_IDS = 10
+DIGEST_BYTES = 8
 # Every row may have its own seed and length, which the ledger keeps. Few records differ in the rest.
 shared_settings = attrgetter(*({each.name for each in fields(Provenance)} - {"seed", "max_new_tokens"}))
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model's folder and how to load it. A local folder is at the same path on every machine."""
+
+    folder: ModelFolder
+    device: DeviceChoice = "auto"
+    dtype: DtypeChoice = "auto"
+    allow_pickle: bool = False
+
+    @property
+    def known(self) -> BatchModel:
+        """What records will say about the model, as far as it is known before loading."""
+        dtype = None if self.dtype == "auto" else self.dtype
+        return BatchModel(self.folder.name, self.folder.revision, self.folder.fingerprint, dtype)
+
+    def load(self) -> Model:
+        """Load the model. Raise ModelError if that fails."""
+        from genlm.model.load import load_model
+
+        return load_model(self.folder, device=self.device, dtype=self.dtype, allow_pickle=self.allow_pickle)
+
+    def on_this_machine(self) -> ModelChoice:
+        """Return the same model as it is on this machine, which may not be the one where it was chosen.
+
+        Raises:
+            ModelError: a folder that does not exist here, or a model that cannot be downloaded.
+        """
+        folder = self.folder
+        if folder.source != "local":
+            folder = find_model(folder.name, revision=folder.revision, allow_pickle=self.allow_pickle)
+        elif not Path(folder.path).is_dir():
+            raise ModelError(
+                f"model {folder.name}: there is no folder {folder.path} on a machine of the cluster",
+                hint="every machine needs it at the same path, as in a shared folder",
+            )
+        return replace(self, folder=fingerprinted(folder, allow_pickle=self.allow_pickle))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch: its input files, its settings, and where the result goes.
+
+    `output` is a file, or on a cluster a folder of part files. `has_seed` is false if the seed was drawn; a resumed
+    run then takes the seed of the output. `batch_size` None means automatic.
+    """
+
+    files: tuple[InputFile, ...]
+    columns: Columns
+    settings: BatchSettings
+    model: ModelChoice
+    output: str
+    has_seed: bool = True
+    batch_size: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    retry_errors: bool = False
+    redo_changed: bool = False
+    stop_on_error: bool = False
+    csv_safe: bool = False
+
+    @property
+    def provenance(self) -> Provenance:
+        """The provenance of rows without overrides; the dtype is None unless it was chosen."""
+        return self.settings.provenance(self.model.known)
+
+    def with_absolute_paths(self) -> Plan:
+        """Return a plan that means the same on every machine and in every working directory."""
+        files = tuple(
+            replace(file, path=file.path.absolute()) if isinstance(file.path, Path) else file for file in self.files
+        )
+        folder = self.model.folder
+        if folder.source == "local":
+            folder = replace(folder, path=folder.path.absolute())
+        output = self.output.rstrip("/") if is_remote(self.output) else str(Path(self.output).absolute())
+        return replace(self, files=files, model=replace(self.model, folder=folder), output=output)
 
 
 class BatchRun:
@@ -47,6 +133,8 @@ class BatchRun:
         self._provenances: list[Provenance] = []
         self._numbers: dict[Any, int] = {}
         self._strategies: dict[Strategy, int] = {}
+        self._made_by: set[Versions] = set()
+        self._damaged: list[int] = []
         ledger.fill(self._input_entries())
         self._check_ids()
         if not plan.overwrite:
@@ -54,6 +142,10 @@ class BatchRun:
             journal.repair()
             if not plan.has_seed:
                 self._take_seed()
+            ledger.forget(failed=plan.retry_errors, changed=plan.redo_changed)
+            count, ids = ledger.changed_prompts(MOST_IDS)
+            if count:
+                raise changed_prompts(plan.output, count, ids)
             self.check_model(plan.model.known)
 
     @property
@@ -64,14 +156,24 @@ class BatchRun:
     @property
     def has_left(self) -> bool:
         """Whether any row is left to do."""
-        counts = self.counts
-        return counts.done < counts.rows or (self.plan.retry_errors and counts.failed > 0)
+        return self.counts.done < self.counts.rows
+
+    def notices(self) -> list[str]:
+        """Return what a user should know about the records that were there before: damage, and other versions."""
+        path = self.journal.path
+        found = [f"{path}, line {line}: ignored a damaged record; its row runs again" for line in self._damaged]
+        if len(found) > MOST_NOTICES:
+            found[MOST_NOTICES:] = [f"{path}: ignored {len(found) - MOST_NOTICES:,} more damaged records"]
+        now = Versions.installed()
+        others = sorted(map(str, self._made_by - {now}))
+        found += [f"{path} has records made by {then}; this is {now}" for then in others]
+        return found
 
     def jobs(self) -> Iterator[Job]:
         """Yield the jobs that are left. With `overwrite`, empty the journal first."""
         if self.plan.overwrite:
             self.journal.cut(0)
-        for job, is_left in zip(self._read_jobs(), self.ledger.left(with_failed=self.plan.retry_errors), strict=True):
+        for job, is_left in zip(self._read_jobs(), self.ledger.left(), strict=True):
             if is_left:
                 yield job
 
@@ -85,16 +187,14 @@ class BatchRun:
 
         A dtype of None is not known yet, and matches any.
         """
-        # Rows that are done again need not agree.
-        with_failed = not self.plan.retry_errors
         expected = self.settings.provenance(model)
         specs = {number: strategy.spec for strategy, number in self._strategies.items()}
-        for strategy, number, id in self.ledger.provenances(with_failed=with_failed):
+        for strategy, number, id in self.ledger.provenances():
             then = self._provenances[number]
             now = replace(expected, seed=then.seed, max_new_tokens=then.max_new_tokens)
             check_same(then, now if strategy is None else replace(now, strategy=specs[strategy]), self.plan.output, id)
         limits = self.settings.limits
-        changed = self.ledger.changed(str(self.settings.seed), str(limits.max_new_tokens), with_failed=with_failed)
+        changed = self.ledger.changed(str(self.settings.seed), str(limits.max_new_tokens))
         if changed is not None:
             id, seed, new_seed, length, new_length = changed
             if seed != new_seed:
@@ -107,11 +207,11 @@ class BatchRun:
         Raises:
             OutputError: no space left; the records stay as they are.
         """
-        write = TABLES.get(self.output.suffix.lower())
-        if write is not None:
+        if is_table(self.output):
             with replacing(self.output) as stream:
-                write(partial(self._records, in_order), stream)
-            return
+                write_table(self.output, partial(self._records, in_order), stream, safe=self.plan.csv_safe)
+            if not self._damaged:
+                return
         self.journal.is_wanted = True
         if not self._is_tidy(in_order):
             self.journal.rewrite(self._lines(in_order))
@@ -135,6 +235,7 @@ class BatchRun:
                 else self._strategies.setdefault(own.strategy, len(self._strategies)),
                 None if own.seed == defaults.seed else str(own.seed),
                 None if length == defaults.limits.max_new_tokens else str(length),
+                None if job.prompt is None else digest_of(job.prompt),
             )
 
     def _check_ids(self) -> None:
@@ -157,18 +258,21 @@ class BatchRun:
             )
 
     def _entries_of_journal(self) -> Iterator[OutputEntry]:
-        end = self.journal.end_of_last_line()
-        if not end:
+        if not self.journal.end_of_last_line():
             self._check_torn()
+        is_batch = False
         for number, (offset, line) in enumerate(self.journal.lines(), 1):
             try:
-                yield self._output_entry(BatchRecord.from_line(line), offset, len(line))
-            except ValueError as error:
-                if offset + len(line) == end and number > 1:
-                    # A power failure may leave the last record damaged.
-                    self.journal.cut(offset)
-                    return
-                raise self._not_a_record(number) from error
+                record = BatchRecord.from_line(line)
+            except ValueError:
+                is_batch = is_batch or looks_like_record(line)
+                self._damaged.append(number)
+                continue
+            is_batch = True
+            self._made_by.add(record.made_by)
+            yield self._output_entry(record, offset, len(line))
+        if self._damaged and not is_batch:
+            raise self._not_a_record(self._damaged[0])
 
     def _check_torn(self) -> None:
         """Raise OutputError if the only line, which is incomplete, cannot be the beginning of a record."""
@@ -187,7 +291,16 @@ class BatchRun:
         if number == len(self._provenances):
             self._provenances.append(record)
         failed = record.error is not None
-        return OutputEntry(offset, size, failed, number, str(record.seed), str(record.max_new_tokens), str(record.id))
+        return OutputEntry(
+            offset,
+            size,
+            failed,
+            number,
+            str(record.seed),
+            str(record.max_new_tokens),
+            None if record.prompt is None else digest_of(record.prompt),
+            str(record.id),
+        )
 
     def _take_seed(self) -> None:
         """Take the seed of the records, if they agree on one."""
@@ -211,7 +324,11 @@ class BatchRun:
                 yield source.read(size)
 
     def _records(self, in_order: bool) -> Iterator[BatchRecord]:
-        return map(BatchRecord.from_line, self._lines(in_order))
+        for line in self._lines(in_order):
+            try:
+                yield BatchRecord.from_line(line)
+            except ValueError as error:
+                raise OutputError(f"{self.journal.path} was damaged during the run", code="resumable") from error
 
 
 def journal_path(output: Path) -> Path:
@@ -220,12 +337,7 @@ def journal_path(output: Path) -> Path:
     Raises:
         UsageError: an output that is neither JSON lines nor a table.
     """
-    suffix = output.suffix.lower()
-    if suffix in LINES:
-        return output
-    if suffix in TABLES:
-        return output.with_name(output.name + ".jsonl")
-    raise UsageError(f"{output}: the result is .jsonl, .csv or .parquet, not {suffix or 'without an extension'}")
+    return output.with_name(output.name + ".jsonl") if is_table(output) else output
 
 
 def check_same(then: Provenance, now: Provenance, output: str, id: str | int | None = None) -> None:
@@ -237,6 +349,23 @@ def check_same(then: Provenance, now: Provenance, output: str, id: str | int | N
     for name, value in after.items():
         if before[name] != value and not (name == "dtype" and None in (value, before[name])):
             raise _changed(output, name, before[name], value, id)
+
+
+def digest_of(text: str) -> bytes:
+    """Return `DIGEST_BYTES` bytes that differ between texts, almost always."""
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def changed_prompts(output: str, count: int, ids: Sequence[str]) -> OutputError:
+    """Return the error for `count` rows whose prompts have changed since their records were made; `ids` are some."""
+    one = "1 row has another prompt than its record"
+    rows = one if count == 1 else f"{count:,} rows have other prompts than their records"
+    more = f" and {count - len(ids):,} more" if count > len(ids) else ""
+    return OutputError(
+        f"{rows} in {output}: {', '.join(map(repr, ids))}{more}",
+        hint="continue with the same prompts",
+        code="prompts-changed",
+    )
 
 
 def same_id(id: str, first: str, second: str, column: str) -> InputError:

@@ -15,10 +15,17 @@ from ray.exceptions import GetTimeoutError, RayError
 from genlm.errors import ClusterError, GenlmError
 from genlm.formats.folder import LocalFolder, RemoteFolder, open_folder
 from genlm.records.batch import BatchModel, ClusterState, RowError
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.run import check_same
-from genlm.tasks.cluster.chunks import rows_per_chunk
-from genlm.tasks.cluster.manifest import UNFINISHED, Manifest, check_files, check_output, choose_seed, forget_parts
+from genlm.records.made_by import Versions
+from genlm.tasks.batch.run import Plan, check_same
+from genlm.tasks.cluster.parts import (
+    UNFINISHED,
+    Manifest,
+    check_files,
+    check_output,
+    choose_seed,
+    forget_parts,
+    rows_per_chunk,
+)
 from genlm.tasks.cluster.worker import HEARTBEAT_S, Report, Resources
 
 # A worker that has not reported for this long counts as dead.
@@ -44,6 +51,7 @@ class CoordinatorActor:
         self._done: dict[str, int] = {}
         self._made = self._tokens = 0
         self._errors: list[RowError] = []
+        self._notices: list[str] = []
         # For each worker the time of its last report, and whether it was idle.
         self._reported: dict[str, tuple[float, bool]] = {}
         # The times of the first and the last record.
@@ -84,6 +92,7 @@ class CoordinatorActor:
             self._tokens += report.tokens
             self._made += report.made
             self._errors += report.errors
+            self._notices += report.notices
             if report.made:
                 self._last = time.monotonic()
                 self._first = self._first or self._last - HEARTBEAT_S
@@ -95,6 +104,7 @@ class CoordinatorActor:
             now = time.monotonic()
             alive = [is_idle for reported, is_idle in self._reported.values() if now - reported < ALIVE_S]
             errors, self._errors = self._errors, []
+            notices, self._notices = self._notices, []
             return ClusterState(
                 rows=None if self._manifest is None else self._manifest.total,
                 done=sum(self._done.values()),
@@ -104,6 +114,7 @@ class CoordinatorActor:
                 workers=len(alive),
                 busy=alive.count(False),
                 errors=errors,
+                notices=notices,
             )
 
     def stop(self) -> None:
@@ -140,10 +151,15 @@ class CoordinatorActor:
         files, rows = tuple(file.name for file in plan.files), count_rows(plan, resources)
         if before is None:
             forget_parts(folder)
-            manifest = Manifest(files, rows, rows_per_chunk(sum(rows), resources.workers), plan.provenance)
+            manifest = Manifest(
+                files, rows, rows_per_chunk(sum(rows), resources.workers), plan.provenance, Versions.installed()
+            )
         else:
             check_files(before, files, rows, plan.output)
-            manifest = replace(before, rows=rows, done=None, failed=None)
+            now = Versions.installed()
+            if before.made_by != now:
+                self._notices.append(f"{plan.output} has records made by {before.made_by}; this is {now}")
+            manifest = replace(before, rows=rows, made_by=now, done=None, failed=None)
         manifest.write(folder)
         return manifest
 

@@ -21,10 +21,15 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from genlm.formats.folder import open_folder
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.run import same_id
-from genlm.tasks.cluster.chunks import DIGEST_BYTES, IdLocation, chunks_at_once, find_ids, read_chunks, read_digests
-from genlm.tasks.cluster.parts import forget_unfinished
+from genlm.tasks.batch.run import DIGEST_BYTES, Plan, same_id
+from genlm.tasks.cluster.parts import (
+    IdLocation,
+    chunks_at_once,
+    find_ids,
+    forget_unfinished,
+    read_chunks,
+    read_digests,
+)
 from genlm.tasks.cluster.worker import Coordinator, Resources, Worker
 
 # Reading is cheap, and each reader is a separate process.

@@ -6,11 +6,9 @@ import contextlib
 import io
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,10 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genlm.errors import ClusterError, OutputError, UsageError
-from genlm.formats.journal import open_journal
+from genlm.errors import ClusterError, UsageError
+from genlm.formats.folder import temporary_folder
 from genlm.records.batch import ClusterState
-from genlm.tasks.batch.plan import Plan
+from genlm.tasks.batch.run import Plan
 from genlm.tasks.cluster.worker import Resources
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ OBJECT_STORE_BYTES = 256 << 20
 SYSTEM_CONFIG = {"worker_niceness": 0}
 # The path of a Unix socket has at most 107 bytes, and a local Ray's sockets have long names.
 SHORT_TMP = "/tmp"
-FOLDER, LOCK = "genlm-ray-", "genlm.lock"
 POLL_S = 0.5
 # How long a cluster has to accept a connection.
 ANSWER_S = 10.0
@@ -186,10 +183,11 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
         if not verbose:
             settings["logging_level"] = logging.CRITICAL
         if address is None:
+            parent = Path(SHORT_TMP) if os.path.isdir(SHORT_TMP) else None
             settings |= {
                 "address": "local",
                 "include_dashboard": dashboard,
-                "_temp_dir": stack.enter_context(_temporary_folder()),
+                "_temp_dir": str(stack.enter_context(temporary_folder("ray", parent))),
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_system_config": SYSTEM_CONFIG,
             }
@@ -226,31 +224,6 @@ def _sigterm_preserved() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGTERM) from error
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[str]:
-    """Yield a folder for a Ray on this machine, and remove those of commands that were killed."""
-    parent = Path(SHORT_TMP if os.path.isdir(SHORT_TMP) else tempfile.gettempdir())
-    for folder in parent.glob(f"{FOLDER}*"):
-        _remove_abandoned(folder)
-    made = Path(tempfile.mkdtemp(prefix=FOLDER, dir=parent))
-    try:
-        with open_journal(made / LOCK) as lock:
-            # An empty lock is not held yet: see _remove_abandoned.
-            lock.append("held")
-            yield str(made)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    with contextlib.suppress(OSError, OutputError):
-        if (folder / LOCK).stat().st_size:
-            with open_journal(folder / LOCK):
-                pass
-            # Only now: Windows deletes no file that is open.
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _count_machines() -> int:

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from genlm.errors import InputError
 from genlm.formats.folder import open_folder
 from genlm.records.batch import BatchModel, BatchRecord, RowError
-from genlm.tasks.batch.jobs import Job
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.work import model_of, run_jobs
-from genlm.tasks.cluster.chunks import Chunk
-from genlm.tasks.cluster.parts import UnfinishedPart, part_contents, read_records, usable_records
+from genlm.tasks.batch.jobs import Job, model_of, run_jobs
+from genlm.tasks.batch.run import Plan
+from genlm.tasks.cluster.parts import Chunk, UnfinishedPart, part_contents, read_records, usable_records
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
@@ -43,7 +41,7 @@ class Resources:
 class Report:
     """What a worker has done since its last report: it made `made` records.
 
-    `rows` counts for each part the rows that have a record by now, whoever made it.
+    `rows` counts for each part the rows that have a record by now, whoever made it. `notices` are lines for the user.
     """
 
     worker: str
@@ -51,6 +49,7 @@ class Report:
     made: int = 0
     tokens: int = 0
     errors: list[RowError] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     is_idle: bool = False
 
 
@@ -103,9 +102,10 @@ class Worker:
     def _make(self, chunk: Chunk) -> PartResult:
         plan, model, part = self._plan, self._loop.model, chunk.part
         folder = open_folder(plan.output)
-        records, is_part = read_records(folder, part)
+        records, is_part, damaged = read_records(folder, part)
+        self._heartbeat.note_damage(damaged)
         known = plan.model.known if model is None else model_of(model)
-        done = usable_records(chunk.jobs, records, known, plan.output, retry_errors=plan.retry_errors)
+        done = usable_records(plan, chunk.jobs, records, known)
         left = [job for job in chunk.jobs if str(job.id) not in done]
         self._heartbeat.note_rows(part, len(done))
         if not left and is_part and len(records) == len(done):
@@ -168,6 +168,11 @@ class Heartbeat:
         """Note how many rows of a part have a record."""
         with self._lock:
             self._report.rows[part] = rows
+
+    def note_damage(self, damaged: Iterable[str]) -> None:
+        """Note damaged records, each named by its place."""
+        with self._lock:
+            self._report.notices += [f"{place}: ignored a damaged record; its row runs again" for place in damaged]
 
     def note_record(self, part: str, rows: int, record: BatchRecord) -> None:
         """Note a new record, and how many rows of its part have one now."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow
 import pytest
 from pyarrow import parquet
-from support.batch import read_records, write_lines
+from support.batch import read_records, read_table, write_lines
 from support.driving import Done
+from support.systems import needs_unix
 
 from genlm.formats.rows import InputFile
 from genlm.tasks.batch.jobs import id_prefixes
@@ -51,6 +52,14 @@ def test_ids_are_the_same_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [InputFile(name, Path(name), "txt") for name in (r"a\x.txt", r"b\x.txt")]
     monkeypatch.setattr(os, "sep", "\\")
     assert id_prefixes(files) == ["a/x.txt", "b/x.txt"]
+
+
+@needs_unix("file names are text")
+def test_a_file_name_that_is_not_utf_8(run: Callable[..., Done]) -> None:
+    path = Path(os.fsdecode(b"in\xff.txt"))
+    path.write_text("fox\n")
+    assert run(path, "-o", "out.parquet").code == 0
+    assert [row["id"] for row in read_table("out.parquet")] == [r"in\udcff.txt:1"]
 
 
 def test_standard_input(run: Callable[..., Done]) -> None:

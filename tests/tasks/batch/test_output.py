@@ -12,7 +12,7 @@ from support.driving import Done, call
 from support.gpt2 import save_gpt2
 
 from genlm.formats.journal import open_journal
-from genlm.tasks.batch.plan import ModelChoice
+from genlm.tasks.batch.run import ModelChoice
 
 
 def test_an_existing_output_is_not_touched(run: Callable[..., Done]) -> None:
@@ -30,7 +30,11 @@ def test_an_existing_output_is_not_touched(run: Callable[..., Done]) -> None:
     assert len(read_records()) == 3
 
 
-@pytest.mark.parametrize("contents", ["precious", "precious\nand more", '{"name": "precious"}'])
+@pytest.mark.parametrize(
+    "contents",
+    ["precious", "precious\nand more", '{"name": "precious"}', '{"checksum": "01234567"}\n', '{"id": 1}\n'],
+    ids=["text", "lines", "object", "a checksum", "an id"],
+)
 def test_resume_does_not_touch_a_file_that_is_not_a_batch(run: Callable[..., Done], contents: str) -> None:
     write_lines("in.jsonl", *rows(3))
     Path("out.jsonl").write_text(contents)
@@ -52,6 +56,7 @@ def test_options_that_cannot_be_combined_and_outputs_that_cannot_be_written(
         (("-o", "link.jsonl", "--overwrite"), 2, "the output link.jsonl is one of the inputs"),
         (("-o", "out.jsonl", "--resume", "--overwrite"), 2, "--resume and --overwrite cannot be combined"),
         (("-o", "out.jsonl", "--retry-errors"), 2, "--retry-errors needs --resume"),
+        (("-o", "out.jsonl", "--redo-changed"), 2, "--redo-changed needs --resume"),
         (("-o", "out.txt"), 2, "out.txt: the result is .jsonl, .csv or .parquet, not .txt"),
         (("-o", "none/out.jsonl"), 1, "cannot write none/out.jsonl: No such file or directory"),
         (("-o", str(tmp_path)), 2, "the result is .jsonl"),
@@ -134,6 +139,51 @@ def test_a_changed_override_of_a_row_is_refused_too(run: Callable[..., Done]) ->
         assert message in run("in.jsonl", "-o", "out.jsonl", "--seed", "7", "--resume").error()
     write_lines("in.jsonl", row)
     assert run("in.jsonl", "-o", "out.jsonl", "--seed", "7", "--resume").code == 0
+
+
+@pytest.mark.parametrize("output", ["out.jsonl", "out.csv"])
+def test_a_changed_prompt_is_refused_until_it_is_to_run_again(run: Callable[..., Done], output: str) -> None:
+    options = ("in.jsonl", "-o", output, "--max-new-tokens", "5", "--deterministic", "--seed", "7")
+    before = [*rows(12), {"id": "bad", "prompt": None}]
+    after = [row | {"prompt": f"A {row['prompt']}"} if row["id"] in ("row 1", "row 3") else row for row in before]
+    after[-1] = {"id": "bad", "prompt": "fox"}
+    write_lines("in.jsonl", *before)
+    assert run(*options).code == 3
+    contents = Path(output).read_bytes()
+    write_lines("in.jsonl", *after)
+    done = run(*options, "--resume")
+    message = f"3 rows have other prompts than their records in {output}: 'row 1', 'row 3', 'bad'"
+    assert (done.code, done.error()) == (1, message)
+    assert done.hint() == "continue with the same prompts; --redo-changed runs these rows again"
+    assert Path(output).read_bytes() == contents
+    # The row with an error runs again anyway.
+    assert run(*options, "--resume", "--retry-errors").error().startswith("2 rows have other prompts")
+    assert run(*options, "--resume", "--redo-changed").code == 0
+    redone = Path(output).read_bytes()
+    assert run(*options, "--overwrite").code == 0
+    assert Path(output).read_bytes() == redone
+
+
+def test_only_rows_with_a_changed_prompt_run_again(run: Callable[..., Done]) -> None:
+    options = ("in.jsonl", "-o", "out.jsonl", "--max-new-tokens", "5", "--seed", "7")
+    write_lines("in.jsonl", *rows(30))
+    run(*options)
+    before = read_records()
+    write_lines("in.jsonl", *rows(29), {"id": "row 29", "prompt": "new"})
+    assert run(*options, "--resume").error() == "1 row has another prompt than its record in out.jsonl: 'row 29'"
+    done = run(*options, "--resume", "--redo-changed")
+    assert "30 of 30 prompts are in out.jsonl  5 tokens" in done.err
+    after = read_records()
+    assert (after[:29], after[29]["prompt"]) == (before[:29], "new")
+    write_lines("in.jsonl", *(row | {"prompt": "other"} for row in rows(30)))
+    assert run(*options, "--resume").error().endswith("'row 8', 'row 9' and 20 more")
+
+
+def test_a_template_that_changes_the_prompts_is_noticed(run: Callable[..., Done]) -> None:
+    write_lines("in.jsonl", *rows(2))
+    options = ("in.jsonl", "-o", "out.jsonl", "--max-new-tokens", "2", "--seed", "7")
+    run(*options)
+    assert "2 rows have other prompts" in run(*options, "--resume", "--template", "A {prompt}").error()
 
 
 def test_records_of_rows_that_the_input_lacks_are_refused(run: Callable[..., Done]) -> None:

@@ -1,7 +1,8 @@
-"""What `genlm batch` writes: a record for every row, the same whatever runs beside it."""
+"""The records of `genlm batch`: one for every row, whatever else is in the batch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from support.driving import Done
 
 from genlm.api import LanguageModel
 from genlm.decoding.kinds import KINDS
+from genlm.records.batch import BatchRecord
+from genlm.records.made_by import Versions
 
 
 def test_a_record_holds_what_generate_gives_for_its_prompt(
@@ -50,11 +53,24 @@ def test_a_record_holds_what_generate_gives_for_its_prompt(
             "stop": ["e"],
             "overflow": "error",
             "deterministic": False,
+            "made_by": vars(Versions.installed()),
             "columns": {},
             "error": None,
         }
+        assert re.fullmatch("[0-9a-f]{8}", record.pop("checksum"))
         assert record == expected
         assert list(record) == list(expected)
+
+
+def test_a_flip_of_any_bit_of_a_record_is_noticed(lm: LanguageModel) -> None:
+    (record,) = lm.batch([{"prompt": "fox", "note": "naïve"}], seed=1, max_new_tokens=3)
+    line = record.to_line().encode()
+    assert BatchRecord.from_line(line) == BatchRecord.from_line(line + b"\n") == record
+    for bit in range(8 * len(line)):
+        damaged = bytearray(line)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match="the checksum is wrong or missing"):
+            BatchRecord.from_line(bytes(damaged))
 
 
 def test_a_row_may_have_its_own_strategy_seed_and_length(run: Callable[..., Done], lm: LanguageModel) -> None:

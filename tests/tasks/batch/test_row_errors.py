@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.batch import read_records, rows, texts, write_lines
+from support.batch import read_records, read_table, rows, texts, write_lines
 from support.driving import Done
 from support.networks import Cramped, Poisoned, with_network
 
 from genlm.model.load import Model
-from genlm.tasks.batch import work
-from genlm.tasks.batch.jobs import Job
-from genlm.tasks.batch.plan import ModelChoice
-from genlm.tasks.batch.work import run_jobs
+from genlm.tasks.batch.jobs import Job, run_jobs
+from genlm.tasks.batch.run import ModelChoice
 
 BAD = [
     ('{"id": "cut", "prompt": "x"', "in.jsonl:2", "not valid JSON"),
@@ -23,7 +22,7 @@ BAD = [
     ('{"id": "type", "prompt": 5}', "type", "'prompt' is 5, not text"),
     ('{"id": [1], "prompt": "x"}', "in.jsonl:2", "'id' is [1], not text or a whole number"),
     ('{"id": true, "prompt": "x"}', "in.jsonl:2", "'id' is true"),
-    ('{"id": "half", "prompt": "\\ud800"}', "half", "the prompt is not valid Unicode"),
+    ('{"id": "half", "prompt": "\\ud800"}', "half", "column 'prompt' is not valid Unicode"),
     ('{"id": "long", "prompt": "' + "fox " * 99 + '"}', "long", "beyond the model's context of 96"),
     ('{"id": "kind", "prompt": "x", "strategy": "nope"}', "kind", "no strategy kind 'nope'"),
     ('{"id": "spec", "prompt": "x", "strategy": 7}', "spec", "strategy is 7, not a spec such as"),
@@ -32,6 +31,25 @@ BAD = [
     ('{"id": "seed", "prompt": "x", "seed": "y"}', "seed", 'seed is "y", not a whole number'),
     ('{"id": "new", "prompt": "x", "max_new_tokens": 0}', "new", "max_new_tokens must be at least 1, not 0"),
     ('{"id": "room", "prompt": "x", "max_new_tokens": 96}', "room", "leave no room for a prompt"),
+    ('{"id": "note", "prompt": "x", "note": "\\ud800"}', "note", "column 'note' is not valid Unicode"),
+    ('{"id": "deep", "prompt": "x", "n": [{"a": "\\udfff"}]}', "deep", "column 'n' is not valid Unicode"),
+    ('{"id": "name", "prompt": "x", "\\ud800": 1}', "name", r"column '\ud800' is not valid Unicode"),
+    ('{"id": "big", "prompt": "x", "n": [18446744073709551616]}', "big", "column 'n' holds an integer beyond 64 bits"),
+    ('{"id": "low", "prompt": "x", "n": -9223372036854775809}', "low", "column 'n' holds an integer beyond 64 bits"),
+    ('{"id": "float", "prompt": "x", "n": 1e999}', "float", "column 'n' holds a number beyond the range of floats"),
+    (
+        '{"id": "nest", "prompt": "x", "n": ' + "[" * 200 + "]" * 200 + "}",
+        "nest",
+        "column 'n' is nested too deeply",
+    ),
+    ('{"id": 18446744073709551616, "prompt": "x"}', "in.jsonl:2", "column 'id' holds an integer beyond 64 bits"),
+    ('{"id": "many", "prompt": "x", "max_new_tokens": 9223372036854775808}', "many", "must be below 2^63"),
+    (
+        '{"id": "surrogate", "prompt": "x", "strategy": "\\ud800"}',
+        "surrogate",
+        "column 'strategy' is not valid Unicode",
+    ),
+    ('{"id": "quoted", "prompt": "x", "seed": "\\ud800"}', "quoted", "column 'seed' is not valid Unicode"),
     ('{"id": "bias", "prompt": "x", "strategy": "greedy:logit_bias=9999:1"}', "bias", "logit_bias has token 9999"),
 ]
 
@@ -50,6 +68,22 @@ def test_a_bad_row_is_a_record_with_its_error(run: Callable[..., Done], line: st
     assert (error["file"], error["row"], error["line"]) == ("in.jsonl", 2, 2)
     assert f"in.jsonl, line 2: {error['message']}" in done.err
     assert "3 of 3 prompts are in out.jsonl  1 of them with an error" in done.err
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.parquet"])
+def test_a_table_has_a_row_for_every_bad_row(run: Callable[..., Done], output: str) -> None:
+    write_lines("in.jsonl", *(line for line, id, _ in BAD if id != "cut"))
+    options = ("in.jsonl", "-o", output, "--max-new-tokens", "3", "--id-field", "key")
+    assert run(*options).code == 3
+    found = read_table(output)
+    errors = [row["error"] if output.endswith(".csv") else row["error"] and row["error"]["message"] for row in found]
+    records = read_records(f"{output}.jsonl")
+    assert {row["id"]: error or None for row, error in zip(found, errors, strict=True)} == {
+        record["id"]: record["error"] and record["error"]["message"] for record in records
+    }
+    before = Path(output).read_bytes()
+    done = run(*options, "--resume")
+    assert (done.code, Path(output).read_bytes() == before) == (3, True), done.err
 
 
 @pytest.mark.parametrize("line", [BAD[0][0], BAD[7][0]], ids=["seen while reading", "seen by the model"])
@@ -84,7 +118,7 @@ def test_only_rows_with_an_error_are_repeated(run: Callable[..., Done], monkeypa
             repeated.append(record.id)
             yield record
 
-    monkeypatch.setattr(work, "run_jobs", noting)
+    monkeypatch.setattr("genlm.cli.batch.run_jobs", noting)
     done = run("in.jsonl", "-o", "out.jsonl", *options, "--resume", "--retry-errors")
     assert (done.code, repeated) == (0, ["long"])
     assert "7 of 7 prompts are in out.jsonl" in done.err

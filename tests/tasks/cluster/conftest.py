@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.cluster import ROWS, make_plan
 
-from genlm.tasks.batch.plan import Plan
+from genlm.tasks.batch.run import Plan
 
 
 @pytest.fixture

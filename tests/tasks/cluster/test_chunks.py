@@ -11,8 +11,8 @@ from support.cluster import ROWS, make_plan
 
 from genlm.errors import GenlmError, HubUnreachable, InputError, SpecError
 from genlm.model.source import find_model
-from genlm.tasks.batch.plan import ModelChoice, Plan
-from genlm.tasks.cluster.chunks import chunks_at_once, part_name, read_digests, rows_per_chunk
+from genlm.tasks.batch.run import ModelChoice, Plan
+from genlm.tasks.cluster.parts import chunks_at_once, part_name, read_digests, rows_per_chunk
 
 
 def test_a_plan_can_be_sent_to_other_machines(plan: Plan) -> None:

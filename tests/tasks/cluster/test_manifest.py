@@ -10,8 +10,8 @@ import pytest
 from support.cluster import folder_of, make_all, write_manifest
 
 from genlm.errors import InputError, OutputError
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.cluster.manifest import check_files, check_output, choose_seed, read_manifest
+from genlm.tasks.batch.run import Plan
+from genlm.tasks.cluster.parts import check_files, check_output, choose_seed, read_manifest
 from genlm.tasks.generate import Limits
 
 
@@ -19,7 +19,7 @@ def test_a_manifest_is_read_as_it_was_written(plan: Plan) -> None:
     manifest = write_manifest(plan)
     assert read_manifest(folder_of(plan)) == manifest
     values = json.loads(Path(plan.output, "manifest.json").read_text())
-    assert list(values) == ["format", "files", "rows", "rows_per_part", "made_with", "done", "failed"]
+    assert list(values) == ["format", "files", "rows", "rows_per_part", "made_with", "made_by", "done", "failed"]
     assert values["made_with"] == {
         "model": plan.model.folder.name,
         "revision": None,

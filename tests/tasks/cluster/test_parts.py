@@ -10,12 +10,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from support.cluster import folder_of, make_all, run_locally, write_manifest
+from support.batch import read_table
+from support.cluster import folder_of, make_all, make_plan, run_locally, write_manifest
 from support.driving import call
 
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.cluster.chunks import part_name
-from genlm.tasks.cluster.parts import UnfinishedPart, merge_parts, read_records
+from genlm.tasks.batch.run import Plan
+from genlm.tasks.cluster.parts import UnfinishedPart, merge_parts, part_name, read_records
 
 
 def test_a_part_torn_at_any_byte_keeps_its_complete_records(plan: Plan) -> None:
@@ -24,11 +24,12 @@ def test_a_part_torn_at_any_byte_keeps_its_complete_records(plan: Plan) -> None:
     path, last = Path(plan.output, first.part), first.data.rstrip(b"\n").rfind(b"\n") + 1
     for end in range(last, len(first.data)):
         path.write_bytes(first.data[:end])
-        records, is_part = read_records(folder_of(plan), first.part)
+        records, is_part, damaged = read_records(folder_of(plan), first.part)
         # Only the line break is missing from the last record in the end.
         complete = 4 if end == len(first.data) - 1 else 3
         assert [record.id for record in records] == ["r0", "r1", "r2", "r3"][:complete]
         assert is_part == (end == last)
+        assert not damaged
 
 
 def test_a_record_is_kept_soon_even_if_no_other_comes() -> None:
@@ -60,6 +61,14 @@ class TestMerge:
         else:
             assert (tmp_path / name).stat().st_size > 0
 
+    def test_csv_safe_quotes_formulas(self, tiny: Path, tmp_path: Path) -> None:
+        (tmp_path / "in.jsonl").write_text('{"prompt": "=1+1"}\n')
+        plan = make_plan(tiny, [tmp_path / "in.jsonl"], tmp_path / "parts")
+        make_all(plan)
+        write_manifest(plan)
+        assert call("merge", plan.output, "-o", tmp_path / "all.csv", "--csv-safe").code == 0
+        assert [row["prompt"] for row in read_table(str(tmp_path / "all.csv"))] == ["'=1+1"]
+
     def test_the_command_says_how_many_records_there_are(self, plan: Plan, tmp_path: Path) -> None:
         make_all(plan)
         write_manifest(plan)
@@ -83,6 +92,18 @@ class TestMerge:
         assert "is not finished: part-00000-0000001.jsonl has" in done.error()
         assert "--resume" in done.hint()
         assert not (tmp_path / "all.jsonl").exists()
+
+    @pytest.mark.parametrize("name", ["all.jsonl", "all.csv"])
+    def test_a_damaged_record_is_an_error(self, plan: Plan, tmp_path: Path, name: str) -> None:
+        make_all(plan)
+        write_manifest(plan)
+        part = tmp_path / "parts" / part_name(0, 1)
+        lines = part.read_bytes().splitlines(keepends=True)
+        part.write_bytes(lines[0] + lines[1].replace(b"seed", b"need") + b"".join(lines[2:]))
+        done = call("merge", plan.output, "-o", tmp_path / name)
+        assert (done.code, done.error()) == (1, f"{part}, line 2: a damaged record")
+        assert "--resume" in done.hint()
+        assert not (tmp_path / name).exists()
 
     def test_a_folder_of_something_else_is_refused(self, tmp_path: Path) -> None:
         assert "holds no parts" in call("merge", tmp_path, "-o", tmp_path / "all.jsonl").error()

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +25,12 @@ from support.driving import call, start
 from support.gpt2 import save_gpt2
 from support.ray_cluster import PATIENCE_S, Cluster, session_processes, wait_until
 
+from genlm.records.batch import BatchRecord
+
 # To import Ray here would fix its settings before a test can choose them.
 pytestmark = [
     pytest.mark.ray,
-    # Ray warns about itself, whatever pytest is told to do with warnings.
+    # Ray causes warnings itself.
     pytest.mark.filterwarnings("default"),
     pytest.mark.skipif(find_spec("ray") is None, reason="needs genlm[ray]"),
 ]
@@ -40,7 +43,7 @@ COORDINATOR = "ray::Coordinator"
 
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A token for the Rays of these tests alone: none of the user's own is read or made."""
+    """A token for the Rays of these tests, so that the user's own token is neither read nor made."""
     path = tmp_path_factory.mktemp("ray") / "token"
     path.touch(0o600)
     path.write_text(secrets.token_hex(32))
@@ -89,7 +92,7 @@ def long(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(prompts: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What one machine makes of them."""
+    """Return the records that one machine makes of them."""
     output = tmp_path_factory.mktemp("alone") / "alone.jsonl"
     assert call("batch", prompts, "-o", output, *settings(slow)).code == 3
     return output.read_bytes()
@@ -101,27 +104,34 @@ def settings(model: Path, new: int = 30) -> list[str]:
 
 
 def on(cluster: Cluster, prompts: Path, output: Path, model: Path, *more: str) -> list[str]:
-    """The arguments of a run on the cluster."""
+    """Return the arguments of a run on the cluster."""
     options = ["--runner", "ray", "--address", cluster.address, "--workers", "2", "--cpus-per-worker", "1"]
     return ["batch", str(prompts), "-o", str(output), *settings(model), *options, *more]
 
 
 def merged(parts: Path) -> bytes:
-    """The parts as one file."""
+    """Return the parts merged into one file."""
     output = parts.with_suffix(".jsonl")
     done = call("merge", parts, "-o", output)
     assert done.code == 0, done.err
     return output.read_bytes()
 
 
+def read_from(path: Path, data: bytes) -> bytes:
+    """Return records as they are if their rows are read from the file at `path`, which their errors name."""
+    records = [BatchRecord.from_line(line) for line in data.splitlines()]
+    moved = [replace(each, error=each.error and replace(each.error, file=str(path))) for each in records]
+    return "".join(f"{each.to_line()}\n" for each in moved).encode()
+
+
 def parts_of(folder: Path) -> list[Path]:
-    """The parts that are whole."""
+    """Return the complete parts."""
     return sorted(folder.glob("part-*.jsonl"))
 
 
 @contextlib.contextmanager
 def paused(cluster: Cluster) -> Iterator[None]:
-    """Hold the workers, so that a run cannot end before something happens to it, however fast the machine is."""
+    """Stop the workers, so that the run cannot end before the test interrupts it, however fast the machine is."""
     workers = [worker for node in cluster.workers for worker in node.processes(WORKER)]
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)
@@ -135,7 +145,7 @@ def paused(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def killed(token: None, prompts: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
-    """The session of a command that was killed while its own Ray worked for it."""
+    """Return the session of a command that was killed while its own Ray was running."""
     parts = tmp_path_factory.mktemp("killed") / "parts"
     with subprocess_of("batch", prompts, "-o", parts, *settings(slow), "--runner", "ray") as run:
         wait_until((parts / "manifest.json").exists, "the beginning")
@@ -145,7 +155,7 @@ def killed(token: None, prompts: Path, slow: Path, tmp_path_factory: pytest.Temp
 
 
 def ray_in(session: int) -> list[str]:
-    """The processes of a Ray that may take much memory: it takes a minute to end those that watch over them."""
+    """Return the processes of a Ray that may take much memory. Those that watch over them take a minute to end."""
     lines = session_processes(session).values()
     return [line for line in lines if "/ray/core/src/" in line or line.startswith((WORKER, COORDINATOR, "ray::IDLE"))]
 
@@ -164,7 +174,7 @@ def test_parts_are_what_one_machine_makes(
     assert done.err.splitlines()[-1].startswith("96 of 96 prompts are in ")
     assert "2 of them with an error" in done.err
     assert len(parts_of(tmp_path / "parts")) > 2
-    assert merged(tmp_path / "parts") == alone.replace(str(prompts).encode(), str(long).encode())
+    assert merged(tmp_path / "parts") == read_from(long, alone)
 
 
 def test_a_worker_and_then_a_node_are_lost(
@@ -186,11 +196,11 @@ def test_a_worker_and_then_a_node_are_lost(
     assert merged(parts) == alone
 
 
-def test_a_run_that_is_interrupted_goes_on_where_it_was(
+def test_an_interrupted_run_can_be_resumed(
     cluster: Cluster, prompts: Path, slow: Path, alone: bytes, tmp_path: Path
 ) -> None:
     parts = tmp_path / "parts"
-    assert told_to_end(signal.SIGINT, cluster, parts, on(cluster, prompts, parts, slow)) == 130
+    assert exit_code_after(signal.SIGINT, cluster, parts, on(cluster, prompts, parts, slow)) == 130
     assert "already exists" in call(*on(cluster, prompts, parts, slow)).error()
     assert "is not finished" in call("merge", parts, "-o", tmp_path / "merged.jsonl").error()
 
@@ -200,22 +210,22 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(
     assert merged(parts) == alone
 
 
-def test_a_run_that_its_machine_tells_to_end_keeps_what_it_has(
+def test_sigterm_keeps_the_records_that_are_finished(
     cluster: Cluster, prompts: Path, slow: Path, tmp_path: Path
 ) -> None:
     parts = tmp_path / "parts"
-    assert told_to_end(signal.SIGTERM, cluster, parts, on(cluster, prompts, parts, slow)) == 143
+    assert exit_code_after(signal.SIGTERM, cluster, parts, on(cluster, prompts, parts, slow)) == 143
     assert list((parts / "unfinished").iterdir())
 
 
-def told_to_end(number: signal.Signals, cluster: Cluster, parts: Path, arguments: list[str]) -> int:
-    """The exit code of a run that is sent a signal when it has a part."""
+def exit_code_after(number: signal.Signals, cluster: Cluster, parts: Path, arguments: list[str]) -> int:
+    """Send a signal to a run when it has a part. Return its exit code."""
     with subprocess_of(*arguments) as run:
         wait_until(lambda: parts_of(parts), "a part")
         with paused(cluster):
             run.send_signal(number)
             said = read_until(run, b"press Ctrl-C again to stop immediately")
-            # It tells the workers right after it has said so.
+            # It stops the workers right after this message.
             time.sleep(0.5)
         _, err = run.communicate(timeout=PATIENCE_S)
     said += err
@@ -317,7 +327,7 @@ def test_nothing_of_a_ray_outlives_a_killed_command_for_long(killed: int) -> Non
 
 @contextlib.contextmanager
 def subprocess_of(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The command in a process and a session of its own, which does not outlive the context."""
+    """Run the command in its own process and session, which ends with the context."""
     run = start(*arguments, start_new_session=True)
     try:
         yield run

@@ -15,8 +15,9 @@ import pytest
 
 from genlm.cli.errors import hint_of
 from genlm.errors import ClusterError, UsageError
+from genlm.formats.folder import HELD
 from genlm.records.batch import ClusterState
-from genlm.tasks.cluster.session import FOLDER, LOCK, ClusterRun, Session, open_session
+from genlm.tasks.cluster.session import ClusterRun, Session, open_session
 from genlm.tasks.cluster.worker import Resources
 
 
@@ -141,9 +142,9 @@ class TestTemporaryFolders:
         assert list(tmp_path.iterdir()) == []
 
     def test_the_folder_of_a_killed_command_is_removed_by_the_next(self, tmp_path: Path) -> None:
-        left = tmp_path / f"{FOLDER}killed"
+        left = tmp_path / "genlm-ray-killed"
         (left / "session").mkdir(parents=True)
-        (left / LOCK).write_text("held")
+        (left / HELD).touch()
         with open_session(None):
             assert not left.exists()
 
@@ -154,10 +155,10 @@ class TestTemporaryFolders:
                 assert first.exists()
 
     def test_a_folder_of_something_else_stays(self, tmp_path: Path) -> None:
-        (tmp_path / f"{FOLDER}other").mkdir()
+        (tmp_path / "genlm-ray-other").mkdir()
         with open_session(None):
             pass
-        assert (tmp_path / f"{FOLDER}other").exists()
+        assert (tmp_path / "genlm-ray-other").exists()
 
 
 class Died(Exception):

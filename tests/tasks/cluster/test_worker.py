@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +22,10 @@ from genlm.model.fingerprint import fingerprinted
 from genlm.model.load import Model
 from genlm.model.source import find_model
 from genlm.records.batch import BatchRecord
-from genlm.tasks.batch.plan import Plan
-from genlm.tasks.batch.work import run_jobs
+from genlm.tasks.batch.jobs import run_jobs
+from genlm.tasks.batch.run import Plan
 from genlm.tasks.cluster import worker as worker_module
-from genlm.tasks.cluster.chunks import read_chunks
-from genlm.tasks.cluster.parts import UnfinishedPart, read_records
+from genlm.tasks.cluster.parts import UnfinishedPart, read_chunks, read_records
 from genlm.tasks.cluster.worker import JobQueue, Worker
 
 
@@ -56,6 +56,24 @@ def test_a_torn_part_becomes_complete_again(plan: Plan, lost: int) -> None:
     assert Worker(plan, FakeCoordinator()).make(next(read_chunks(plan, 0, SIZE))).data == first.data
 
 
+def test_a_damaged_record_of_a_part_is_named_and_made_again(plan: Plan) -> None:
+    first = next(part for part in make_all(plan) if part.data)
+    assert first.data is not None
+    coordinator = FakeCoordinator()
+    dice = random.Random(4)
+    for _ in range(5):
+        damaged = bytearray(first.data)
+        bit = dice.randrange(8 * (len(damaged) - 1))
+        damaged[bit // 8] ^= 1 << bit % 8
+        path = Path(plan.output, first.part)
+        path.write_bytes(damaged)
+        coordinator.reports.clear()
+        assert Worker(plan, coordinator).make(next(read_chunks(plan, 0, SIZE))).data == first.data
+        line = 1 + first.data.count(b"\n", 0, bit // 8)
+        notice = f"{path}, line {line}: ignored a damaged record; its row runs again"
+        assert notice in [each for report in coordinator.reports for each in report.notices]
+
+
 def test_records_of_a_lost_worker_are_not_made_again(plan: Plan) -> None:
     chunk, *_ = read_chunks(plan, 0, SIZE)
     coordinator = FakeCoordinator()
@@ -73,6 +91,20 @@ def test_parts_of_rows_that_moved_are_made_again(plan: Plan, prompt_file: Path, 
     lines = prompt_file.read_text().splitlines()
     prompt_file.write_text("\n".join([json.dumps({"id": "new", "prompt": "The fox"}), *lines]) + "\n")
     make_all(plan)
+    parts = sorted((tmp_path / "parts").glob("part-*"))
+    assert b"".join(part.read_bytes() for part in parts) == run_locally(plan, tmp_path)
+
+
+def test_a_changed_prompt_is_refused_until_it_is_to_run_again(plan: Plan, prompt_file: Path, tmp_path: Path) -> None:
+    make_all(plan)
+    lines = prompt_file.read_text().splitlines()
+    row = json.loads(lines[1])
+    prompt_file.write_text("\n".join([lines[0], json.dumps(row | {"prompt": "changed"}), *lines[2:]]) + "\n")
+    with pytest.raises(OutputError, match=f"1 row has another prompt than its record in .*parts: '{row['id']}'"):
+        make_all(plan)
+    coordinator = FakeCoordinator()
+    make_all(replace(plan, redo_changed=True), coordinator)
+    assert sum(report.made for report in coordinator.reports) == 1
     parts = sorted((tmp_path / "parts").glob("part-*"))
     assert b"".join(part.read_bytes() for part in parts) == run_locally(plan, tmp_path)
 
@@ -115,8 +147,7 @@ def test_a_worker_that_fails_keeps_what_it_made(plan: Plan) -> None:
     _, chunk, *_ = read_chunks(plan, 0, SIZE)
     with pytest.raises(InputError):
         Worker(replace(plan, stop_on_error=True), FakeCoordinator()).make(chunk)
-    kept, _ = read_records(folder_of(plan), chunk.part)
-    assert len(kept) < SIZE
+    assert len(read_records(folder_of(plan), chunk.part).records) < SIZE
     assert Worker(plan, FakeCoordinator()).make(chunk).rows == SIZE
 
 

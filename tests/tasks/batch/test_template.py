@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from genlm.errors import UsageError
-from genlm.formats.template import Template, unescape
+from genlm.tasks.batch.jobs import Template, unescape
 
 
-def test_values_go_where_their_columns_are_named() -> None:
+def test_values_replace_the_names_of_their_columns() -> None:
     template = Template("Title: {title}\n\n{prompt} {{x}} {title}")
     assert template.columns == ["title", "prompt", "title"]
     assert (
@@ -16,7 +16,7 @@ def test_values_go_where_their_columns_are_named() -> None:
     )
 
 
-def test_what_is_no_text_is_written_as_json() -> None:
+def test_values_that_are_not_text_are_written_as_json() -> None:
     assert Template("{a} {b} {c}").fill({"a": 1, "b": True, "c": ["ü", None]}) == '1 true ["ü", null]'
 
 
@@ -39,3 +39,8 @@ def test_a_template_that_makes_no_sense_is_refused(text: str) -> None:
 
 def test_escapes_of_the_command_line() -> None:
     assert unescape(r"a\n\tb\\n\r \d") == "a\n\tb\\n\r \\d"
+
+
+def test_a_template_that_is_not_unicode_is_refused() -> None:
+    with pytest.raises(UsageError, match="not valid Unicode"):
+        Template("{a}\udcff")

@@ -1,4 +1,4 @@
-"""Where the prompt comes from."""
+"""The prompt, from the command line or from standard input."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from support.driving import piped, start
 from support.systems import needs_unix
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.prompt import read_prompt
+from genlm.formats.texts import read_prompt
 
 
-def test_an_argument_is_the_prompt_as_it_is() -> None:
+def test_an_argument_is_the_prompt_unchanged() -> None:
     with piped(b""):
         assert read_prompt(" Once \n") == " Once \n"
         assert read_prompt("") == ""
 
 
 @pytest.mark.parametrize("argument", [None, "-"])
-def test_piped_text_is_the_prompt_without_or_with_a_dash(argument: str | None) -> None:
+def test_piped_text_is_the_prompt_with_or_without_a_dash(argument: str | None) -> None:
     with piped("Es war einmal — 狐".encode()):
         assert read_prompt(argument) == "Es war einmal — 狐"
 
@@ -42,7 +42,7 @@ def test_piped_text_is_the_prompt_without_or_with_a_dash(argument: str | None) -
         (b"", ""),
     ],
 )
-def test_one_line_break_at_the_end_is_not_of_the_prompt(written: bytes, prompt: str) -> None:
+def test_one_line_break_at_the_end_is_dropped(written: bytes, prompt: str) -> None:
     with piped(written):
         assert read_prompt(None) == prompt
 
@@ -53,7 +53,7 @@ def test_an_argument_and_piped_text_at_once_are_refused() -> None:
         read_prompt("Once")
 
 
-def test_an_argument_beside_a_file_with_text_is_refused_and_beside_an_empty_one_taken(
+def test_an_argument_with_a_redirected_file_is_refused_unless_that_is_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "prompts.txt"
@@ -67,15 +67,15 @@ def test_an_argument_beside_a_file_with_text_is_refused_and_beside_an_empty_one_
         assert read_prompt("Once") == "Once"
 
 
-def test_an_argument_is_not_held_up_by_an_open_pipe_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_does_not_wait_for_an_open_pipe_without_text(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     with open(reading) as stdin, open(writing, "w"):
         monkeypatch.setattr(sys, "stdin", stdin)
         assert read_prompt("Once") == "Once"
 
 
-def test_an_argument_beside_a_pipe_that_cannot_be_asked_is_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows can ask only sockets."""
+def test_an_argument_wins_if_the_pipe_cannot_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows can check only sockets."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOTSOCK, "not a socket")
@@ -98,14 +98,14 @@ def test_no_prompt_on_a_terminal_is_refused_and_a_dash_reads_from_it(monkeypatch
 
 
 @pytest.mark.parametrize("argument", [None, "-"])
-def test_a_closed_standard_input_holds_no_prompt(argument: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_standard_input_is_an_error(argument: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UsageError, match="no prompt"):
         read_prompt(argument)
     assert read_prompt("Once") == "Once"
 
 
-def test_bytes_that_are_not_utf8_are_refused_with_their_place() -> None:
+def test_bytes_that_are_not_utf8_are_refused_with_their_offset() -> None:
     with piped("né".encode() + b"\xff"), pytest.raises(InputError, match="standard input is not valid UTF-8 at byte 3"):
         read_prompt(None)
     with piped(b""), pytest.raises(InputError, match="the prompt is not valid UTF-8 at byte 3"):
@@ -121,7 +121,7 @@ def test_an_argument_that_is_not_utf8_is_one_line_on_the_command_line() -> None:
 
 
 @needs_unix("no POSIX shell")
-def test_the_lines_that_a_shell_loop_reads_are_not_taken_for_a_prompt() -> None:
+def test_the_lines_of_a_shell_loop_are_not_taken_for_a_prompt() -> None:
     command = f'while read -r line; do "{sys.executable}" -m genlm generate "$line" || exit; done'
     done = subprocess.run(["sh", "-c", command], input=b"one\ntwo\n", capture_output=True, check=False)
     assert done.returncode == 2

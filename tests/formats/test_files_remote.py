@@ -1,4 +1,4 @@
-"""Paths and addresses, and files at an address, which are read like local ones."""
+"""Paths and URIs. Files at a URI are read like local ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from genlm.errors import InputError
-from genlm.formats.remote import RemoteFile, is_remote, read_place
+from genlm.formats.files import RemoteFile, is_remote, read_place
 from genlm.formats.rows import open_inputs
 
 

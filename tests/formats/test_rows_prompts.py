@@ -1,4 +1,4 @@
-"""Files of prompts and of human texts, all rows of which must be right."""
+"""Files of prompts and of human texts, in which any bad row is an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from support.driving import piped
 
 from genlm.errors import InputError
-from genlm.formats.prompts import read_human_texts, read_prompts
+from genlm.formats.rows import read_human_texts, read_prompts
 
 
 def save(folder: Path, name: str, text: str) -> Path:
@@ -62,7 +62,7 @@ def test_human_texts_follow_their_prompts(tmp_path: Path, name: str, text: str, 
         ("a.csv", "text\nfox\n", "line 2: no text under 'prompt'"),
     ],
 )
-def test_a_row_that_is_wrong_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_a_bad_row_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_prompts(save(tmp_path, name, text))
 

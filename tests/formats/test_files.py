@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 
 from genlm.errors import InputError
-from genlm.formats.compressed import DAMAGED, damage, open_bytes, plain_name
+from genlm.formats.files import DAMAGED, damage, open_bytes, plain_name
 
 TEXT = "Es war einmal, 从前, once\n".encode() * 20_000
 
@@ -31,14 +31,14 @@ def test_compressed_files_read_as_the_text_in_them(tmp_path: Path, suffix: str) 
 
 
 @pytest.mark.parametrize("suffix", PACKED)
-def test_files_compressed_one_after_the_other_are_read_to_the_end(tmp_path: Path, suffix: str) -> None:
+def test_concatenated_compressed_files_are_read_to_the_end(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tales.txt{suffix}"
     path.write_bytes(PACKED[suffix](b"one ") + PACKED[suffix](b"two"))
     with open_bytes(path) as file:
         assert file.read() == b"one two"
 
 
-def test_other_files_are_read_as_they_are(tmp_path: Path) -> None:
+def test_other_files_are_read_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "tales.txt"
     path.write_bytes(TEXT)
     with open_bytes(path) as file:
@@ -47,7 +47,7 @@ def test_other_files_are_read_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", PACKED)
 @pytest.mark.parametrize("broken", ["cut off", "something else"])
-def test_a_damaged_file_shows_while_it_is_read(tmp_path: Path, suffix: str, broken: str) -> None:
+def test_damage_is_reported_while_reading(tmp_path: Path, suffix: str, broken: str) -> None:
     path = tmp_path / f"tales.txt{suffix}"
     path.write_bytes(PACKED[suffix](TEXT)[:50] if broken == "cut off" else b"plain words, forty bytes of them or so")
     with open_bytes(path) as file, pytest.raises(DAMAGED) as raised:
@@ -56,7 +56,7 @@ def test_a_damaged_file_shows_while_it_is_read(tmp_path: Path, suffix: str, brok
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".gz", ".zst"])
-def test_a_missing_file_is_an_error(tmp_path: Path, suffix: str) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(InputError, match=r"tales.*: No such file or directory"):
         open_bytes(tmp_path / f"tales{suffix}")
 
@@ -64,5 +64,5 @@ def test_a_missing_file_is_an_error(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("name", "plain"), [("a.jsonl.gz", "a.jsonl"), ("a.txt.ZST", "a.txt"), ("a.csv", "a.csv"), ("b.gz", "b")]
 )
-def test_the_format_of_a_compressed_file_is_told_by_the_name_without_its_suffix(name: str, plain: str) -> None:
+def test_plain_name_drops_the_suffix_of_compression(name: str, plain: str) -> None:
     assert plain_name(Path("folder") / name) == plain

@@ -1,14 +1,25 @@
-"""Files in object stores and on other machines, with the part of `Path` that reading them needs."""
+"""Files to read: at a path or a URI, plain or compressed."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from genlm.errors import InputError
+
+SUFFIXES = (".gz", ".zst")
+# A file may expand to this many bytes, or to this many times its size if that is more: text rarely expands to more than
+# 20 times its size, a decompression bomb to 1,000 times.
+LARGEST, MOST_TIMES = 1 << 30, 100
+BLOCK = 1 << 20
+# Raised while reading a file that ends early or is not compressed as its name says.
+DAMAGED = (OSError, EOFError, zlib.error)
 
 
 def is_remote(place: str) -> bool:
@@ -96,3 +107,57 @@ class RemoteFile:
             return str(system.get_file_info(path).type.name)
         except OSError as error:
             raise InputError(f"{self.uri} cannot be reached: {error}") from error
+
+
+def plain_name(path: Path | RemoteFile) -> str:
+    """Return the file's name without the suffix of its compression: `a.jsonl` for `a.jsonl.gz`."""
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def open_bytes(path: Path | RemoteFile) -> BinaryIO:
+    """Open a file for reading, and decompress it as it is read if its name ends in .gz or .zst.
+
+    Damage inside a compressed file shows only when it is read, as one of DAMAGED; `damage` returns the error to raise.
+
+    Raises:
+        InputError: the file does not exist or cannot be opened.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".gz" and isinstance(path, Path):
+            return cast(BinaryIO, gzip.open(path))
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    if suffix == ".gz":
+        return cast(BinaryIO, gzip.open(file))
+    if suffix == ".zst":
+        import pyarrow
+
+        stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd")
+        return cast(BinaryIO, io.BufferedReader(stream))
+    return file
+
+
+def read_blocks(path: Path | RemoteFile) -> Iterator[bytes]:
+    """Yield the contents of a file, decompressed, in blocks.
+
+    Raises:
+        InputError: the file does not exist, cannot be opened, or expands to more than LARGEST and MOST_TIMES allow.
+        OSError, EOFError, zlib.error: the file is damaged; see DAMAGED.
+    """
+    with open_bytes(path) as stream:
+        limit = max(LARGEST, MOST_TIMES * path.stat().st_size)
+        size = 0
+        while block := stream.read(BLOCK):
+            size += len(block)
+            if size > limit:
+                raise InputError(
+                    f"{path} expands to more than {limit >> 20:,} MiB", hint="decompress it first, or split it"
+                )
+            yield block
+
+
+def damage(path: Path, error: Exception) -> InputError:
+    """Return the error for a file that raised one of DAMAGED."""
+    return InputError(f"{path}: cannot be read: {error}", hint="it is damaged, cut off, or not a file of this kind")
