@@ -21,7 +21,7 @@ INTERRUPTED = 130
 # From the `code` of an error to what the command line adds to its hint.
 HINTS = {
     # Models and devices.
-    "hub-unreachable": "-m fable runs the bundled model",
+    "hub-unreachable": "the bundled model fable needs no download",
     "pickled-weights": "--allow-pickle loads them, if you trust their source",
     "device-unavailable": "--device auto picks the best available",
     "int8-unsupported": "--dtype auto works with every model",
@@ -130,11 +130,11 @@ def _problem(error: Any) -> str:
 
 
 def _show(message: str, hint: str | None = None, marked: str = "") -> None:
-    say(("bold red", "error: "), (None, one_line(message)))
+    say(("bold red", "error: "), (None, one_line(message)), wrap=True)
     for line in marked.splitlines():
         say((None, f"  {line}"))
     if hint is not None:
-        say(("bold", "hint: "), (None, one_line(hint)))
+        say(("bold", "hint: "), (None, one_line(hint)), wrap=True)
 
 
 def _is_closed_pipe(error: BaseException) -> bool:

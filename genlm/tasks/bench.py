@@ -23,7 +23,7 @@ WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Workload:
-    """For each number of rows in `batches`: a prompt of `prompt_tokens` in every row, then `new_tokens` decode steps."""
+    """The work to measure: for each number of rows in `batches`, a prompt in every row, then decode steps."""
 
     batches: tuple[int, ...] = (1, 16, 64)
     prompt_tokens: int = 32

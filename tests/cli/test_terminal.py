@@ -132,7 +132,7 @@ def test_a_missing_prompt_is_an_error_on_a_terminal() -> None:
 
 
 def test_control_characters_of_an_error_are_made_visible() -> None:
-    with Terminal("generate", "Once", "-s", "top-p:[bold]\x1b[31m=1", env={"NO_COLOR": "1"}) as terminal:
+    with Terminal("generate", "Once", "-s", "top-p:[bold]\x1b[31m=1", columns=400, env={"NO_COLOR": "1"}) as terminal:
         assert terminal.end() == 2
     error, spec, marks, hint = text_shown(terminal).splitlines()
     assert error.startswith("error: no field '[bold]")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from genlm.errors import InputError, UsageError
-from genlm.model.source import Notify, find_model
+from genlm.model.source import Notify
 from genlm.records.serialize import from_builtins, parse, to_builtins
 from genlm.tasks.train.checkpoint import replace_file
 from genlm.tasks.train.defaults import choose_recipe, choose_shape
@@ -16,7 +16,7 @@ from genlm.tasks.train.folder import SavedType
 from genlm.tasks.train.machine import check_compiler, choose_precision
 from genlm.tasks.train.settings import LEAST_CONTEXT, Recipe, Shape
 from genlm.tasks.train.texts import Texts, TextSource, count_bytes
-from genlm.tasks.train.tokenizers import is_made
+from genlm.tasks.train.tokenizers import find_base, is_made
 from genlm.tasks.windows import UNBOUNDED
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _known(request: TrainingRequest, name: str, notify: Notify) -> _Model:
     extra += [part for part in ("size", "tokenizer") if getattr(request, part) is not None]
     if extra:
         raise UsageError(f"{extra[0]} cannot be set: the base model {name} has its own")
-    folder = find_model(name, revision=request.revision, notify=notify)
+    folder = find_base(name, request.revision, notify)
     config = read_config(folder.path)
     text_config = config.get_text_config()
     most = getattr(text_config, "max_position_embeddings", None)

@@ -19,6 +19,10 @@ def new_gpt2(shape: Shape, vocab_size: int, end_of_text: int, device: str = "cpu
     """A `GPT2LMHeadModel` with fresh weights and no dropout, ready to train on the device."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    from genlm.model.adapter import silence_transformers
+
+    # Its advice would break the progress bar.
+    silence_transformers()
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=shape.n_positions,

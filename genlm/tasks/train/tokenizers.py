@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from genlm.errors import InputError, UsageError, first_line
-from genlm.model.source import Notify, find_model
+from genlm.errors import InputError, ModelError, UsageError, first_line
+from genlm.model.source import ModelFolder, Notify, find_model
 from genlm.model.tokenizer import END_OF_TEXT, load_tokenizer
 
 if TYPE_CHECKING:
@@ -88,6 +88,25 @@ def _of_pieces(texts: Iterable[str], pattern: str, vocab_size: int) -> Tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer
+
+
+def find_base(name: str, revision: str | None = None, notify: Notify = lambda _: None) -> ModelFolder:
+    """Return the folder of a model to continue, or of one whose tokenizer to use.
+
+    Raises:
+        ModelError: there is no such model, or its weights are pickled.
+    """
+    from genlm.model.files import weight_files
+
+    try:
+        folder = find_model(name, revision=revision, notify=notify)
+        weight_files(folder.path, allow_pickle=False)
+    except ModelError as error:
+        # Training has no option that allows them.
+        if error.code == "pickled-weights":
+            error.code, error.hint = None, "training loads safetensors only"
+        raise
+    return folder
 
 
 def find_tokenizer(name: str, notify: Notify, revision: str | None = None) -> tuple[Tokenizer, str]:
