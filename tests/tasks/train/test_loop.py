@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,14 +22,12 @@ from genlm.errors import InputError, ModelError, OutputError, UsageError
 from genlm.model.source import ModelFolder
 from genlm.records.train import TrainReport, TrainResult
 from genlm.tasks.train import loop
-from genlm.tasks.train.data import Batches, Documents, Rows, Windows
-from genlm.tasks.train.folder import check_free, check_room
-from genlm.tasks.train.jobs import TrainingRequest
-from genlm.tasks.train.loop import Data, Training
-from genlm.tasks.train.network import new_gpt2
+from genlm.tasks.train.data import Batches, Documents, Rows, TextSource, Windows
+from genlm.tasks.train.folder import check_free, check_space
+from genlm.tasks.train.loop import TrainData, Trainer
+from genlm.tasks.train.model import new_gpt2
 from genlm.tasks.train.settings import Recipe, Shape
-from genlm.tasks.train.start import begin, resume
-from genlm.tasks.train.texts import TextSource
+from genlm.tasks.train.start import TrainRequest, begin, resume
 
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 16, "vocab_size": 280}
 RECIPE = {"max_steps": 24, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 5, "eval_every": 8, "dropout": 0.1}
@@ -38,7 +35,7 @@ STORY = "The fox went to the wood. The king went to the sea. The fox met the kin
 LIKES = "我喜欢看电影。\n我喜欢听音乐。\n我喜欢阅读。\n"
 
 
-def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **settings: Any) -> TrainingRequest:
+def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **settings: Any) -> TrainRequest:
     (folder / "corpus.txt").write_text(corpus)
     if valid is not None:
         (folder / "valid.txt").write_text(valid)
@@ -46,26 +43,26 @@ def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **se
     recipe = {**RECIPE, **settings.pop("recipe", {})}
     if valid is None:
         del recipe["eval_every"]
-    return TrainingRequest(source, shape=SHAPE, recipe=recipe, **settings)
+    return TrainRequest(source, shape=SHAPE, recipe=recipe, **settings)
 
 
-def finish(training: Training) -> tuple[list[TrainReport], TrainResult]:
+def finish(training: Trainer) -> tuple[list[TrainReport], TrainResult]:
     *reports, result = training.run()
     assert isinstance(result, TrainResult)
     return [report for report in reports if isinstance(report, TrainReport)], result
 
 
-def run(request: TrainingRequest, out: Path) -> tuple[list[TrainReport], TrainResult]:
-    return finish(begin(request, out).training)
+def run(request: TrainRequest, out: Path) -> tuple[list[TrainReport], TrainResult]:
+    return finish(begin(request, out).trainer)
 
 
-def bare(recipe: Recipe, out: Path, *, seed: int = 1) -> tuple[Training, Any, Windows]:
+def bare(recipe: Recipe, out: Path, *, seed: int = 1) -> tuple[Trainer, Any, Windows]:
     """A training without texts: a tiny model, and windows over some ids."""
     torch.manual_seed(seed)
     model = new_gpt2(Shape(2, 16, 2, 8, 20), 20, 0).train()
     rows = Windows(torch.arange(200) * 7 % 20, 8, recipe.seed)
     out.mkdir(exist_ok=True)
-    return Training(model, Data(rows, None, 8, 1.0), recipe, out), model, rows
+    return Trainer(model, TrainData(rows, None, 8, 1.0), recipe, out), model, rows
 
 
 # What a step does.
@@ -241,9 +238,7 @@ def test_a_trained_model_goes_on_and_gets_better(
 ) -> None:
     other = "The wolf sat by the well. The wolf ate the king.\n" * 40
     source = ask(tmp_path, other, other[:490]).source
-    request = TrainingRequest(
-        source, base=str(story[0]), recipe={"max_steps": 20, "learning_rate": 3e-3, "eval_every": 4}
-    )
+    request = TrainRequest(source, base=str(story[0]), recipe={"max_steps": 20, "learning_rate": 3e-3, "eval_every": 4})
     reports, result = run(request, tmp_path / "out")
     losses = [report.valid_loss for report in reports if report.valid_loss is not None]
     assert result.valid_loss is not None
@@ -261,15 +256,15 @@ def test_a_model_of_the_hub_goes_on_from_the_commit_that_was_asked_for(
         return ModelFolder(name, "hub", story[0], "c0ffee")
 
     monkeypatch.setattr("genlm.model.source.fetch_from_hub", fetch)
-    request = TrainingRequest(
+    request = TrainRequest(
         ask(tmp_path).source, base="some/model", revision="v1", recipe={"max_steps": 2, "eval_every": 1}
     )
-    stopped = begin(request, tmp_path / "out").training
+    stopped = begin(request, tmp_path / "out").trainer
     list(stopped.run(lambda: True))
     assert asked[0] == ("some/model", "v1")
     assert {*asked[1:]} == {("some/model", "c0ffee")}
     del asked[:]
-    finish(resume(tmp_path / "out").training)
+    finish(resume(tmp_path / "out").trainer)
     assert {*asked} == {("some/model", "c0ffee")}
 
 
@@ -277,13 +272,13 @@ def test_a_revision_is_that_of_a_model(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a revision needs a base model"):
         begin(replace(ask(tmp_path), revision="v1"), tmp_path / "out")
     with pytest.raises(ModelError, match="has no revisions"):
-        begin(TrainingRequest(ask(tmp_path).source, base=str(tiny), revision="v1"), tmp_path / "out")
+        begin(TrainRequest(ask(tmp_path).source, base=str(tiny), revision="v1"), tmp_path / "out")
 
 
 def test_a_model_of_another_family_goes_on_too(tmp_path: Path) -> None:
     save_other(tmp_path / "llama", "llama")
     recipe = {"max_steps": 12, "learning_rate": 1e-2, "eval_every": 4}
-    request = TrainingRequest(ask(tmp_path).source, base=str(tmp_path / "llama"), recipe=recipe)
+    request = TrainRequest(ask(tmp_path).source, base=str(tmp_path / "llama"), recipe=recipe)
     reports, result = run(request, tmp_path / "out")
     assert result.valid_loss is not None
     assert result.valid_loss < reports[0].valid_loss  # type: ignore[operator]
@@ -295,7 +290,7 @@ def test_a_model_of_another_family_goes_on_too(tmp_path: Path) -> None:
 def test_a_model_that_goes_on_begins_with_what_it_knows(
     story: tuple[Path, list[TrainReport], TrainResult], tmp_path: Path
 ) -> None:
-    request = TrainingRequest(ask(tmp_path).source, base=str(story[0]), recipe={"max_steps": 1, "report_every": 1})
+    request = TrainRequest(ask(tmp_path).source, base=str(story[0]), recipe={"max_steps": 1, "report_every": 1})
     assert run(request, tmp_path / "out")[0][0].loss < 0.8
 
 
@@ -327,10 +322,10 @@ def weights(folder: Path) -> bytes:
 def test_a_run_that_was_cut_off_comes_to_the_same_weights(optimizer: str, tmp_path: Path) -> None:
     request = ask(tmp_path, recipe={"optimizer": optimizer, "save_every": 5, "accumulate": 2, "seed": 3})
     reports, result = run(request, tmp_path / "whole")
-    cut = begin(request, tmp_path / "cut").training.run()
+    cut = begin(request, tmp_path / "cut").trainer.run()
     assert len(list(islice(cut, 3))) == 3
     cut.close()  # type: ignore[attr-defined]
-    _, again = finish(resume(tmp_path / "cut").training)
+    _, again = finish(resume(tmp_path / "cut").trainer)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert again.valid_loss == result.valid_loss
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
@@ -340,12 +335,12 @@ def test_a_run_that_was_cut_off_comes_to_the_same_weights(optimizer: str, tmp_pa
 def test_a_run_that_is_told_to_stop_goes_on_from_there(tmp_path: Path) -> None:
     request = ask(tmp_path, valid=None)
     run(request, tmp_path / "whole")
-    training = begin(request, tmp_path / "cut").training
+    training = begin(request, tmp_path / "cut").trainer
     answers = iter([False] * 6 + [True])
     assert [report.step for report in training.run(lambda: next(answers))] == [7]
-    assert (training.place.step, training.is_finished) == (7, False)
-    later = resume(tmp_path / "cut").training
-    assert later.place.step == 7
+    assert (training.state.step, training.is_finished) == (7, False)
+    later = resume(tmp_path / "cut").trainer
+    assert later.state.step == 7
     finish(later)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
@@ -354,7 +349,7 @@ class Killed(BaseException):
     """Stands for the end of the program at this place."""
 
 
-@pytest.mark.parametrize("write", ["save_model", "checkpoint.save"])
+@pytest.mark.parametrize("write", ["save_model", "save_checkpoint"])
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_run_that_is_killed_at_one_of_its_writes_comes_to_the_same_end(
     write: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -363,7 +358,7 @@ def test_a_run_that_is_killed_at_one_of_its_writes_comes_to_the_same_end(
     reports, result = run(request, tmp_path / "whole")
     assert sum(report.valid_loss is not None for report in reports) == 3
     calls = count(1)
-    real = operator.attrgetter(write)(loop)
+    real = getattr(loop, write)
 
     def killed(*arguments: Any) -> None:
         if next(calls) == at:
@@ -374,7 +369,7 @@ def test_a_run_that_is_killed_at_one_of_its_writes_comes_to_the_same_end(
         patch.setattr(f"genlm.tasks.train.loop.{write}", killed)
         with pytest.raises(Killed):
             run(request, tmp_path / "cut")
-    _, again = finish(resume(tmp_path / "cut").training)
+    _, again = finish(resume(tmp_path / "cut").trainer)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert (again.best_step, again.valid_loss) == (result.best_step, result.valid_loss)
 
@@ -385,14 +380,14 @@ def test_weights_in_the_folder_are_those_that_the_checkpoint_calls_the_best(
     # The second time the model does worse after the checkpoint than it did before it was killed.
     losses = iter([3.0, 2.0, 4.0, 5.0])
     monkeypatch.setattr("genlm.tasks.train.loop.estimate_loss", lambda *_: next(losses))
-    first = begin(ask(tmp_path), tmp_path / "out").training.run()
+    first = begin(ask(tmp_path), tmp_path / "out").trainer.run()
     for report in first:
         if report.step == 16:
             break
     first.close()  # type: ignore[attr-defined]
     kept = weights(tmp_path / "out")
-    later = resume(tmp_path / "out").training
-    assert (later.place.step, later.place.best_step, later.place.best_loss) == (8, 8, 3.0)
+    later = resume(tmp_path / "out").trainer
+    assert (later.state.step, later.state.best_step, later.state.best_loss) == (8, 8, 3.0)
     _, result = finish(later)
     assert result.best_step == 8
     assert weights(tmp_path / "out") == kept
@@ -400,10 +395,10 @@ def test_weights_in_the_folder_are_those_that_the_checkpoint_calls_the_best(
 
 def test_slow_steps_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genlm.tasks.train.loop.MOST_UNSAVED_S", 0.0)
-    reports = begin(ask(tmp_path, recipe={"report_every": 2}), tmp_path / "out").training.run()
+    reports = begin(ask(tmp_path, recipe={"report_every": 2}), tmp_path / "out").trainer.run()
     assert len(list(islice(reports, 2))) == 2
     reports.close()  # type: ignore[attr-defined]
-    assert resume(tmp_path / "out").training.place.step == 3
+    assert resume(tmp_path / "out").trainer.state.step == 3
 
 
 def test_time_that_runs_out_during_a_report_leaves_a_step_to_be_measured(
@@ -418,13 +413,13 @@ def test_time_that_runs_out_during_a_report_leaves_a_step_to_be_measured(
 
 
 def test_a_line_of_the_log_that_a_full_disk_cut_short_is_left_out(tmp_path: Path) -> None:
-    training = begin(ask(tmp_path), tmp_path / "out").training
+    training = begin(ask(tmp_path), tmp_path / "out").trainer
     answers = iter([False] * 6 + [True])
     list(training.run(lambda: next(answers)))
     log = tmp_path / "out/log.jsonl"
     with log.open("a") as stream:
         stream.write('{"step": 7, "lo')
-    finish(resume(tmp_path / "out").training)
+    finish(resume(tmp_path / "out").trainer)
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == [7, 8, 10, 16, 20, 24, 24]
 
@@ -433,7 +428,7 @@ def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_anew(tmp_path
     request = ask(tmp_path)
     begin(request, tmp_path / "cut")
     run(request, tmp_path / "whole")
-    finish(resume(tmp_path / "cut", request).training)
+    finish(resume(tmp_path / "cut", request).trainer)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
@@ -447,7 +442,7 @@ def test_a_finished_run_does_not_go_on_and_leaves_no_checkpoint(
     story: tuple[Path, list[TrainReport], TrainResult],
 ) -> None:
     for name in ("README.md", "loss.png"):
-        assert resume(story[0]).training.is_finished
+        assert resume(story[0]).trainer.is_finished
         (story[0] / name).touch()
     with pytest.raises(InputError, match="has finished"):
         resume(story[0])
@@ -513,7 +508,7 @@ def test_the_model_to_go_on_with_is_not_written_over(tiny: Path, tmp_path: Path)
     model = shutil.copytree(tiny, tmp_path / "model")
     (model / "training.json").write_text("{}")
     with pytest.raises(OutputError, match="is the base model itself"):
-        begin(TrainingRequest(ask(tmp_path).source, base=str(model)), model, overwrite=True)
+        begin(TrainRequest(ask(tmp_path).source, base=str(model)), model, overwrite=True)
 
 
 def test_no_room_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,7 +523,7 @@ def test_a_drive_that_is_not_there_is_said_before_any_work(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Path, "is_dir", lambda path: False)
         with pytest.raises(OutputError, match=r"cannot write to .*out: no such drive"):
-            check_room(tmp_path / "out", 100)
+            check_space(tmp_path / "out", 100)
 
 
 def test_locks_alone_do_not_occupy_a_folder(tmp_path: Path) -> None:
@@ -555,7 +550,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
     request = ask(tmp_path, valid=None, recipe={"save_every": 5})
     run(request, tmp_path / "whole")
-    training = begin(request, tmp_path / "out").training
+    training = begin(request, tmp_path / "out").trainer
     reports = training.run()
     next(reports)
     before = (tmp_path / "out/checkpoint.safetensors").read_bytes()
@@ -563,7 +558,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         list(reports)
     assert (tmp_path / "out/checkpoint.safetensors").read_bytes() == before
     assert not list((tmp_path / "out").glob(".*"))
-    finish(resume(tmp_path / "out").training)
+    finish(resume(tmp_path / "out").trainer)
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from genlm.errors import InputError, UsageError
 from genlm.model.tokenizer import END_OF_TEXT
-from genlm.tasks.train.tokenizers import encode, find_tokenizer, in_one_row, largest_id, make_tokenizer
+from genlm.tasks.train.tokenizers import concatenate, encode, find_tokenizer, largest_id, make_tokenizer
 
 STORY = ["Once upon a time a naïve fox met a 狐 in a café.\r\nA café, once!", "我喜欢看电影。", "我喜欢听音乐。"]
 KINDS = ("bpe", "word", "char")
@@ -94,10 +94,10 @@ def test_a_tokenizer_without_an_end_is_given_one(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.json").write_text("{}")
-    with pytest.raises(InputError, match=r"no\.json: no tokenizer"):
+    with pytest.raises(InputError, match=r"no\.json: not a tokenizer"):
         find_tokenizer(str(tmp_path / "no.json"), lambda _: None)
 
 
 def test_each_text_stands_between_ends_of_text() -> None:
     fox, king = encode(MADE["bpe"], ["fox", "king"])
-    assert in_one_row([fox, king], 0).tolist() == [0, *fox, 0, *king, 0]
+    assert concatenate([fox, king], 0).tolist() == [0, *fox, 0, *king, 0]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from genlm.errors import UsageError
-from genlm.tasks.train.defaults import SIZES, choose_recipe, choose_shape
-from genlm.tasks.train.jobs import TrainingJob, TrainingRequest, resolve
-from genlm.tasks.train.texts import Texts, TextSource
+from genlm.tasks.train.data import Texts, TextSource
+from genlm.tasks.train.settings import SIZES, choose_recipe, choose_shape
+from genlm.tasks.train.start import TrainJob, TrainRequest, resolve
 
 
 def recipe(num_bytes: int, held_bytes: int = 0, *, is_tuning: bool = False, **given: Any) -> Any:
@@ -61,10 +61,8 @@ def test_a_trained_model_goes_on_slowly_and_with_its_own_dropout() -> None:
     assert tuning.dropout is None
 
 
-def job(**asked: Any) -> TrainingJob:
-    return resolve(
-        TrainingRequest(TextSource(("corpus.txt",)), device="cpu", **asked), Texts(("the fox",), (), 1, "line")
-    )
+def job(**asked: Any) -> TrainJob:
+    return resolve(TrainRequest(TextSource(("corpus.txt",)), device="cpu", **asked), Texts(("the fox",), (), 1, "line"))
 
 
 def test_a_model_to_go_on_with_brings_its_own_size(tiny: Path) -> None:

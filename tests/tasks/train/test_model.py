@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genlm.tasks.train.machine import suited_to
+from genlm.tasks.train.model import tuned_cpu
 
 
 @pytest.mark.parametrize(("width", "threads"), [(64, 1), (320, 2)])
@@ -13,7 +13,7 @@ def test_only_a_wide_model_is_shared_among_threads(width: int, threads: int) -> 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with suited_to("cpu", width):
+        with tuned_cpu("cpu", width):
             assert torch.get_num_threads() == threads
         assert torch.get_num_threads() == 2
     finally:
