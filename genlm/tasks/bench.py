@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from genlm.model.network import Cache, Network
 
 WARM_UP_STEPS = 3
+# Of rows, prompt tokens and steps.
+MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Workload:
             raise UsageError(f"a batch must have at least 1 row, not {min(self.batches, default=0)}")
         if self.prompt_tokens < 1 or self.new_tokens < 1:
             raise UsageError("prompt_tokens and new_tokens must be at least 1")
+        if max(*self.batches, self.prompt_tokens, self.new_tokens) > MOST:
+            raise UsageError(f"rows, prompt_tokens and new_tokens must be at most {MOST:,}")
 
 
 def bench(model: Model, workload: Workload) -> Iterator[BenchRow]:

@@ -131,6 +131,31 @@ def test_warnings_of_transformers_do_not_reach_the_progress() -> None:
 # Wrong input.
 
 
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        (("--batch-size", "2000000000"), r"a step of 1 x 2,000,000,000 rows needs at least [\d,.]+ GB", "batch_size"),
+        (("--accumulate", "2000000000"), r"a step of 2,000,000,000 x 16 rows needs at least [\d,.]+ GB", "accumulate"),
+        (("--n-layer", "100000000"), "not enough disk space: the run needs", "a smaller model"),
+        (("--vocab-size", "2000000000"), "not enough disk space: the run needs", "a smaller model"),
+    ],
+)
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_allocated(
+    options: tuple[str, ...], message: str, hint: str
+) -> None:
+    done = call("train", "story.txt", "-o", "model", *QUICK, *options)
+    assert done.code == 1
+    assert re.search(message, done.error())
+    assert hint in done.hint()
+    assert not Path("model").exists()
+
+
+def test_a_model_too_large_for_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genlm.tasks.train.model.free_bytes", lambda device: 10**4)
+    done = call("train", "story.txt", "-o", "model", *QUICK)
+    assert re.match(r"training [\d,]+ parameters needs at least 0\.0 GB of memory, and 0\.0 GB are free", done.error())
+
+
 def test_a_missing_base_model_has_a_hint_without_options_of_other_commands() -> None:
     done = call("train", "likes.txt", "-o", "model", "--base", "nomodel")
     assert done.error() == "nomodel is not in the cache, and HF_HUB_OFFLINE is set"

@@ -109,6 +109,7 @@ def test_the_table_fits_in_80_columns(tiny: Path) -> None:
     [
         (["--batch-size", "0"], "at least 1 row, not 0"),
         (["--batch-size", "one"], "--batch-size: 'one' is not a list of whole numbers"),
+        (["--batch-size", "1" + "0" * 400], "at most 2,147,483,647"),
         (["--dtype", "int7"], "no dtype 'int7'"),
         (["--new-tokens", "0"], "at least 1"),
         (["--new-tokens", "900"], "exceed the model's context of 64"),

@@ -209,12 +209,16 @@ class Documents:
 
 
 class Batches:
-    """An endless sequence of batches. `epoch` and `at` are its position; a new one continues from there."""
+    """An endless sequence of batches of `size` rows, each with at most `length` tokens to predict.
+
+    `epoch` and `at` are its position; a new one continues from there.
+    """
 
     def __init__(self, rows: Rows, batch_size: int, epoch: int = 0, at: int = 0) -> None:
         self.epoch, self.at = epoch, at
         self._rows = rows
         self._now = rows.epoch(epoch)
+        self.length = max(map(len, self._now)) - 1
         # A batch has no document twice.
         self.size = min(batch_size, len(self._now)) if isinstance(rows, Documents) else batch_size
 

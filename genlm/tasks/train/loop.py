@@ -31,7 +31,7 @@ from genlm.tasks.train.folder import (
     save_checkpoint,
     save_model,
 )
-from genlm.tasks.train.model import Optimizer, load_weights, weights_of
+from genlm.tasks.train.model import Optimizer, check_memory, load_weights, weights_of
 from genlm.tasks.train.settings import SEED_BITS, Recipe, SavedType
 from genlm.tasks.windows import Sliding, Window, score_windows
 
@@ -100,6 +100,15 @@ class Trainer:
         self._model = model.to(device)
         self._forward: Any = torch.compile(self._model) if recipe.compile else self._model
         self._batches = Batches(data.rows, recipe.batch_size)
+        tokens = self._batches.size * self._batches.length
+        vocab_size = self._model.get_output_embeddings().weight.shape[0]
+        check_memory(
+            device,
+            # The ids of all batches and their targets; the logits of one batch and their gradient.
+            tokens * (recipe.accumulate * 2 * 8 + vocab_size * 2 * 4),
+            f"a step of {recipe.accumulate:,} x {self._batches.size:,} rows",
+            "a smaller batch_size or accumulate needs less",
+        )
         self._optimizer = Optimizer(self._model, recipe.optimizer, recipe.weight_decay)
         self._save_dtype, self._device = save_dtype, device
 

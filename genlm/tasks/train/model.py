@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from genlm.errors import UsageError
-from genlm.model.memory import keep_freed_memory
+from genlm.errors import ModelError, UsageError
+from genlm.model.memory import free_bytes, keep_freed_memory
 from genlm.tasks.train.settings import OptimizerName, Precision, Shape
 
 if TYPE_CHECKING:
@@ -112,6 +112,17 @@ def tuned_cpu(device: str, width: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def check_memory(device: str, need: int, purpose: str, hint: str) -> None:
+    """Raise ModelError if fewer than `need` bytes are free on the device."""
+    import torch
+
+    free = free_bytes(torch.device(device))
+    if need > free:
+        raise ModelError(
+            f"{purpose} needs at least {need / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free", hint=hint
+        )
 
 
 def check_compiler(device: str) -> None:

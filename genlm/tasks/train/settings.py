@@ -15,6 +15,8 @@ SavedType: TypeAlias = Literal["float32", "float16", "bfloat16"]
 LAST_RATE = 0.01
 # One token to predict, and one to predict it from.
 LEAST_CONTEXT = 2
+# A sane limit for counts, far beyond any machine.
+MOST = 2**31 - 1
 # The seed and the number of a step together make the 64-bit seed of that step.
 SEED_BITS = 32
 # A corpus below this many bytes is read line by line, and each line is trained on separately.
@@ -36,6 +38,8 @@ class Shape:
             least = LEAST_CONTEXT if name == "n_positions" else 1
             if value < least:
                 raise UsageError(f"{name} must be {least} or more, not {value}")
+            if value > MOST:
+                raise UsageError(f"{name} must be at most {MOST:,}")
         if self.n_embd % self.n_head:
             raise UsageError(f"n_embd={self.n_embd} cannot be divided among n_head={self.n_head} heads")
 
@@ -83,6 +87,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise UsageError(f"{name} must be {lowest} or more, not {value}")
+            if value is not None and name != "seed" and value > MOST:
+                raise UsageError(f"{name} must be at most {MOST:,}")
         if self.seed >= 2**SEED_BITS:
             raise UsageError(f"seed must be below 2^{SEED_BITS}, not {self.seed}")
         for name in ("learning_rate", "max_grad_norm", "max_minutes"):

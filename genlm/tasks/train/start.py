@@ -28,7 +28,7 @@ from genlm.tasks.train.folder import (
     write_json,
 )
 from genlm.tasks.train.loop import HeldOut, TrainData, Trainer, has_finished, sample_text
-from genlm.tasks.train.model import check_compiler, choose_precision, new_gpt2, set_dropout
+from genlm.tasks.train.model import check_compiler, check_memory, choose_precision, new_gpt2, set_dropout
 from genlm.tasks.train.settings import LEAST_CONTEXT, Recipe, SavedType, Shape, choose_recipe, choose_shape
 from genlm.tasks.train.tokenizers import (
     concatenate,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
     from genlm.model.load import DeviceChoice
 
+# The float32 weight and its gradient, and the mean and the square that AdamW keeps.
+PARAMETER_BYTES = 4 * 4
 PrecisionChoice: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 
@@ -132,6 +134,12 @@ def begin(request: TrainRequest, out: Path, *, overwrite: bool = False, notify: 
     if job.base is not None and out.resolve() == find_model(job.base, revision=job.revision).path.resolve():
         raise OutputError(f"{out} is the base model itself", hint="name another folder")
     check_space(out, job.parameters)
+    check_memory(
+        job.device,
+        job.parameters * PARAMETER_BYTES,
+        f"training {job.parameters:,} parameters",
+        "a smaller model needs less",
+    )
     vocabulary = _vocabulary(job, texts, notify)
     trainer, facts = _prepare(job, texts, vocabulary, out)
     with ExitStack() as hold:

@@ -575,6 +575,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         (lambda: Recipe(max_steps=1, learning_rate=math.nan), "learning_rate must be greater than 0, not nan"),
         (lambda: Recipe(max_steps=1, max_minutes=-1), "max_minutes must be greater than 0, not -1"),
         (lambda: Recipe(max_steps=1, seed=2**32), r"seed must be below 2\^32, not 4294967296"),
+        (lambda: Recipe(max_steps=10**400), "max_steps must be at most 2,147,483,647"),
+        (lambda: Shape(10**400, 30, 3, 16, 300), "n_layer must be at most 2,147,483,647"),
         (lambda: Recipe(max_steps=1, dropout=1.0), "dropout must be at least 0 and below 1, not 1.0"),
     ],
 )
