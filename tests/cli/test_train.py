@@ -40,7 +40,7 @@ def test_quiet_writes_nothing() -> None:
     assert (done.code, done.out, done.err) == (0, "", "")
 
 
-def test_the_folder_holds_the_model_its_card_log_and_curve() -> None:
+def test_the_folder_has_the_model_its_card_log_and_curve() -> None:
     call("train", "story.txt", "-o", "model", "--valid", "valid.txt", *QUICK)
     assert {path.name for path in Path("model").iterdir()} == {
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
@@ -60,7 +60,7 @@ def umask() -> int:
     return mask
 
 
-def test_your_own_card_gets_the_figures() -> None:
+def test_the_results_are_inserted_in_your_own_card() -> None:
     Path("card.md").write_text("# mine\n\n{figures}\n\nthe end\n")
     call("train", "likes.txt", "-o", "model", *QUICK, "--card", "card.md")
     card = Path("model/README.md").read_text()
