@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from genlm.records.bench import BenchRow
+from genlm.records.made_by import MadeBy
 
 HEADINGS = ("dtype", "rows", "prefill tok/s", "decode tok/s", "ms/step", "peak MB", "of roofline")
 
@@ -35,6 +36,7 @@ class BenchView:
                 "model": asdict(first.model) | {"dtype": None},
                 "bandwidth_bytes_per_s": first.bandwidth,
                 "rows": [_record(row) for row in self._rows],
+                "made_by": asdict(MadeBy.now()),
             }
             print(json.dumps(record, indent=2))
             return

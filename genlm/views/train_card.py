@@ -33,7 +33,7 @@ $ genlm generate "..." -m PATH_TO_THIS_FOLDER
 
 
 def read_card(path: Path | None) -> str | None:
-    """Return the user's own model card, in which `{figures}` stands for the table, or None without a path.
+    """Return the user's own model card, in which `{figures}` marks the place of the table, or None without a path.
 
     Raises:
         InputError: the file cannot be read or contains no `{figures}`.

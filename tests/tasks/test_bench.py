@@ -59,6 +59,8 @@ def test_json_is_one_object(tiny: Path) -> None:
     assert record["model"]["source"] == "local"
     assert [row["rows"] for row in record["rows"]] == [2]
     assert record["rows"][0]["dtype"] == "float32"
+    assert record["made_by"]["command"].startswith("genlm bench -m ")
+    assert record["made_by"]["genlm"] == genlm.__version__
 
 
 def test_a_row_says_whether_steps_were_captured(tiny: Path) -> None:

@@ -330,7 +330,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def has_finished(out: Path) -> bool:
-    """Return whether the run in `out` has come to its end."""
+    """Return whether the run in `out` has finished."""
     if has_checkpoint(out) or not (out / LOG).is_file():
         return False
     lines = (out / LOG).read_text("utf-8").splitlines()
