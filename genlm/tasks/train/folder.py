@@ -164,25 +164,6 @@ def save_model(model: Any, dtype: SavedType, out: Path) -> None:
         write_json(new / "config.json", config)
 
 
-def load_model(out: Path, device: str) -> Any:
-    """Return the model in the folder, in float32."""
-    import torch
-
-    from genlm.model.adapter import load_transformers_model
-
-    return load_transformers_model(out, device, torch.float32, allow_pickle=False)
-
-
-def has_weights(out: Path) -> bool:
-    """Return whether a run has saved weights."""
-    return any(out.glob("model*.safetensors"))
-
-
-def is_complete(out: Path) -> bool:
-    """Return whether a finished run has also written its card and curve."""
-    return all((out / name).is_file() for name in (CARD, CURVE))
-
-
 @dataclass(frozen=True)
 class TrainState:
     """How far a run is.
@@ -229,13 +210,3 @@ def load_checkpoint(out: Path) -> tuple[TrainState, dict[str, Tensor], dict[str,
         {name.removeprefix(WEIGHTS): value for name, value in weights.items()},
         {name.removeprefix(OPTIMIZER): value for name, value in optimizer.items()},
     )
-
-
-def has_checkpoint(out: Path) -> bool:
-    """Return whether there is a checkpoint."""
-    return (out / CHECKPOINT).is_file()
-
-
-def remove_checkpoint(out: Path) -> None:
-    """Delete the checkpoint, if there is one."""
-    (out / CHECKPOINT).unlink(missing_ok=True)

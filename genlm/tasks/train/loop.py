@@ -20,13 +20,10 @@ from genlm.records.train import TrainReport, TrainResult
 from genlm.tasks.generate import DEFAULT_STRATEGY, Limits, continue_prompt, result_of
 from genlm.tasks.train.data import NO_TARGET, Batches, Rows
 from genlm.tasks.train.folder import (
+    CHECKPOINT,
     LOG,
     TrainState,
-    has_checkpoint,
-    has_weights,
     load_checkpoint,
-    load_model,
-    remove_checkpoint,
     replacing_files,
     save_checkpoint,
     save_model,
@@ -134,7 +131,7 @@ class Trainer:
                 add(report)
                 yield report
         if self.is_finished:
-            remove_checkpoint(self.out)
+            (self.out / CHECKPOINT).unlink(missing_ok=True)
 
     def _reports(self, should_stop: Callable[[], bool]) -> Iterator[TrainReport | TrainResult]:
         started = time.perf_counter() - self.state.seconds
@@ -260,17 +257,22 @@ class Trainer:
         ends before they are written.
         """
         save_checkpoint(self.out, self.state, weights_of(self._model), self._optimizer.state())
-        if self._is_best or not has_weights(self.out):
+        if self._is_best or not any(self.out.glob("model*.safetensors")):
             save_model(self._model, self._save_dtype, self.out)
 
     def _finish(self) -> TrainResult:
         """Leave the best weights in `out`, and return their loss on all of the held-out text."""
+        import torch
+
+        from genlm.model.adapter import load_transformers_model
+
         state, held_out = self.state, self.data.held_out
         valid_loss = None
         if held_out is None:
             save_model(self._model, self._save_dtype, self.out)
         else:
-            valid_loss = exact_loss(load_model(self.out, self._device), held_out, self.data.context)
+            model = load_transformers_model(self.out, self._device, torch.float32, allow_pickle=False)
+            valid_loss = exact_loss(model, held_out, self.data.context)
         self.is_finished = True
         return TrainResult(
             step=state.step,
@@ -331,7 +333,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 def has_finished(out: Path) -> bool:
     """Return whether the run in `out` has finished."""
-    if has_checkpoint(out) or not (out / LOG).is_file():
+    if (out / CHECKPOINT).is_file() or not (out / LOG).is_file():
         return False
     lines = (out / LOG).read_text("utf-8").splitlines()
     return bool(lines) and "best_step" in lines[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,13 +14,14 @@ from genlm.records.serialize import from_builtins, parse, to_builtins
 from genlm.records.train import TrainFacts
 from genlm.tasks.train.data import Documents, Rows, Texts, TextSource, Windows, count_bytes, read_texts
 from genlm.tasks.train.folder import (
+    CARD,
+    CHECKPOINT,
+    CURVE,
     JOB,
     check_free,
     check_space,
     clear,
     copy_tokenizer,
-    has_checkpoint,
-    is_complete,
     lock_folder,
     replacing_files,
     save_tokenizer,
@@ -106,9 +106,7 @@ class Vocabulary(NamedTuple):
     @property
     def end_id(self) -> int:
         """The id of `end`."""
-        id = self.tokenizer.token_to_id(self.end)
-        assert id is not None
-        return id
+        return cast(int, self.tokenizer.token_to_id(self.end))
 
 
 class TrainingRun(NamedTuple):
@@ -170,14 +168,14 @@ def resume(out: Path, request: TrainRequest | None = None, notify: Notify = lamb
     with ExitStack() as hold:
         hold.enter_context(lock_folder(out))
         is_finished = has_finished(out)
-        if is_finished and is_complete(out):
+        if is_finished and all((out / name).is_file() for name in (CARD, CURVE)):
             raise InputError(f"the run in {out} has finished", code="run-finished")
         texts = read_texts(job.source, job.recipe.seed, out)
         if texts.fingerprint != job.fingerprint:
             raise InputError(f"the texts have changed since the run in {out} was started")
         if request is not None:
             _check_same(job, resolve(request, read_texts(request.source, request.seed, out), notify), out)
-        can_continue = has_checkpoint(out)
+        can_continue = (out / CHECKPOINT).is_file()
         if can_continue or is_finished:
             vocabulary = Vocabulary(*find_tokenizer(str(out.absolute()), notify))
         else:
@@ -334,34 +332,26 @@ def _write_tokenizer(job: TrainJob, vocabulary: Vocabulary, out: Path) -> None:
 def _prepare(job: TrainJob, texts: Texts, vocabulary: Vocabulary, out: Path) -> tuple[Trainer, TrainFacts]:
     tokenizer, end = vocabulary.tokenizer, vocabulary.end_id
     model = _model(job, vocabulary)
-    documents = encode(tokenizer, texts.documents)
-    rows, entropy = _rows(job, documents, texts, end)
+    documents, held_out = encode(tokenizer, texts.documents), encode(tokenizer, texts.held_out)
     num_tokens = sum(map(len, documents)) + len(documents)
+    rows: Rows
+    entropy = None
+    if texts.is_small:
+        rows = Documents(documents, end, job.context, job.recipe.seed)
+        entropy = rows.entropy()
+        held_rows = [[end, *ids, end] for ids in held_out]
+    else:
+        rows = Windows(concatenate(documents, end), job.context, job.recipe.seed)
+        held_rows = [concatenate(held_out, end).tolist()]
     data = TrainData(
         rows,
-        _held_out(tokenizer, texts, end),
+        HeldOut(held_rows, count_bytes(texts.held_out)) if held_out else None,
         job.context,
         bytes_per_token=texts.num_bytes / num_tokens,
         sample=lambda seed: sample_text(model, tokenizer, end, seed),
     )
     trainer = Trainer(model, data, job.recipe, out, save_dtype=job.save_dtype, device=job.device)
     return trainer, _facts(job, texts, model, num_tokens, entropy)
-
-
-def _rows(job: TrainJob, documents: Sequence[Sequence[int]], texts: Texts, end: int) -> tuple[Rows, float | None]:
-    if not texts.is_small:
-        return Windows(concatenate(documents, end), job.context, job.recipe.seed), None
-    rows = Documents(documents, end, job.context, job.recipe.seed)
-    return rows, rows.entropy()
-
-
-def _held_out(tokenizer: Tokenizer, texts: Texts, end: int) -> HeldOut | None:
-    """Return the held-out text, in separate documents if those to train on are separate too."""
-    if not texts.held_out:
-        return None
-    documents = encode(tokenizer, texts.held_out)
-    rows = [[end, *ids, end] for ids in documents] if texts.is_small else [concatenate(documents, end).tolist()]
-    return HeldOut(rows, count_bytes(texts.held_out))
 
 
 def _model(job: TrainJob, vocabulary: Vocabulary) -> Any:
