@@ -1,12 +1,13 @@
-"""A file of ragged prompts, genlm against others: `python benchmarks/batch.py`.
+"""Compare genlm with other libraries on a file of prompts of mixed length: `python benchmarks/batch.py`.
 
-256 prompts of 8 to 200 tokens, 8 to 128 new tokens each, top-p 0.9, GPT-2's shape (124M parameters) with random weights
-from a seed. Every contender runs in a process of its own, one after the other in each round, so that its peak memory is
-its own and a machine whose speed drifts slows all alike. The others take batches of a fixed size, the best of those
-tried on part of the job; each batch runs to the most new tokens of its rows, which they are told. Only tokens that the
-job asks for count. CTranslate2 takes part where it is installed (`pip install ctranslate2`).
+The file has 256 prompts of 8 to 200 tokens, with 8 to 128 new tokens each, drawn with top-p 0.9. The model has GPT-2's
+shape (124M parameters) and seeded random weights. In every round each contender runs once, in its own process, so its
+peak memory is its own and a drift in the machine's speed affects all alike. The others take batches of a fixed size,
+the best of several tried on part of the prompts. They continue a batch until its longest row is complete; only the
+requested tokens count. CTranslate2 takes part if it is installed (`pip install ctranslate2`).
 
-`python benchmarks/batch.py --rows 1000000` instead times a file of so many prompts of which nothing is left to do.
+`python benchmarks/batch.py --rows 1000000` instead measures how long it takes to resume a file of so many rows that is
+already finished.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ warnings.simplefilter("ignore")
 
 SHORTEST, LONGEST, LEAST_NEW, MOST_NEW = 8, 200, 8, 128
 VOCABULARY = 50_000
-# What the sizes of a batch are tried on.
+# The number of prompts on which batch sizes are tried.
 TRIED = 48
-# (ours, theirs, at least so many times as fast, at most so much memory)
+# (genlm, other contender, least speed-up, greatest share of its memory)
 BY_ROWS = "CTranslate2 int8, by rows"
 TARGETS = [
     ("genlm float32", "transformers pipeline", 3.0, 1.3),
@@ -44,7 +45,7 @@ TARGETS = [
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens to be continued by so many."""
+    """A prompt, and the number of new tokens to generate."""
 
     ids: list[int]
     new: int
@@ -52,7 +53,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Measured:
-    """A run of a contender: seconds without loading, new tokens that count, peak memory in bytes."""
+    """A contender's run: seconds without loading, requested tokens, peak memory in bytes."""
 
     seconds: float
     tokens: int
@@ -60,19 +61,19 @@ class Measured:
 
     @property
     def speed(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.tokens / self.seconds
 
 
 def main() -> None:
-    """Run the contenders in turn and print the table."""
+    """Run the contenders and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=available_cpus())
-    parser.add_argument("--only", action="append", help="a contender; may be repeated")
+    parser.add_argument("--only", action="append", help="run only this contender; may be repeated")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16, 32, 64])
-    parser.add_argument("--rows", type=int, help="time a finished file of so many rows")
+    parser.add_argument("--rows", type=int, help="instead resume a finished file of N rows", metavar="N")
     parser.add_argument("--run", nargs=3, metavar=("CONTENDER", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rows:
@@ -89,13 +90,13 @@ def main() -> None:
 
 
 def available() -> list[str]:
-    """The contenders that are installed."""
+    """Return the names of the contenders that are installed."""
     names = ["genlm float32", "transformers pipeline", "genlm int8"]
     return names + (["CTranslate2 int8", BY_ROWS] if has_ctranslate2() else [])
 
 
 def compare(names: list[str], arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
-    """The lines of the table."""
+    """Run the contenders and yield the lines of the table."""
     prepare(folder, names)
 
     def measure(name: str, size: int, prompts: int) -> Measured:
@@ -124,26 +125,26 @@ def compare(names: list[str], arguments: argparse.Namespace, folder: Path) -> It
     for ours, theirs, faster, memory in TARGETS:
         if {ours, theirs} <= set(names):
             ratio = statistics.median(each[ours].speed / each[theirs].speed for each in rounds)
-            yield f"{ours} against {theirs}: **{ratio:.2f} x** (wanted: {faster} x)"
+            yield f"{ours} against {theirs}: **{ratio:.2f} x** (target: {faster} x)"
             if memory is not None:
                 share = median_peak(rounds, ours) / median_peak(rounds, theirs)
-                yield f"peak memory of the same: **{share:.2f} x** (wanted: at most {memory} x)"
+                yield f"peak memory of {ours} against {theirs}: **{share:.2f} x** (target: at most {memory} x)"
 
 
 def median_peak(rounds: list[dict[str, Measured]], name: str) -> float:
-    """The median of a contender's peaks."""
+    """Return the median of a contender's peak memory, in bytes."""
     return statistics.median(each[name].peak for each in rounds)
 
 
 def prepare(folder: Path, names: list[str]) -> None:
-    """The model, for each contender in its own format."""
+    """Write the model in the format of each contender."""
     make_model(folder / "model")
     if any(name.startswith("CTranslate2") for name in names):
         convert(folder / "model", folder / "ct2", "int8")
 
 
 def make_prompts(count: int) -> list[Prompt]:
-    """The job, the same every time."""
+    """Return the same prompts every time."""
     dice = random.Random(0)
     return [
         Prompt(
@@ -155,7 +156,7 @@ def make_prompts(count: int) -> list[Prompt]:
 
 
 def run(contender: str, size: int, folder: Path, count: int, threads: int) -> tuple[float, int, int]:
-    """One run in this process: seconds, tokens, peak in bytes."""
+    """Run a contender in this process and return seconds, tokens and peak memory in bytes."""
     import torch
 
     torch.set_num_threads(threads)
@@ -175,7 +176,8 @@ def run(contender: str, size: int, folder: Path, count: int, threads: int) -> tu
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held; what `resource` tells of a new process begins with its parent's."""
+    """Return the peak memory of this process in bytes."""
+    # `resource` would start with the peak of the parent process.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
@@ -184,7 +186,7 @@ Job = Callable[[list[Prompt]], int]
 
 
 def with_genlm(folder: Path, dtype: str) -> Job:
-    """The unit of work of `genlm batch`, which chooses the size of the batch itself."""
+    """Return a job for the engine of `genlm batch`, which chooses the batch size itself."""
     from genlm.decoding.strategy import Strategy
     from genlm.model.load import load_model
     from genlm.model.source import find_model
@@ -206,7 +208,7 @@ def with_genlm(folder: Path, dtype: str) -> Job:
 
 
 def with_pipeline(folder: Path, size: int) -> Job:
-    """The text-generation pipeline of transformers, float32."""
+    """Return a job for the text-generation pipeline of transformers, in float32."""
     from transformers import AutoTokenizer, pipeline
 
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", pad_token="<|endoftext|>")
@@ -229,7 +231,7 @@ def with_pipeline(folder: Path, size: int) -> Job:
 
 
 def with_ctranslate2(folder: Path, size: int, threads: int, at_once: int) -> Job:
-    """CTranslate2's generator, int8; so many batches at once, among which the threads are shared."""
+    """Return a job for CTranslate2 in int8, with `at_once` batches in parallel that share the threads."""
     import ctranslate2
 
     generator = ctranslate2.Generator(
@@ -252,23 +254,23 @@ def with_ctranslate2(folder: Path, size: int, threads: int, at_once: int) -> Job
 
 
 def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
-    """The prompts, so many at a time."""
+    """Return the prompts in groups of `size`."""
     return (prompts[at : at + size] for at in range(0, len(prompts), size))
 
 
 def text_of(prompt: Prompt) -> str:
-    """Text that the benchmark's tokenizer makes these tokens of."""
+    """Return the text that the benchmark's tokenizer encodes as the prompt."""
     return " ".join(f"t{token}" for token in prompt.ids)
 
 
 def resume_finished(rows: int) -> Iterator[str]:
-    """How long a resumed run takes that has nothing left to do, and how much memory, for growing files."""
+    """Resume finished files of growing size and yield a table of seconds and peak memory."""
     yield "| rows | seconds | peak memory |"
     yield "|---|---|---|"
     for count in (rows // 100, rows // 10, rows):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            finish_by_hand(folder, count)
+            write_finished(folder, count)
             command = [sys.executable, "-m", "genlm", "batch", "in.jsonl", "-o", "out.jsonl", "-m", "fable", "--resume"]
             started = time.perf_counter()
             _, status, used = os.wait4(subprocess.Popen(command, cwd=folder).pid, 0)
@@ -276,8 +278,8 @@ def resume_finished(rows: int) -> Iterator[str]:
             yield f"| {count:,} | {time.perf_counter() - started:.1f} | {used.ru_maxrss / 1024:.0f} MiB |"
 
 
-def finish_by_hand(folder: Path, rows: int) -> None:
-    """Prompts and their records, as one real run makes them, many times over."""
+def write_finished(folder: Path, rows: int) -> None:
+    """Write prompts and their records, all copies of the one record of a real run."""
     (folder / "in.jsonl").write_text('{"id": "0", "prompt": "Once upon a time"}\n')
     command = [sys.executable, "-m", "genlm", "batch", "in.jsonl", "-o", "out.jsonl", "-m", "fable", "-q"]
     subprocess.run(command, cwd=folder, check=True)

@@ -1,8 +1,8 @@
-"""What Ray costs: the same job by `genlm batch` alone and on a Ray of this machine: `python benchmarks/cluster.py`.
+"""Measure the cost of Ray: the same job with and without a local Ray: `python benchmarks/cluster.py`.
 
-Every round runs each contender once, in turn, as a command of its own from its start to its end, so that all that Ray
-takes to start and to stop is in it; the table gives medians. Nothing is downloaded. One worker has all processors, as
-the plain run has; of two each has half. With one thread on both sides Ray has processors of its own beside the model.
+Every round runs each contender once, as a separate command, and measures it from start to end, so that starting and
+stopping Ray counts; the table shows medians. Nothing is downloaded. One worker uses all processors, like the plain run;
+two workers use half each. In the runs with one thread, Ray's own processes have the other processors to themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from model import available_cpus
 
 @dataclass(frozen=True)
 class Contender:
-    """The options of a run, its threads in all, and the run that it is set beside."""
+    """The options of a run, its total number of threads, and the run that it is compared with."""
 
     options: list[str]
     threads: int
@@ -37,11 +37,11 @@ WORDS = ["the king", "a wolf", "fox", "wood", "once upon", "time", "little", "ol
 def main() -> None:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=6000, help="how many prompts; the plain run is to take two minutes")
+    parser.add_argument("--rows", type=int, default=6000, help="number of prompts, enough for two minutes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="fable")
     parser.add_argument("--cpus", type=int, default=available_cpus())
-    parser.add_argument("--only", action="append", help="a contender; may be repeated")
+    parser.add_argument("--only", action="append", help="run only this contender; may be repeated")
     arguments = parser.parse_args()
     contenders = {
         "plain": Contender([], arguments.cpus),
@@ -65,12 +65,12 @@ def main() -> None:
 
 
 def ray(workers: int, cpus: int) -> list[str]:
-    """The options of a run with so many workers."""
+    """Return the options of a run with so many workers."""
     return ["--runner", "ray", "--workers", str(workers), "--cpus-per-worker", str(cpus)]
 
 
 def write_prompts(folder: Path, rows: int) -> Path:
-    """Prompts of 8 to 80 pieces, 8 to 96 new tokens each, from a seed."""
+    """Write prompts of 8 to 80 words or phrases, with 8 to 96 new tokens each; the same every time."""
     draw = random.Random(0)
     path = folder / "prompts.jsonl"
     with path.open("w") as stream:
@@ -82,10 +82,10 @@ def write_prompts(folder: Path, rows: int) -> Path:
 
 
 def run(prompts: Path, output: Path, model: str, contender: Contender) -> float:
-    """Seconds that the command takes."""
-    place = output if contender.options else output.with_suffix(".jsonl")
-    command = [sys.executable, "-m", "genlm", "batch", str(prompts), "-o", str(place), "-m", model, "--seed", "1"]
-    # Ray tells its workers by their processors.
+    """Run the command and return the seconds that it takes."""
+    target = output if contender.options else output.with_suffix(".jsonl")
+    command = [sys.executable, "-m", "genlm", "batch", str(prompts), "-o", str(target), "-m", model, "--seed", "1"]
+    # Ray sets the threads of its workers itself.
     threads = {} if contender.options else {"OMP_NUM_THREADS": str(contender.threads)}
     command += ["--device", "cpu", "--quiet", *contender.options]
     started = time.perf_counter()
@@ -94,7 +94,7 @@ def run(prompts: Path, output: Path, model: str, contender: Contender) -> float:
 
 
 def table(seconds: dict[str, list[float]], contenders: dict[str, Contender], rows: int) -> str:
-    """Medians, and what each takes against the plain run with as many threads."""
+    """Return a table of medians, each also relative to the plain run with as many threads."""
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     lines = ["| run | seconds | rows/s | against the plain run |", "|---|---|---|---|"]
     for name, median in medians.items():

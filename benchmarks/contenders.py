@@ -1,7 +1,7 @@
-"""Who takes part in a decoding job, each in a process of its own.
+"""The contenders of a decoding job, each in its own process.
 
-The pool of threads of one library slows that of another in the same process: beside CTranslate2's, torch's steps take
-up to twice their time.
+In one process, the thread pools of two libraries slow each other down: next to CTranslate2, a step of torch takes up to
+twice as long.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Run = Callable[[], object]
 
 
 class Work(NamedTuple):
-    """What is to be done: `kind` is a strategy, or `beams`, `compare`, `pipeline`, `first token`."""
+    """The work to do: `kind` is a strategy, `beams`, `compare`, `pipeline` or `first token`."""
 
     kind: str
     rows: int = 1
 
 
 class Contender:
-    """One that takes part, by its name: the library, and what it computes in."""
+    """A contender, named after its library and its dtype."""
 
     def __init__(self, name: str, scratch: Path, threads: int, *, cpu_time: bool) -> None:
         context = multiprocessing.get_context("spawn")
@@ -40,14 +40,14 @@ class Contender:
         theirs.close()
 
     def time(self, work: Work) -> float:
-        """How many seconds the work takes; the first time is slower."""
+        """Return how many seconds the work takes. The first time is slower."""
         self._pipe.send(work)
         seconds: float = self._pipe.recv()
         return seconds
 
 
 def prepare(scratch: Path, names: set[str]) -> None:
-    """The model, for each in its own format."""
+    """Write the model in the format of each contender."""
     make_model(scratch / "model")
     for compute in ("float32", "int8"):
         if any(name.startswith(f"CTranslate2 {compute}") for name in names):
@@ -69,7 +69,7 @@ def _serve(pipe: Any, name: str, scratch: Path, threads: int, cpu_time: bool) ->
 
 
 def _seconds(run: Run, *, cpu_time: bool) -> float:
-    # The processor's seconds of processes that a run has started count too.
+    # This includes the CPU time of processes that the run started.
     clock = (lambda: sum(os.times()[:4])) if cpu_time else time.perf_counter
     started = clock()
     run()
@@ -77,10 +77,10 @@ def _seconds(run: Run, *, cpu_time: bool) -> float:
 
 
 class Engine(Protocol):
-    """A library, ready to work."""
+    """A library with its model loaded."""
 
     def prepare(self, work: Work) -> Run:
-        """What does the work when it is called."""
+        """Return a function that does the work."""
         ...
 
 
@@ -99,7 +99,7 @@ def _engine(name: str, scratch: Path, threads: int) -> Engine:
 
 
 class Genlm:
-    """genlm's engine; the end of text does not end a row, so that all do the same work."""
+    """genlm. No row ends at an end of text, so all contenders do the same work."""
 
     def __init__(self, folder: Path, dtype: Any) -> None:
         from genlm.model.load import load_model
@@ -108,7 +108,7 @@ class Genlm:
         self.model = load_model(find_model(str(folder)), dtype=dtype)
 
     def prepare(self, work: Work) -> Run:
-        """See Engine; rows are samples of one prompt."""
+        """See Engine. Rows are samples of one prompt."""
         if work.kind == "compare":
             return self._compare(work.rows)
         if work.kind == "beams":
@@ -133,7 +133,7 @@ class Genlm:
         return lambda: list(decode(self.model.network, request))
 
     def _compare(self, samples: int) -> Run:
-        """What `genlm compare` does by default, with the metrics and the alternatives of every token."""
+        """Return the work of `genlm compare` with its default strategies, including all metrics."""
         from dataclasses import replace
 
         from genlm.decoding.strategy import Strategy
@@ -159,7 +159,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Transformers:
-    """transformers' own generate, and its pipeline."""
+    """The `generate` of transformers, and its pipeline."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         import torch
@@ -172,7 +172,7 @@ class Transformers:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
     def prepare(self, work: Work) -> Run:
-        """See Engine; rows are copies of one prompt."""
+        """See Engine. Rows are copies of one prompt."""
         if work.kind == "pipeline":
             return self._pipeline()
         if work.kind == "compare":
@@ -182,7 +182,7 @@ class Transformers:
         return self._generate(work.rows, **SETTINGS[work.kind])
 
     def _compare(self, samples: int) -> Run:
-        """The same strategies one after the other, as many texts of each as genlm compare makes."""
+        """Return a function that runs the strategies of `genlm compare`, with the same number of texts each."""
         runs = [
             self._generate(1, do_sample=False),
             self._generate(1, do_sample=False, num_beams=4, num_return_sequences=min(4, samples)),
@@ -208,7 +208,7 @@ class Transformers:
 
 
 class CTranslate2:
-    """CTranslate2's generator on the same weights: all threads on one batch, or `by rows`, each on a part of them."""
+    """CTranslate2 with the same weights: all threads on one batch, or `by rows`, each thread on a part of it."""
 
     def __init__(self, scratch: Path, mode: str, threads: int) -> None:
         import ctranslate2
@@ -223,7 +223,7 @@ class CTranslate2:
         )
 
     def prepare(self, work: Work) -> Run:
-        """See Engine; rows are copies of one prompt."""
+        """See Engine. Rows are copies of one prompt."""
         settings = {
             "greedy": {"beam_size": 1},
             "top-p": {"sampling_topk": 0, "sampling_topp": 0.9},

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: a model of GPT-2's shape with random weights, and the machine."""
+"""The model of the benchmarks, which has GPT-2's shape and random weights, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROMPT = [7454, 2402, 257, 640, 612, 373, 257, 1310]
 
 
 def machine(threads: int) -> str:
-    """Return processor, threads and versions."""
+    """Describe the processor, the threads and the versions."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
@@ -22,17 +22,18 @@ def machine(threads: int) -> str:
 
 
 def available_cpus() -> int:
-    """Return how many CPUs this process may use; only Linux limits it to some of them."""
+    """Return how many CPUs this process may use."""
+    # Only Linux can restrict a process to some of them.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_ctranslate2() -> bool:
-    """Whether CTranslate2 takes part."""
+    """Return whether CTranslate2 is installed."""
     return find_spec("ctranslate2") is not None
 
 
 def make_model(folder: Path) -> Path:
-    """GPT-2's shape with random weights, and a tokenizer that names each id, for the converters that want one."""
+    """Write a model of GPT-2's shape with random weights, and a tokenizer, which converters require."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -52,7 +53,7 @@ def make_model(folder: Path) -> Path:
 
 
 def convert(folder: Path, target: Path, quantization: str) -> Path:
-    """The model as CTranslate2 wants it."""
+    """Convert the model to CTranslate2's format."""
     from ctranslate2.converters import TransformersConverter
 
     TransformersConverter(str(folder)).convert(str(target), quantization=quantization)

@@ -1,7 +1,8 @@
-"""What a smaller dtype costs in quality: `python benchmarks/quality.py`.
+"""Measure what smaller dtypes cost in quality: `python benchmarks/quality.py`.
 
-The bundled model reads tales (bits per byte) and goes on from many places of them greedily. Tokens are compared with
-those of float32: the choices at every place of the text that float32 wrote, and how far the texts are the same.
+The bundled model scores tales (bits per byte) and continues them greedily from many positions. The tokens are compared
+with those of float32: the most likely token at each position of the text that float32 wrote, and how long the texts
+stay the same.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="fable")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--texts", type=Path, default=TALES, help="a file with a text a line")
+    parser.add_argument("--texts", type=Path, default=TALES, help="a file with one text per line")
     arguments = parser.parse_args()
     texts = arguments.texts.read_text().splitlines()
     models = {dtype: genlm.load(arguments.model, device=arguments.device, dtype=dtype) for dtype in DTYPES}
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def table(models: dict[str, genlm.LanguageModel], texts: list[str]) -> Iterator[str]:
-    """A row for each dtype."""
+    """Yield the lines of the table, one for each dtype."""
     starts = list(prompts(texts))
     reference = models["float32"]
     written = [greedy(reference, start) for start in starts]
@@ -59,7 +60,7 @@ def table(models: dict[str, genlm.LanguageModel], texts: list[str]) -> Iterator[
 
 
 def prompts(texts: list[str]) -> Iterator[str]:
-    """The beginnings of the texts, of ever more words."""
+    """Yield beginnings of growing length of each text."""
     for text in texts:
         words = text.split()
         for end in range(EVERY_WORDS, len(words), EVERY_WORDS):
@@ -67,24 +68,24 @@ def prompts(texts: list[str]) -> Iterator[str]:
 
 
 def greedy(model: genlm.LanguageModel, prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens of the prompt, and those that follow."""
+    """Return the tokens of the prompt and of its greedy completion."""
     (completion,) = model.generate(prompt, strategy="greedy", max_new_tokens=NEW).completions
     return tuple(model._model.tokenizer.encode(prompt)), tuple(completion.token_ids)
 
 
 def choices(model: genlm.LanguageModel, prompt: tuple[int, ...], text: tuple[int, ...]) -> list[int]:
-    """The likeliest token at each place of the text."""
+    """Return the most likely token at each position of the text."""
     logits = model._model.network.logits_of([(*prompt, *text)], [0])
     return [int(each) for each in logits[len(prompt) - 1 : -1].argmax(-1)]
 
 
 def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """How many tokens two texts begin with alike."""
+    """Return the length of the longest common beginning of two texts."""
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def bits_per_byte(model: genlm.LanguageModel, texts: list[str]) -> float:
-    """Of all texts together."""
+    """Return the bits per byte of all texts together."""
     return sum((model.score(text).tally for text in texts), Tally()).bits_per_byte or 0.0
 
 

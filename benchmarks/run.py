@@ -1,9 +1,8 @@
-"""Decoding jobs, genlm against others, side by side in one run: `python benchmarks/run.py`.
+"""Compare genlm with other libraries on several decoding jobs: `python benchmarks/run.py`.
 
-The model has GPT-2's shape (124M parameters) and random weights from a seed, so nothing is downloaded. Every contender
-has a process of its own. Every round runs each contender of a job once, in turn, so that a machine whose speed drifts
-slows them alike; the table gives medians, and ratios of medians. CTranslate2 takes part where it is installed
-(`pip install ctranslate2`).
+The model has GPT-2's shape (124M parameters) and seeded random weights, so nothing is downloaded. Every contender has
+its own process. Every round runs each contender of a job once, so a drift in the machine's speed affects all alike. The
+table shows medians and ratios of medians. CTranslate2 takes part if it is installed (`pip install ctranslate2`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ BY_ROWS = "CTranslate2 int8, by rows"
 
 @dataclass
 class Job:
-    """A job, who does it, and what genlm is to reach: (our contender, against, at least)."""
+    """A job, its contenders, and its targets: (a contender of genlm, another contender, the least speed-up)."""
 
     name: str
     contenders: dict[str, Work]
@@ -32,25 +31,25 @@ class Job:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def leave_only(self, keep: Callable[[str], bool]) -> None:
-        """Drop other contenders."""
+        """Drop the contenders that `keep` rejects."""
         self.contenders = {name: work for name, work in self.contenders.items() if keep(name)}
 
     def has_target(self, name: str) -> bool:
-        """Whether a target speaks of a contender."""
+        """Return whether a contender is part of a target."""
         return any(name in (ours, theirs) for ours, theirs, _ in self.targets)
 
 
 def main() -> None:
-    """Run the jobs asked for and print the table."""
+    """Run the jobs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("jobs", nargs="*", help="numbers of jobs; all without any")
+    parser.add_argument("jobs", nargs="*", help="numbers of the jobs to run; default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=available_cpus())
-    parser.add_argument("--targets-only", action="store_true", help="leave out who is no part of a target")
+    parser.add_argument("--targets-only", action="store_true", help="run only contenders that are part of a target")
     parser.add_argument(
-        "--cpu-time", action="store_true", help="count the processor's seconds, for a busy machine; with --threads 1"
+        "--cpu-time", action="store_true", help="measure CPU time, for a busy machine; use with --threads 1"
     )
-    parser.add_argument("--json", type=Path, help="write every figure here too")
+    parser.add_argument("--json", type=Path, help="also write all measurements to this file")
     arguments = parser.parse_args()
     print(machine(arguments.threads))
     chosen = [job for number, job in enumerate(jobs(), 1) if not arguments.jobs or str(number) in arguments.jobs]
@@ -72,7 +71,7 @@ def main() -> None:
 
 
 def measure(job: Job, contenders: dict[str, Contender], rounds: int) -> None:
-    """Time every contender once a round, after a round that does not count."""
+    """Time every contender once in each round, after a warm-up round."""
     for counts in [False, *[True] * rounds]:
         for name, work in job.contenders.items():
             seconds = contenders[name].time(work)
@@ -81,7 +80,7 @@ def measure(job: Job, contenders: dict[str, Contender], rounds: int) -> None:
 
 
 def lines(job: Job) -> Iterator[str]:
-    """The table of a job, and how its targets were met."""
+    """Yield the table of a job, and its speed-ups beside their targets."""
     yield f"### {job.name}\n"
     yield "| | median s | min | max |"
     yield "|---|---|---|---|"
@@ -91,12 +90,12 @@ def lines(job: Job) -> Iterator[str]:
     for ours, theirs, least in job.targets:
         if theirs in job.seconds:
             ratio = statistics.median(job.seconds[theirs]) / statistics.median(job.seconds[ours])
-            yield f"{ours} against {theirs}: **{ratio:.2f} x** (wanted: {least:.3g} x)"
+            yield f"{ours} against {theirs}: **{ratio:.2f} x** (target: {least:.3g} x)"
     yield ""
 
 
 def jobs() -> list[Job]:
-    """Every job of the table."""
+    """Return all jobs."""
     return [
         Job(
             f"1 stream, greedy, {NEW} new tokens",
@@ -142,7 +141,7 @@ def jobs() -> list[Job]:
 
 
 def all_do(work: Work) -> dict[str, Work]:
-    """The work for each library."""
+    """Return the work for every library."""
     ours = [f"genlm {dtype}" for dtype in ("float32", "bfloat16", "int8")]
     return dict.fromkeys([*ours, "transformers float32", "CTranslate2 float32", "CTranslate2 int8"], work)
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The recipe of the bundled model: sh training/fable.sh GENLM CORPUS, or `make fable`. A run that was cut off goes on.
+# Train the bundled model: sh training/fable.sh GENLM CORPUS, or `make fable`. An interrupted run is resumed.
 set -eu
 genlm=$1 corpus=$2 out=build/fable here=$(dirname "$0")
 

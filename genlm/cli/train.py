@@ -14,23 +14,19 @@ from genlm.cli.command import grouped
 from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.errors import UsageError
 from genlm.formats.documents import FIELD
-from genlm.formats.output import replacing
 from genlm.model.source import Notify
 from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 from genlm.views.train import TrainView
-from genlm.views.train_card import model_card, read_card
-from genlm.views.train_curve import draw_curve
+from genlm.views.train_card import draw_curve, model_card, read_card
 
 if TYPE_CHECKING:
-    from genlm.tasks.train.jobs import TrainingRequest
-    from genlm.tasks.train.start import TrainingRun
+    from genlm.tasks.train.start import TrainingRun, TrainRequest
 
 text_option = options.panel("Texts")
 model_option = options.panel("Model")
 loop_option = options.panel("Training")
 BY_SIZE = "depends on the corpus size"
-LOG, CURVE, CARD = "log.jsonl", "loss.png", "README.md"
 
 
 @dataclass(frozen=True)
@@ -204,22 +200,29 @@ def train(
     notify = notices(quiet=quiet)
     with Spinner(enabled=not quiet) as spinner, insistent_interrupts():
         spinner.say("reading the corpus")
-        from genlm.tasks.train.jobs import TrainingRequest
-        from genlm.tasks.train.texts import TextSource
+        from genlm.tasks.train.data import TextSource
+        from genlm.tasks.train.start import TrainRequest
 
         source = TextSource(_absolute(corpus), _absolute(valid), valid_share, per, text_field)
-        request = TrainingRequest(
+        request = TrainRequest(
             source, base, tokenizer, size, _given(shape), _given(recipe), dtype, save_dtype, device, revision
         )
         run = _resume(output, request, notify) if resume else _begin(output, request, overwrite, notify)
     with run.hold:
-        if not run.training.is_finished:
+        if not run.trainer.is_finished:
             _train(run, output, quiet=quiet, notify=notify)
-        with replacing(output / CURVE) as picture:
-            draw_curve(output / LOG, picture)
-        with replacing(output / CARD) as stream:
-            stream.write(model_card(output, run.facts, template, __version__).encode())
+        _report(run, output, template)
     notify(f"the model is in {output}; to use it: genlm generate -m {output}")
+
+
+def _report(run: TrainingRun, output: Path, template: str | None) -> None:
+    """Write the curve and the card."""
+    from genlm.tasks.train.folder import CARD, CURVE, LOG, replacing_files
+
+    with replacing_files(output, CURVE) as new:
+        draw_curve(output / LOG, new / CURVE)
+    with replacing_files(output, CARD) as new:
+        (new / CARD).write_text(model_card(output, run.facts, template, __version__), "utf-8", newline="\n")
 
 
 def _given(options: ShapeOptions | RecipeOptions) -> dict[str, Any]:
@@ -231,7 +234,7 @@ def _absolute(paths: list[Path] | None) -> tuple[str, ...]:
     return tuple(str(path.absolute()) for path in paths or ())
 
 
-def _begin(output: Path, request: TrainingRequest, overwrite: bool, notify: Notify) -> TrainingRun:
+def _begin(output: Path, request: TrainRequest, overwrite: bool, notify: Notify) -> TrainingRun:
     from genlm.tasks.train.start import begin
 
     if not request.source.corpus:
@@ -239,12 +242,11 @@ def _begin(output: Path, request: TrainingRequest, overwrite: bool, notify: Noti
     return begin(request, output, overwrite=overwrite, notify=notify)
 
 
-def _resume(output: Path, request: TrainingRequest, notify: Notify) -> TrainingRun:
-    from genlm.tasks.train.jobs import TrainingRequest
-    from genlm.tasks.train.start import resume
-    from genlm.tasks.train.texts import TextSource
+def _resume(output: Path, request: TrainRequest, notify: Notify) -> TrainingRun:
+    from genlm.tasks.train.data import TextSource
+    from genlm.tasks.train.start import TrainRequest, resume
 
-    if request == TrainingRequest(TextSource(())):
+    if request == TrainRequest(TextSource(())):
         return resume(output, notify=notify)
     if not request.source.corpus:
         raise UsageError(
@@ -255,16 +257,16 @@ def _resume(output: Path, request: TrainingRequest, notify: Notify) -> TrainingR
 
 
 def _train(run: TrainingRun, output: Path, *, quiet: bool, notify: Notify) -> None:
-    from genlm.tasks.train.machine import suited_to
+    from genlm.tasks.train.model import tuned_cpu
 
     facts = run.facts
     with (
-        suited_to(facts.device, facts.width),
+        tuned_cpu(facts.device, facts.width),
         TrainView(facts, enabled=not quiet) as view,
         graceful_interrupt() as interrupted,
     ):
-        for record in run.training.run(interrupted):
+        for record in run.trainer.run(interrupted):
             view.show(record)
-    if not run.training.is_finished:
-        notify(f"interrupted at step {run.training.place.step}; to continue: genlm train --resume -o {output}")
+    if not run.trainer.is_finished:
+        notify(f"interrupted at step {run.trainer.state.step}; to continue: genlm train --resume -o {output}")
         raise interrupted.ending

@@ -1,4 +1,4 @@
-"""How fast a model ran."""
+"""The result of a benchmark."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from genlm.model.info import ModelInfo
 class BenchRow:
     """How fast a model ran with `rows` sequences at once.
 
-    `step_bytes` is what a decode step reads at least (weights once, the keys and values so far), `bandwidth` what the
-    device was seen to read in a second, `roofline_share` the step's time at that speed over the time it took.
-    `cuda_graph` is "replayed" where decode steps were, else why not; None where none was captured.
+    `step_bytes` is the least that a decode step reads: the weights once, and the keys and values so far. `bandwidth` is
+    the measured reading speed of the device, in bytes a second. `roofline_share` is the time that a step would take at
+    that speed, divided by the time it took. `cuda_graph` is "replayed" if decode steps ran as a CUDA graph, the reason
+    if capturing them failed, and None if no step was captured.
     """
 
     model: ModelInfo

@@ -1,4 +1,4 @@
-"""What a training run is about, how it stands and what it came to."""
+"""A training run: its facts, its reports and its result."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainFacts:
-    """What a training run is about. Bytes are of UTF-8; `per` is what a document is.
+    """What is known of a training run at its start. Bytes are those of UTF-8; a document is a line or a file, `per`.
 
-    `entropy` is the least mean loss, nats a token, that the texts allow, where they are few enough to tell.
+    `entropy` is the least possible mean loss (nats a token) if the corpus is small, otherwise None.
     """
 
     base: str | None
@@ -37,10 +37,10 @@ class TrainFacts:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """How a training run stands after a step.
+    """The state of a training run after a step.
 
-    Losses are mean nats a token: `loss` over the steps since the report before, `valid_loss` over held-out text, only
-    where an evaluation was made. `progress` is from 0 to 1; `seconds` counts what earlier sessions took, too.
+    Losses are mean nats a token: `loss` over the steps since the last report, `valid_loss` over held-out text if there
+    was an evaluation. `progress` is from 0 to 1. `seconds` includes the time before the run was interrupted.
     """
 
     step: int
@@ -59,7 +59,7 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run came to. The losses are of the weights in the folder, on all the held-out text."""
+    """The result of a training run. The losses are those of the weights in the folder, on all of the held-out text."""
 
     step: int
     tokens: int

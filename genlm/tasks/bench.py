@@ -1,29 +1,31 @@
-"""How fast a model runs here: prefill, decode step, memory, and how near that is to what the memory allows."""
+"""Measure how fast a model runs on this machine: prefill, decode steps, memory, and the share of the roofline."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from genlm.errors import UsageError
-from genlm.model.memory import measure_bandwidth, peak_bytes, reset_peak
+from genlm.errors import ModelError, UsageError
+from genlm.model.memory import free_bytes, measure_bandwidth, peak_bytes, reset_peak
 from genlm.records.bench import BenchRow
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from genlm.model.load import Model
-    from genlm.model.network import Cache
+    from genlm.model.network import Cache, Network
 
 WARM_UP_STEPS = 3
+# Of rows, prompt tokens and steps.
+MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Workload:
-    """`new_tokens` decode steps after a prompt of `prompt_tokens`, for each number of rows in `batches`."""
+    """The work to measure: for each number of rows in `batches`, a prompt in every row, then decode steps."""
 
     batches: tuple[int, ...] = (1, 16, 64)
     prompt_tokens: int = 32
@@ -34,60 +36,77 @@ class Workload:
             raise UsageError(f"a batch must have at least 1 row, not {min(self.batches, default=0)}")
         if self.prompt_tokens < 1 or self.new_tokens < 1:
             raise UsageError("prompt_tokens and new_tokens must be at least 1")
+        if max(*self.batches, self.prompt_tokens, self.new_tokens) > MOST:
+            raise UsageError(f"rows, prompt_tokens and new_tokens must be at most {MOST:,}")
 
 
 def bench(model: Model, workload: Workload) -> Iterator[BenchRow]:
-    """Measure each batch in turn; the median step counts.
+    """Measure each batch in turn and yield its speeds; that of a decode step is the median.
 
     Raises:
-        UsageError: more tokens than the model's context holds.
+        UsageError: prompt and steps exceed the model's context.
+        ModelError: a batch does not fit in the free memory. Nothing has been measured then.
     """
+    network = model.network
     steps = WARM_UP_STEPS + workload.new_tokens
-    context = model.network.context
-    if context is not None and workload.prompt_tokens + steps > context:
+    length = workload.prompt_tokens + steps
+    if network.context is not None and length > network.context:
         raise UsageError(
-            f"{workload.prompt_tokens} prompt tokens and {steps} steps exceed the model's context of {context}",
+            f"{workload.prompt_tokens} prompt tokens and {steps} steps exceed the model's context of {network.context}",
             code="bench-too-long",
         )
-    bandwidth = measure_bandwidth(model.network.device)
+    _check_memory(network, max(workload.batches), length)
+    bandwidth = measure_bandwidth(network.device)
     for rows in workload.batches:
         yield _measure(model, workload, rows, bandwidth)
+
+
+def _check_memory(network: Network, rows: int, length: int) -> None:
+    """Raise ModelError if so many rows of `length` tokens do not fit in the free memory."""
+    row, free = network.row_bytes(length), free_bytes(network.device)
+    if rows * row > free:
+        fitting = free // row
+        raise ModelError(
+            f"a batch of {rows:,} rows of {length:,} tokens needs about {rows * row / 1e9:,.1f} GB of memory, "
+            f"and {free / 1e9:,.1f} GB are free",
+            hint=f"at most {fitting:,} rows fit" if fitting else "a shorter prompt or fewer steps need less",
+        )
 
 
 def _measure(model: Model, workload: Workload, rows: int, bandwidth: float) -> BenchRow:
     network = model.network
     prompt = random.Random(0).choices(range(network.vocab_size), k=workload.prompt_tokens)
     reset_peak(network.device)
+    # The first pass warms up.
     network.prefill([prompt] * rows, 1)
     started = time.perf_counter()
     logits, cache = network.prefill([prompt] * rows, WARM_UP_STEPS + workload.new_tokens)
     ids = logits.argmax(-1)
+    # Reading the ids waits for the device.
     ids.tolist()
     prefill_s = time.perf_counter() - started
     step_s = _median_step(cache, ids, workload.new_tokens)
-    length = workload.prompt_tokens + workload.new_tokens // 2
-    moved = network.step_bytes(rows, length)
+    step_bytes = network.step_bytes(rows, workload.prompt_tokens + workload.new_tokens // 2)
     return BenchRow(
-        model.info,
-        rows,
-        rows * workload.prompt_tokens / prefill_s,
-        rows / step_s,
-        step_s * 1e3,
-        peak_bytes(network.device),
-        moved,
-        bandwidth,
-        moved / bandwidth / step_s,
-        network.graph_note,
+        model=model.info,
+        rows=rows,
+        prefill_tokens_per_s=rows * workload.prompt_tokens / prefill_s,
+        decode_tokens_per_s=rows / step_s,
+        ms_per_step=step_s * 1e3,
+        peak_bytes=peak_bytes(network.device),
+        step_bytes=step_bytes,
+        bandwidth=bandwidth,
+        roofline_share=step_bytes / bandwidth / step_s,
+        cuda_graph=network.graph_note,
     )
 
 
 def _median_step(cache: Cache, ids: Tensor, steps: int) -> float:
-    """Seconds of a greedy decode step with its choice; waiting for the ids waits for the device."""
+    """Return the median duration of a greedy decode step, in seconds, including the choice of the next tokens."""
     seconds = []
     for _ in range(WARM_UP_STEPS + steps):
         started = time.perf_counter()
         ids = cache.step(ids).argmax(-1)
         ids.tolist()
         seconds.append(time.perf_counter() - started)
-    counted: Sequence[float] = sorted(seconds[WARM_UP_STEPS:])
-    return counted[len(counted) // 2]
+    return sorted(seconds[WARM_UP_STEPS:])[steps // 2]

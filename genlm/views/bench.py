@@ -1,4 +1,4 @@
-"""The rows of a benchmark: a table in text, or one JSON object."""
+"""The rows of a benchmark, as a table or as one JSON object."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from genlm.records.bench import BenchRow
+from genlm.records.made_by import MadeBy
 
 HEADINGS = ("dtype", "rows", "prefill tok/s", "decode tok/s", "ms/step", "peak MB", "of roofline")
 
 
 class BenchView:
-    """Shows each row as soon as it is measured; as JSON, all of them at the end."""
+    """Prints each row as soon as it is measured; as JSON, all of them at the end."""
 
     def __init__(self, format: str) -> None:
         self._as_json = format == "json"
         self._rows: list[BenchRow] = []
 
     def show(self, row: BenchRow) -> None:
-        """Show a row, or keep it for the JSON."""
+        """Print a row, or keep it for the JSON object."""
         self._rows.append(row)
         if self._as_json:
             return
@@ -28,13 +29,14 @@ class BenchView:
         print(_line(_cells(row)), flush=True)
 
     def finish(self, notify: Callable[[str], None]) -> None:
-        """Show a notice with what the rows have in common, or print the JSON object."""
+        """Notify of what all rows have in common, or print the JSON object."""
         first = self._rows[0]
         if self._as_json:
             record = {
                 "model": asdict(first.model) | {"dtype": None},
                 "bandwidth_bytes_per_s": first.bandwidth,
                 "rows": [_record(row) for row in self._rows],
+                "made_by": asdict(MadeBy.now()),
             }
             print(json.dumps(record, indent=2))
             return
@@ -62,6 +64,6 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return f"{cells[0]:<9}" + "".join(
-        f"{cell:>{max(len(head), 8) + 2}}" for cell, head in zip(cells[1:], HEADINGS[1:], strict=True)
-    )
+    # At most 80 columns in all.
+    widths = [max(len(heading), 7) + 2 for heading in HEADINGS[1:]]
+    return f"{cells[0]:<8}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells[1:], widths, strict=True))

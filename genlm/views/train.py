@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from genlm.records.train import TrainFacts, TrainReport, TrainResult
-from genlm.views.terminal import make_console, notice, one_line, say
+from genlm.views.terminal import make_console, one_line, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -31,7 +31,7 @@ class TrainView:
 
     def __enter__(self) -> TrainView:
         if self._enabled:
-            notice(_facts_line(self._facts))
+            say(("dim", _facts_line(self._facts)), wrap=True)
         if self._bar is not None:
             self._bar.start()
             self._bar.add_task("", total=1.0, numbers="")

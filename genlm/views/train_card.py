@@ -1,8 +1,9 @@
-"""The model card of a trained model: what it is, how it was made, and the results of its run."""
+"""The model card of a trained model, with the results of its run, and the curve of its losses."""
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ $ genlm generate "..." -m PATH_TO_THIS_FOLDER
 
 
 def read_card(path: Path | None) -> str | None:
-    """Read the user's own model card, in which `{figures}` stands for the table.
+    """Return the user's own model card, in which `{figures}` marks the place of the table, or None without a path.
 
     Raises:
-        InputError: the file cannot be read or has no place for the figures.
+        InputError: the file cannot be read or contains no `{figures}`.
     """
     if path is None:
         return None
@@ -108,3 +109,28 @@ def _size(count: int) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def draw_curve(log: Path, picture: Path) -> None:
+    """Draw the losses in a run's log, in training and on held-out text, and write a PNG file."""
+    # It reports that it builds a font cache when it runs for the first time.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    reports = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    _plot(axes, reports, "loss", label="in training", linewidth=1)
+    if any(report.get("valid_loss") is not None for report in reports):
+        _plot(
+            axes, [report for report in reports if "loss" in report], "valid_loss", label="on held-out text", marker="o"
+        )
+    axes.set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture, format="png", dpi=120)
+
+
+def _plot(axes: Any, reports: list[dict[str, Any]], key: str, **style: Any) -> None:
+    points = [(report["step"], report[key]) for report in reports if report.get(key) is not None]
+    axes.plot([step for step, _ in points], [loss for _, loss in points], **style)

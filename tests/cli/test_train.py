@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from support.driving import call
+from support.driving import call, call_in_terminal
+from support.systems import needs_unix
 from support.training import QUICK, STORY
 
 pytestmark = pytest.mark.usefixtures("corpora")
@@ -37,7 +40,7 @@ def test_quiet_writes_nothing() -> None:
     assert (done.code, done.out, done.err) == (0, "", "")
 
 
-def test_the_folder_holds_the_model_its_card_log_and_curve() -> None:
+def test_the_folder_has_the_model_its_card_log_and_curve() -> None:
     call("train", "story.txt", "-o", "model", "--valid", "valid.txt", *QUICK)
     assert {path.name for path in Path("model").iterdir()} == {
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
@@ -57,7 +60,7 @@ def umask() -> int:
     return mask
 
 
-def test_your_own_card_gets_the_figures() -> None:
+def test_the_results_are_inserted_in_your_own_card() -> None:
     Path("card.md").write_text("# mine\n\n{figures}\n\nthe end\n")
     call("train", "likes.txt", "-o", "model", *QUICK, "--card", "card.md")
     card = Path("model/README.md").read_text()
@@ -81,7 +84,89 @@ def test_the_tokenizer_of_another_model_can_be_used(tiny: Path) -> None:
     assert ours["model"]["vocab"] == theirs["model"]["vocab"]
 
 
+# On a terminal.
+
+
+@needs_unix("no pseudo-terminal")
+def test_long_notices_break_at_spaces() -> None:
+    shown = call_in_terminal("train", "likes.txt", "-o", "model", *QUICK).shown.decode()
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    first = shown[shown.index("GPT2LMHeadModel") : shown.index("the loss cannot")]
+    assert max(len(line.strip()) for line in first.splitlines()) <= 80
+    assert re.search(r"; 3 texts, a line each: 60\s+bytes, \d+ tokens;", first)
+
+
+@needs_unix("no pseudo-terminal")
+def test_long_errors_break_at_spaces() -> None:
+    name = "a-model-that-is-neither-a-folder-nor-in-the-cache"
+    shown = call_in_terminal("train", "likes.txt", "-o", "model", "--base", name).shown.decode()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    error = text[text.index("error:") :]
+    assert max(len(line.strip()) for line in error.splitlines()) <= 80
+    assert re.match(rf"error: {name} is not in the cache,\s+and HF_HUB_OFFLINE is set\s+hint: ", error)
+
+
+# transformers logs a warning in each step, as it does for arguments that it deprecates.
+WARNING = """
+import sys
+from transformers import GPT2LMHeadModel
+from transformers.utils import logging
+forward = GPT2LMHeadModel.forward
+def forward_with_warning(*arguments, **options):
+    logging.get_logger("transformers.models.gpt2").warning("this argument is deprecated")
+    return forward(*arguments, **options)
+GPT2LMHeadModel.forward = forward_with_warning
+from genlm.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+def test_warnings_of_transformers_do_not_reach_the_progress() -> None:
+    command = [sys.executable, "-c", WARNING, "train", "likes.txt", "-o", "model", *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("GPT2LMHeadModel, ")
+    assert "deprecated" not in done.stderr
+
+
 # Wrong input.
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        (("--batch-size", "2000000000"), r"a step of 1 x 2,000,000,000 rows needs at least [\d,.]+ GB", "batch_size"),
+        (("--accumulate", "2000000000"), r"a step of 2,000,000,000 x 16 rows needs at least [\d,.]+ GB", "accumulate"),
+        (("--n-layer", "100000000"), "not enough disk space: the run needs", "a smaller model"),
+        (("--vocab-size", "2000000000"), "not enough disk space: the run needs", "a smaller model"),
+    ],
+)
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_allocated(
+    options: tuple[str, ...], message: str, hint: str
+) -> None:
+    done = call("train", "story.txt", "-o", "model", *QUICK, *options)
+    assert done.code == 1
+    assert re.search(message, done.error())
+    assert hint in done.hint()
+    assert not Path("model").exists()
+
+
+def test_a_model_too_large_for_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genlm.tasks.train.model.free_bytes", lambda device: 10**4)
+    done = call("train", "story.txt", "-o", "model", *QUICK)
+    assert re.match(r"training [\d,]+ parameters needs at least 0\.0 GB of memory, and 0\.0 GB are free", done.error())
+
+
+def test_a_missing_base_model_has_a_hint_without_options_of_other_commands() -> None:
+    done = call("train", "likes.txt", "-o", "model", "--base", "nomodel")
+    assert done.error() == "nomodel is not in the cache, and HF_HUB_OFFLINE is set"
+    assert done.hint() == "HF_ENDPOINT selects another Hub; the bundled model fable needs no download"
+
+
+def test_a_pickled_base_model_has_a_hint_without_options_of_other_commands(copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
+    done = call("train", "likes.txt", "-o", "model", "--base", copied)
+    assert "has only pickled weights" in done.error()
+    assert done.hint() == "training loads safetensors only"
 
 
 def write(name: str, contents: bytes) -> str:

@@ -46,6 +46,57 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_weights() -> None:
     assert Path("cut/loss.png").exists()
 
 
+# Kills itself when the given file is about to be moved into place.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+name = sys.argv.pop(1)
+replace = Path.replace
+def replace_or_die(path, target):
+    if path.name == name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(path, target)
+Path.replace = replace_or_die
+from genlm.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@needs_unix("no SIGKILL")
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        # Nothing is known of this run, so it cannot be resumed, but it is not in the way of a new one either.
+        ("training.json", []),
+        ("tokenizer.json", ["--resume"]),
+        ("checkpoint.safetensors", ["--resume"]),
+        ("checkpoint.safetensors", ["--overwrite"]),
+    ],
+)
+def test_nothing_is_left_of_a_run_that_was_killed_while_it_wrote_a_file(name: str, again: list[str]) -> None:
+    spec = ["train", "likes.txt", *QUICK, "--save-every", "5", "-q"]
+    done = subprocess.run([sys.executable, "-c", KILLED, name, *spec, "-o", "cut"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert Path("cut/.new", name).exists()
+    assert call(*spec, "-o", "cut", *again).code == 0
+    assert call(*spec, "-o", "whole").code == 0
+    assert sorted(path.name for path in Path("cut").iterdir()) == sorted(path.name for path in Path("whole").iterdir())
+    assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+
+
+def test_files_of_a_run_that_is_alive_are_left_alone() -> None:
+    spec = ("train", "likes.txt", *QUICK, "-q", "-o", "model")
+    assert call(*spec).code == 0
+    with open_folder("model").locked():
+        Path("model/.new").mkdir()
+        Path("model/.new/checkpoint.safetensors").touch()
+        for option in ("--overwrite", "--resume"):
+            assert call(*spec, option).error() == "model/.lock is being written by another run"
+        assert Path("model/.new/checkpoint.safetensors").exists()
+    assert call(*spec, "--overwrite").code == 0
+    assert not Path("model/.new").exists()
+
+
 @pytest.mark.parametrize("lost", ["genlm.cli.train.draw_curve", "genlm.cli.train.model_card"])
 def test_resume_writes_a_missing_card_and_curve(lost: str) -> None:
     spec = ("train", "likes.txt", *QUICK, "-q")
@@ -84,9 +135,9 @@ def test_ctrl_c_saves_and_says_how_to_continue() -> None:
     assert "Traceback" not in shown
     done = call("train", *SPEC, "-o", "cut")
     assert done.hint() == "--resume continues it, --overwrite starts over"
-    from genlm.tasks.train.checkpoint import load
+    from genlm.tasks.train.folder import load_checkpoint
 
-    assert load(Path("cut"))[0].step == step
+    assert load_checkpoint(Path("cut"))[0].step == step
 
 
 def test_sigterm_saves() -> None:

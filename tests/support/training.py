@@ -1,4 +1,4 @@
-"""Options and texts that the tests of `genlm train` share."""
+"""Texts and options for the tests of `genlm train`."""
 
 from __future__ import annotations
 

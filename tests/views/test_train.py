@@ -1,4 +1,4 @@
-"""What `genlm train` shows while it runs."""
+"""The progress of `genlm train`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The model folder that training leaves: what transformers, and so everything else, can load."""
+"""The folder of a run: a model that transformers and everything else can load, and the checkpoint while it trains.
+
+Files are made in the subfolder `.new` and moved into place once they are complete. A run that was killed leaves no
+other temporary files, and the next run deletes that subfolder once it holds the folder's lock.
+"""
 
 from __future__ import annotations
 
@@ -7,66 +11,62 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from genlm.errors import OutputError
-from genlm.formats.folder import LOCK
-from genlm.tasks.train.network import weights_of
+from genlm.errors import InputError, OutputError
+from genlm.formats.folder import LOCK, LocalFolder
+from genlm.tasks.train.model import weights_of
+from genlm.tasks.train.settings import SavedType
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
 
-SavedType: TypeAlias = Literal["float32", "float16", "bfloat16"]
-
-
+NEW = ".new"
+JOB, LOG, CHECKPOINT = "training.json", "log.jsonl", "checkpoint.safetensors"
+CARD, CURVE = "README.md", "loss.png"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja"),
 )
-
-
-# The weights, and what the optimizer remembers of each: its mean and its square. While one checkpoint takes the place
-# of another both are there, and so it is with the weights that are left.
-CHECKPOINT_BYTES = 2 * 3 * 4
-WEIGHT_BYTES = 2 * 4
-CARD, CURVE = "README.md", "loss.png"
-# What a run leaves, beside the files of its tokenizer.
-LEFT = (
+# The other files that a run writes.
+WRITTEN = (
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
-    *("checkpoint.safetensors", "training.json", "log.jsonl", CURVE, CARD),
+    *(CHECKPOINT, JOB, LOG, CURVE, CARD),
 )
+# The float32 weights, and the mean and the square of each in the optimizer; twice, because both checkpoints exist while
+# one replaces the other. The same holds for the saved weights.
+CHECKPOINT_BYTES, WEIGHT_BYTES = 2 * 3 * 4, 2 * 4
+# How the names of tensors in a checkpoint begin.
+WEIGHTS, OPTIMIZER = "model/", "optimizer/"
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where something is at `out` that may not be written over."""
+    """Raise OutputError if `out` holds something that must not be overwritten."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder")
-    if not out.is_dir() or all(path.name.startswith(LOCK) for path in out.iterdir()):
+    if not out.is_dir() or all(path.name.startswith(LOCK) or path.name == NEW for path in out.iterdir()):
         return
-    if not (out / "training.json").is_file():
+    if not (out / JOB).is_file():
         raise OutputError(f"{out} already exists and holds no run of genlm train", hint="name another folder")
     if not overwrite:
-        can_resume = (out / "checkpoint.safetensors").is_file()
+        can_resume = (out / CHECKPOINT).is_file()
         raise OutputError(
             f"{out} already exists and is not empty", code="output-exists" if can_resume else "output-not-resumable"
         )
 
 
-def is_complete(out: Path) -> bool:
-    """Whether a run that came to its end has left its card and curve, too."""
-    return all((out / name).is_file() for name in (CARD, CURVE))
-
-
-def check_room(out: Path, parameters: int) -> None:
-    """Raise OutputError where the files of a run of so many parameters will not fit, or none may be written."""
-    place = next((folder for folder in (out, *out.absolute().parents) if folder.is_dir()), None)
-    if place is None:
-        # As on Windows without a drive of that letter.
+def check_space(out: Path, parameters: int) -> None:
+    """Raise OutputError if the disk has no space for a run of so many parameters, or may not be written to."""
+    existing = next((folder for folder in (out, *out.absolute().parents) if folder.is_dir()), None)
+    if existing is None:
+        # On Windows, without a drive of that letter.
         raise OutputError(f"cannot write to {out}: no such drive")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write to {place}: permission denied")
-    need, free = parameters * (CHECKPOINT_BYTES + WEIGHT_BYTES), shutil.disk_usage(place).free
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {existing}: permission denied")
+    need, free = parameters * (CHECKPOINT_BYTES + WEIGHT_BYTES), shutil.disk_usage(existing).free
     if need > free:
         raise OutputError(
             f"{out}: not enough disk space: the run needs {_size(need)}, and {_size(free)} are free",
@@ -78,76 +78,37 @@ def _size(count: int) -> str:
     return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e3:,.0f} kB"
 
 
+@contextmanager
+def lock_folder(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder, and delete the temporary files of a run that was killed.
+
+    Raises:
+        OutputError: another run is writing to `out`, or it cannot be written to.
+    """
+    with LocalFolder(str(out)).locked():
+        shutil.rmtree(out / NEW, ignore_errors=True)
+        yield
+
+
 def clear(out: Path) -> None:
-    """Make `out`, and take away what an earlier run left there, and nothing else. Raises OutputError."""
+    """Delete the files of an earlier run, and nothing else. Raise OutputError if that fails."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for path in [*(out / name for name in (*LEFT, *TOKENIZER_FILES)), *out.glob("model-*-of-*.safetensors")]:
+        for path in [*(out / name for name in (*WRITTEN, *TOKENIZER_FILES)), *out.glob("model-*-of-*.safetensors")]:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error.strerror or error}") from error
 
 
-def save_tokenizer(tokenizer: Tokenizer, end: str, context: int, out: Path) -> None:
-    """Write a fast tokenizer, whose texts end with `end`, as transformers loads it. Raises OutputError."""
-    from transformers import PreTrainedTokenizerFast
-
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, model_max_length=context)
-    with _filling(out) as new:
-        fast.save_pretrained(new)
-
-
-def copy_tokenizer(folder: Path, out: Path) -> None:
-    """Copy the files of a model's tokenizer. Raises OutputError where that fails."""
-    with _filling(out) as new:
-        for name in TOKENIZER_FILES:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, new / name)
-
-
-def has_weights(out: Path) -> bool:
-    """Whether a run has left weights there."""
-    return any(out.glob("model*.safetensors"))
-
-
-def load_saved(out: Path, device: str) -> Any:
-    """The model that is in the folder, in float32."""
-    import torch
-
-    from genlm.model.adapter import load_transformers_model
-
-    return load_transformers_model(out, device, torch.float32, allow_pickle=False)
-
-
-def save_model(model: Any, dtype: SavedType, out: Path) -> None:
-    """Write config and weights, the weights as `dtype`. Raises OutputError where that fails."""
-    import torch
-
-    from genlm.model.adapter import silence_transformers
-
-    silence_transformers()
-    weights = {name: value.to(getattr(torch, dtype)) for name, value in weights_of(model).items()}
-    with _filling(out) as new:
-        model.save_pretrained(new, state_dict=weights)
-        _edit(new / "config.json", dtype=dtype, **_usual_names(model.config))
-
-
-def _usual_names(config: Any) -> dict[str, str]:
-    is_fused = getattr(config, "activation_function", None) == "gelu_pytorch_tanh"
-    return {"activation_function": "gelu_new"} if is_fused else {}
-
-
-def _edit(path: Path, **changes: Any) -> None:
-    changed = json.loads(path.read_bytes()) | changes
-    path.write_text(json.dumps(changed, indent=2) + "\n", "utf-8", newline="\n")
-
-
 @contextmanager
-def _filling(out: Path) -> Iterator[Path]:
-    """A folder to write files to, which are moved to `out` one by one when all are whole."""
+def replacing_files(out: Path, name: str = "") -> Iterator[Path]:
+    """Yield an empty folder, and at the end move the files in it to `out`, one by one, once all are on the disk.
+
+    Raises:
+        OutputError: a file cannot be written. The old files are still there. The error mentions `name`.
+    """
     from safetensors import SafetensorError
 
-    new = out / ".new"
+    new = out / NEW
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
@@ -156,10 +117,96 @@ def _filling(out: Path) -> Iterator[Path]:
             # Windows syncs only files that are open for writing.
             with path.open("r+b") as stream:
                 os.fsync(stream.fileno())
-            # safetensors makes files that nobody else may read.
+            # safetensors creates files that only their owner may read.
             path.chmod(new.stat().st_mode & 0o666)
             path.replace(out / path.name)
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write to {out}: {getattr(error, 'strerror', None) or error}") from error
+        raise OutputError(f"cannot write {out / name}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write indented JSON."""
+    path.write_text(json.dumps(record, indent=2) + "\n", "utf-8", newline="\n")
+
+
+def save_tokenizer(tokenizer: Tokenizer, end: str, context: int, out: Path) -> None:
+    """Write a fast tokenizer, whose texts end with `end`, for transformers to load. Raise OutputError if that fails."""
+    from transformers import PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, model_max_length=context)
+    with replacing_files(out) as new:
+        fast.save_pretrained(new)
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Copy the files of a model's tokenizer. Raise OutputError if that fails."""
+    with replacing_files(out) as new:
+        for name in TOKENIZER_FILES:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, new / name)
+
+
+def save_model(model: Any, dtype: SavedType, out: Path) -> None:
+    """Write the config and the weights, converted to `dtype`. Raise OutputError if that fails."""
+    import torch
+
+    from genlm.model.adapter import silence_transformers
+
+    silence_transformers()
+    weights = {name: value.to(getattr(torch, dtype)) for name, value in weights_of(model).items()}
+    with replacing_files(out) as new:
+        model.save_pretrained(new, state_dict=weights)
+        config = json.loads((new / "config.json").read_bytes()) | {"dtype": dtype}
+        if config.get("activation_function") == "gelu_pytorch_tanh":
+            config["activation_function"] = "gelu_new"
+        write_json(new / "config.json", config)
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """How far a run is.
+
+    `epoch` and `at` are the position in the texts, `worse` the number of evaluations in a row without improvement.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    epoch: int = 0
+    at: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    worse: int = 0
+
+
+def save_checkpoint(out: Path, state: TrainState, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+    """Write a checkpoint. The one before remains until this one is complete. Raise OutputError if that fails."""
+    from safetensors.torch import save_file
+
+    tensors = {f"{WEIGHTS}{name}": value.detach().contiguous() for name, value in weights.items()}
+    tensors |= {f"{OPTIMIZER}{name}": value.contiguous() for name, value in optimizer.items()}
+    with replacing_files(out, CHECKPOINT) as new:
+        save_file(tensors, new / CHECKPOINT, {"place": json.dumps(asdict(state))})
+
+
+def load_checkpoint(out: Path) -> tuple[TrainState, dict[str, Tensor], dict[str, Tensor]]:
+    """Return the state, the weights and the optimizer's state of the checkpoint. Raise InputError if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    path = out / CHECKPOINT
+    try:
+        with safe_open(path, framework="pt") as opened:
+            state = TrainState(**json.loads(opened.metadata()["place"]))
+            names = list(opened.keys())
+            weights = {name: opened.get_tensor(name) for name in names if name.startswith(WEIGHTS)}
+            # Copied, because the optimizer keeps them, and Windows cannot replace a file that is still mapped.
+            optimizer = {name: opened.get_tensor(name).clone() for name in names if name.startswith(OPTIMIZER)}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged, or not of genlm train") from error
+    return (
+        state,
+        {name.removeprefix(WEIGHTS): value for name, value in weights.items()},
+        {name.removeprefix(OPTIMIZER): value for name, value in optimizer.items()},
+    )

@@ -1,6 +1,6 @@
-"""The loop: steps down the gradient, with evaluations, a log and checkpoints on the way.
+"""The training loop: steps, evaluations, log and checkpoints.
 
-It is our own and not `transformers.Trainer`; docs/train.md says why.
+It is genlm's own instead of `transformers.Trainer`; docs/train.md says why.
 """
 
 from __future__ import annotations
@@ -15,49 +15,74 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genlm.errors import ModelError, OutputError
+from genlm.model.info import ModelInfo
 from genlm.records.train import TrainReport, TrainResult
-from genlm.tasks.train import checkpoint
-from genlm.tasks.train.checkpoint import Place, replace_file
+from genlm.tasks.generate import DEFAULT_STRATEGY, Limits, continue_prompt, result_of
+from genlm.tasks.score import SlidingWindow, Window, score_windows
 from genlm.tasks.train.data import NO_TARGET, Batches, Rows
-from genlm.tasks.train.evaluate import Held, estimate_loss, exact_loss
-from genlm.tasks.train.folder import SavedType, has_weights, load_saved, save_model
-from genlm.tasks.train.network import load_weights, weights_of
-from genlm.tasks.train.optimizer import Optimizer
-from genlm.tasks.train.settings import SEED_BITS, Recipe
+from genlm.tasks.train.folder import (
+    CHECKPOINT,
+    LOG,
+    TrainState,
+    load_checkpoint,
+    replacing_files,
+    save_checkpoint,
+    save_model,
+)
+from genlm.tasks.train.model import Optimizer, check_memory, load_weights, weights_of
+from genlm.tasks.train.settings import SEED_BITS, Recipe, SavedType
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import Tensor
 
-LOG = "log.jsonl"
-# Without held-out text a sample comes this often in a run.
+# Without held-out text, a run shows this many samples.
 SAMPLES = 8
-# No more than this many seconds of work are lost, however slow the steps.
+SAMPLE_TOKENS = 40
+# However slow the steps, a kill loses no more than this many seconds of work.
 MOST_UNSAVED_S = 300.0
 
 
 @dataclass(frozen=True)
-class Data:
-    """What a model is trained on, and with what it is measured. `sample` writes a little text, given a seed."""
+class HeldOut:
+    """Text to evaluate on: rows of ids, each starting with an end of text, and their length in UTF-8."""
+
+    rows: Sequence[Sequence[int]]
+    num_bytes: int
+
+    @property
+    def num_targets(self) -> int:
+        """The number of tokens to predict."""
+        return sum(len(row) - 1 for row in self.rows)
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Convert a loss in nats a token to bits per byte."""
+        return loss * self.num_targets / math.log(2) / self.num_bytes
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What a model is trained and evaluated on. `sample` writes a short text from a seed."""
 
     rows: Rows
-    held: Held | None
+    held_out: HeldOut | None
     context: int
     bytes_per_token: float
     sample: Callable[[int], str] = lambda seed: ""
 
 
-class Training:
-    """A run under way. Iterate over `run`: it trains, and yields a report now and then.
+class Trainer:
+    """One run. Iterate over `run`: it trains and yields reports.
 
-    `out` is left with the weights that did best on the held-out text, or without one the last. Where the iteration is
-    ended by `should_stop`, by an error or by force, a run made from the same settings goes on from the last
-    checkpoint, and in float32 on the CPU comes to the very same weights.
+    `out` then holds the weights with the best loss on the held-out text; without held-out text, the last. If the
+    iteration ends early, by `should_stop`, an error or a kill, a run with the same settings continues from the last
+    checkpoint. In float32 on the CPU it reaches exactly the same weights.
     """
 
     def __init__(
         self,
         model: Any,
-        data: Data,
+        data: TrainData,
         recipe: Recipe,
         out: Path,
         *,
@@ -67,108 +92,109 @@ class Training:
         import torch
 
         self.recipe, self.data, self.out = recipe, data, out
-        self.place = Place()
+        self.state = TrainState()
         self.is_finished = False
         self._model = model.to(device)
         self._forward: Any = torch.compile(self._model) if recipe.compile else self._model
         self._batches = Batches(data.rows, recipe.batch_size)
+        tokens = self._batches.size * self._batches.length
+        vocab_size = self._model.get_output_embeddings().weight.shape[0]
+        check_memory(
+            device,
+            # The ids of all batches and their targets; the logits of one batch and their gradient.
+            tokens * (recipe.accumulate * 2 * 8 + vocab_size * 2 * 4),
+            f"a step of {recipe.accumulate:,} x {self._batches.size:,} rows",
+            "a smaller batch_size or accumulate needs less",
+        )
         self._optimizer = Optimizer(self._model, recipe.optimizer, recipe.weight_decay)
         self._save_dtype, self._device = save_dtype, device
 
     def resume(self) -> None:
-        """Go to where the last checkpoint was made. Raises InputError where it is damaged."""
-        self.place, weights, memory = checkpoint.load(self.out)
+        """Continue from the last checkpoint. Raise InputError if it is damaged."""
+        self.state, weights, optimizer = load_checkpoint(self.out)
         load_weights(self._model, weights)
-        self._optimizer.load(memory)
-        self._batches = Batches(self.data.rows, self.recipe.batch_size, self.place.epoch, self.place.at)
+        self._optimizer.load(optimizer)
+        self._batches = Batches(self.data.rows, self.recipe.batch_size, self.state.epoch, self.state.at)
         if self._is_best:
-            # The end of the program may have come between the checkpoint and the weights that it calls the best.
+            # The process may have ended between writing the checkpoint and the best weights.
             save_model(self._model, self._save_dtype, self.out)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[TrainReport | TrainResult]:
-        """Train to the end, or until `should_stop`; then a checkpoint holds the place.
+        """Train to the end, or until `should_stop`, which leaves a checkpoint.
 
         Raises:
             ModelError: the loss is not a number.
             OutputError: the log, a checkpoint or the weights cannot be written.
         """
-        with _log(self.out / LOG, self.place.step) as add:
+        with _open_log(self.out, self.state.step) as add:
             for report in self._reports(should_stop):
                 add(report)
                 yield report
         if self.is_finished:
-            checkpoint.remove(self.out)
-
-    @property
-    def is_at_end(self) -> bool:
-        """Whether no more steps are to be taken."""
-        recipe, place = self.recipe, self.place
-        is_stale = recipe.patience > 0 and place.worse >= recipe.patience
-        return is_stale or recipe.progress(place.step, place.seconds) >= 1
+            (self.out / CHECKPOINT).unlink(missing_ok=True)
 
     def _reports(self, should_stop: Callable[[], bool]) -> Iterator[TrainReport | TrainResult]:
-        started = time.perf_counter() - self.place.seconds
+        started = time.perf_counter() - self.state.seconds
         losses: list[Tensor] = []
-        since = self.place
-        saved = self.place.seconds
-        while not self.is_at_end:
-            rate = self._rate()
+        since = self.state
+        saved = self.state.seconds
+        while not self._is_at_end:
+            rate = self.recipe.rate(self.state.step, self.recipe.progress(self.state.step, self.state.seconds))
             loss, tokens = self.step(rate)
             losses.append(loss)
-            self._advance(tokens, time.perf_counter() - started)
+            self.state = replace(
+                self.state,
+                step=self.state.step + 1,
+                tokens=self.state.tokens + tokens,
+                seconds=time.perf_counter() - started,
+                epoch=self._batches.epoch,
+                at=self._batches.at,
+            )
             stops = should_stop()
-            evaluates = self.data.held is not None and (self._is_due(self.recipe.eval_every) or self.is_at_end)
-            if evaluates or stops or self.is_at_end or self._is_due(self.recipe.report_every):
+            evaluates = self.data.held_out is not None and (self._is_due(self.recipe.eval_every) or self._is_at_end)
+            if evaluates or stops or self._is_at_end or self._is_due(self.recipe.report_every):
                 report = self._report(losses, rate, since)
                 if evaluates:
-                    report = self._evaluated(report)
-                report = self._with_sample(report, since)
-                # The place keeps the seconds by which it was decided whether the run is at its end.
-                losses, since = [], replace(self.place, seconds=time.perf_counter() - started)
+                    report = self._evaluate(report)
+                report = self._add_sample(report, since)
+                # self.state keeps the seconds that decided whether the run is at its end.
+                losses, since = [], replace(self.state, seconds=time.perf_counter() - started)
                 yield report
-            is_due = self._is_due(self.recipe.save_every) or self.place.seconds - saved > MOST_UNSAVED_S
+            is_due = self._is_due(self.recipe.save_every) or self.state.seconds - saved > MOST_UNSAVED_S
             if stops or is_due or self._is_best:
-                self.save()
-                saved = self.place.seconds
+                self._save()
+                saved = self.state.seconds
             if stops:
                 return
         yield self._finish()
 
     @property
-    def _is_best(self) -> bool:
-        """Whether the weights are those that did best on the held-out text."""
-        return self.place.best_loss is not None and self.place.best_step == self.place.step
+    def _is_at_end(self) -> bool:
+        recipe, state = self.recipe, self.state
+        is_stale = recipe.patience > 0 and state.worse >= recipe.patience
+        return is_stale or recipe.progress(state.step, state.seconds) >= 1
 
-    def _rate(self) -> float:
-        return self.recipe.rate(self.place.step, self.recipe.progress(self.place.step, self.place.seconds))
+    @property
+    def _is_best(self) -> bool:
+        """Whether the current weights have the best loss on the held-out text."""
+        return self.state.best_loss is not None and self.state.best_step == self.state.step
 
     def _is_due(self, every: int) -> bool:
-        return self.place.step % every == 0
-
-    def _advance(self, tokens: int, seconds: float) -> None:
-        place = self.place
-        self.place = replace(
-            place,
-            step=place.step + 1,
-            tokens=place.tokens + tokens,
-            seconds=seconds,
-            epoch=self._batches.epoch,
-            at=self._batches.at,
-        )
+        return self.state.step % every == 0
 
     def step(self, rate: float) -> tuple[Tensor, int]:
-        """One step: the mean loss of its rows before it (nats a token), and how many tokens were predicted."""
+        """Do one step. Return the mean loss of its rows before it (nats a token) and how many tokens it predicted."""
         import torch
 
-        # What dropout draws depends on the step alone, and not on what ran before.
-        torch.manual_seed((self.recipe.seed << SEED_BITS) + self.place.step)
+        # So that dropout depends on the step alone, not on what ran before.
+        torch.manual_seed((self.recipe.seed << SEED_BITS) + self.state.step)
         loss, tokens = self.add_gradient([self._batches.take() for _ in range(self.recipe.accumulate)])
         torch.nn.utils.clip_grad_norm_(self._optimizer.parameters, self.recipe.max_grad_norm)
         self._optimizer.step(rate)
         return loss, tokens
 
     def add_gradient(self, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, int]:
-        """Add up the gradient of the mean loss over all targets of `batches`; that loss, and their number."""
+        """Add the gradient of the mean loss over all targets of `batches`. Return that loss and their number."""
         import torch
 
         count = sum(int((targets != NO_TARGET).sum()) for _, targets in batches)
@@ -187,88 +213,141 @@ class Training:
 
         return torch.autocast(self._device, torch.bfloat16, enabled=self.recipe.dtype == "bfloat16")
 
-    def _report(self, losses: Sequence[Tensor], rate: float, since: Place) -> TrainReport:
+    def _report(self, losses: Sequence[Tensor], rate: float, since: TrainState) -> TrainReport:
         loss = sum(loss.item() for loss in losses) / len(losses)
-        place = self.place
+        state = self.state
         if not math.isfinite(loss):
-            raise ModelError(f"the loss is not a number at step {place.step}", hint="a lower learning rate may help")
+            raise ModelError(f"the loss is not a number at step {state.step}", hint="a lower learning rate may help")
         return TrainReport(
-            step=place.step,
-            epoch=place.epoch,
-            tokens=place.tokens,
-            seconds=place.seconds,
-            progress=self.recipe.progress(place.step, place.seconds),
+            step=state.step,
+            epoch=state.epoch,
+            tokens=state.tokens,
+            seconds=state.seconds,
+            progress=self.recipe.progress(state.step, state.seconds),
             loss=loss,
             bits_per_byte=loss / math.log(2) / self.data.bytes_per_token,
             learning_rate=rate,
-            tokens_per_s=(place.tokens - since.tokens) / max(1e-9, place.seconds - since.seconds),
+            tokens_per_s=(state.tokens - since.tokens) / max(1e-9, state.seconds - since.seconds),
         )
 
-    def _evaluated(self, report: TrainReport) -> TrainReport:
-        """The report with the loss on the held-out text, which is noted if it is the best."""
-        assert self.data.held is not None
+    def _evaluate(self, report: TrainReport) -> TrainReport:
+        """Return the report with the loss on the held-out text, and remember whether it is the best so far."""
+        assert self.data.held_out is not None
         with self._autocast():
-            loss = estimate_loss(self._model, self.data.held, self.data.context, self.recipe.eval_tokens)
-        place = self.place
-        if place.best_loss is None or loss < place.best_loss:
-            self.place = replace(place, best_loss=loss, best_step=place.step, worse=0)
+            loss = estimate_loss(self._model, self.data.held_out, self.data.context, self.recipe.eval_tokens)
+        state = self.state
+        if state.best_loss is None or loss < state.best_loss:
+            self.state = replace(state, best_loss=loss, best_step=state.step, worse=0)
         else:
-            self.place = replace(place, worse=place.worse + 1)
-        return replace(report, valid_loss=loss, valid_bits_per_byte=self.data.held.bits_per_byte(loss))
+            self.state = replace(state, worse=state.worse + 1)
+        return replace(report, valid_loss=loss, valid_bits_per_byte=self.data.held_out.bits_per_byte(loss))
 
-    def _with_sample(self, report: TrainReport, since: Place) -> TrainReport:
-        """The report with a sample, if it is time for one."""
+    def _add_sample(self, report: TrainReport, since: TrainState) -> TrainReport:
+        """Return the report with a sample if one is due: with each evaluation, or several times in a run without."""
         before = self.recipe.progress(since.step, since.seconds)
         passed = math.floor(report.progress * SAMPLES) > math.floor(before * SAMPLES)
-        if report.valid_loss is None and (self.data.held is not None or not passed):
+        if report.valid_loss is None and (self.data.held_out is not None or not passed):
             return report
         return replace(report, sample=self.data.sample(report.step))
 
-    def save(self) -> None:
-        """Write a checkpoint, then the weights where they are the best, or if there are none yet. Raises OutputError.
+    def _save(self) -> None:
+        """Write a checkpoint, then the weights if they are the best or the first. Raise OutputError if that fails.
 
-        So the weights in `out` are never of a step that the checkpoint knows nothing of, and what is lost where only
-        the first of both was written is in the checkpoint.
+        In this order, the checkpoint knows the step of the weights in `out`, and holds the best weights if the process
+        ends before they are written.
         """
-        checkpoint.save(self.out, self.place, weights_of(self._model), self._optimizer.state())
-        if self._is_best or not has_weights(self.out):
+        save_checkpoint(self.out, self.state, weights_of(self._model), self._optimizer.state())
+        if self._is_best or not any(self.out.glob("model*.safetensors")):
             save_model(self._model, self._save_dtype, self.out)
 
     def _finish(self) -> TrainResult:
-        """Leave the best weights in `out`, and say how they do on the whole of the held-out text."""
-        place, held = self.place, self.data.held
+        """Leave the best weights in `out`, and return their loss on all of the held-out text."""
+        import torch
+
+        from genlm.model.adapter import load_transformers_model
+
+        state, held_out = self.state, self.data.held_out
         valid_loss = None
-        if held is None:
+        if held_out is None:
             save_model(self._model, self._save_dtype, self.out)
         else:
-            valid_loss = exact_loss(load_saved(self.out, self._device), held, self.data.context)
+            model = load_transformers_model(self.out, self._device, torch.float32, allow_pickle=False)
+            valid_loss = exact_loss(model, held_out, self.data.context)
         self.is_finished = True
         return TrainResult(
-            step=place.step,
-            tokens=place.tokens,
-            seconds=place.seconds,
-            best_step=place.best_step or place.step,
-            stopped_early=self.recipe.progress(place.step, place.seconds) < 1,
+            step=state.step,
+            tokens=state.tokens,
+            seconds=state.seconds,
+            best_step=state.best_step or state.step,
+            stopped_early=self.recipe.progress(state.step, state.seconds) < 1,
             valid_loss=valid_loss,
-            valid_bits_per_byte=held.bits_per_byte(valid_loss) if held and valid_loss is not None else None,
+            valid_bits_per_byte=held_out.bits_per_byte(valid_loss) if held_out and valid_loss is not None else None,
         )
 
 
-def came_to_its_end(out: Path) -> bool:
-    """Whether the run in `out` is finished."""
-    if checkpoint.is_there(out) or not (out / LOG).is_file():
+def estimate_loss(model: Any, held_out: HeldOut, context: int, most_tokens: int) -> float:
+    """Return the mean loss (nats a token) over adjacent windows, about `most_tokens` in all, spread over the text."""
+    windows = [row[at : at + context + 1] for row in held_out.rows for at in range(0, len(row) - 1, context)]
+    every = max(1, round(held_out.num_targets / most_tokens))
+    return _mean_loss(model, [Window(ids[:-1], 0, ids[1:], is_last=False) for ids in windows[::every]])
+
+
+def exact_loss(model: Any, held_out: HeldOut, context: int) -> float:
+    """Return the mean loss (nats a token) over the whole text, in windows that slide by half the context."""
+    sliding = SlidingWindow.over(context, None)
+    return _mean_loss(model, [window for row in held_out.rows for window in sliding.windows([row])])
+
+
+def _mean_loss(model: Any, windows: list[Window]) -> float:
+    from genlm.model.adapter import TransformersModel
+
+    with _evaluating(model):
+        scores = score_windows(TransformersModel(model), windows)
+    total = sum(score.logprobs.double().sum().item() for score in scores if score is not None)
+    return -total / sum(len(window.targets) for window in windows)
+
+
+def sample_text(model: Any, tokenizer: Tokenizer, end: int, seed: int) -> str:
+    """Return a short text from a model in training."""
+    from genlm.model.adapter import TransformersModel
+    from genlm.model.load import Model
+    from genlm.model.tokenizer import Tokenizer as TextTokenizer
+
+    info = ModelInfo("in training", "local", None, model.num_parameters(), "float32", str(model.device))
+    whole = Model(info, TransformersModel(model), TextTokenizer(tokenizer), frozenset([end]), end, 0.0)
+    with _evaluating(model):
+        room = (whole.network.context or SAMPLE_TOKENS + 1) - 1
+        result = result_of(continue_prompt(whole, "", DEFAULT_STRATEGY, Limits(max(1, min(SAMPLE_TOKENS, room))), seed))
+    return result.completions[0].text
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def has_finished(out: Path) -> bool:
+    """Return whether the run in `out` has finished."""
+    if (out / CHECKPOINT).is_file() or not (out / LOG).is_file():
         return False
     lines = (out / LOG).read_text("utf-8").splitlines()
     return bool(lines) and "best_step" in lines[-1]
 
 
 @contextmanager
-def _log(path: Path, until: int) -> Iterator[Callable[[TrainReport | TrainResult], None]]:
-    """A way to add lines to the log, from which first goes what came after step `until`."""
+def _open_log(out: Path, last_step: int) -> Iterator[Callable[[TrainReport | TrainResult], None]]:
+    """Drop the lines of the log after `last_step`, and yield a function that adds a line."""
+    path = out / LOG
     try:
-        lines = path.read_text("utf-8").splitlines() if until else []
-        kept = [line for line in lines if _step_of(line) <= until]
-        replace_file(path, lambda beside: _write_lines(beside, kept))
+        lines = path.read_text("utf-8").splitlines() if last_step else []
+        kept = [line + "\n" for line in lines if _step_of(line) <= last_step]
+        with replacing_files(out, LOG) as new:
+            (new / LOG).write_text("".join(kept), "utf-8", newline="\n")
         with path.open("a", encoding="utf-8", newline="\n") as stream:
 
             def add(record: TrainReport | TrainResult) -> None:
@@ -281,12 +360,8 @@ def _log(path: Path, until: int) -> Iterator[Callable[[TrainReport | TrainResult
 
 
 def _step_of(line: str) -> float:
-    """The step that a line of the log tells of, none if a full disk let only its beginning through."""
+    """Return the step of a line of the log; infinity for a line that a full disk cut short."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:
         return math.inf
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(line + "\n" for line in lines), "utf-8", newline="\n")

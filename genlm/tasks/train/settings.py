@@ -1,26 +1,31 @@
-"""What a training run is asked to do, as plain data: its model's size and its recipe."""
+"""The settings of a training run: the model's shape, the recipe, and their defaults by the size of the corpus."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from genlm.errors import UsageError
 
 OptimizerName: TypeAlias = Literal["adamw", "muon"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
-# The rate ends at this share of its peak.
+SavedType: TypeAlias = Literal["float32", "float16", "bfloat16"]
+# The cosine ends at this share of the peak learning rate.
 LAST_RATE = 0.01
-# A token, and one to predict from it and the one before.
+# One token to predict, and one to predict it from.
 LEAST_CONTEXT = 2
-# With the number of a step they make one seed of 64 bits.
+# A sane limit for counts, far beyond any machine.
+MOST = 2**31 - 1
+# The seed and the number of a step together make the 64-bit seed of that step.
 SEED_BITS = 32
+# A corpus below this many bytes is read line by line, and each line is trained on separately.
+SMALL = 10_000
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of a model to train."""
+    """The size of a new model."""
 
     n_layer: int
     n_embd: int
@@ -33,12 +38,14 @@ class Shape:
             least = LEAST_CONTEXT if name == "n_positions" else 1
             if value < least:
                 raise UsageError(f"{name} must be {least} or more, not {value}")
+            if value > MOST:
+                raise UsageError(f"{name} must be at most {MOST:,}")
         if self.n_embd % self.n_head:
             raise UsageError(f"n_embd={self.n_embd} cannot be divided among n_head={self.n_head} heads")
 
     @property
     def parameters(self) -> int:
-        """How many numbers a GPT-2 of this shape learns, its head tied to its embedding."""
+        """The number of parameters of a GPT-2 of this shape, whose head is tied to its embedding."""
         block = 12 * self.n_embd**2 + 13 * self.n_embd
         return (self.vocab_size + self.n_positions + 2) * self.n_embd + self.n_layer * block
 
@@ -47,9 +54,9 @@ class Shape:
 class Recipe:
     """How a model is trained.
 
-    A step goes down the mean gradient of `accumulate` batches of `batch_size` rows. The run ends after `max_steps` or
-    `max_minutes`, whichever comes first, or when `patience` evaluations in a row were no better than the best.
-    Evaluations on the way score about `eval_tokens` tokens. `dropout` None leaves a model as it is.
+    A step follows the mean gradient of `accumulate` batches of `batch_size` rows. The run ends after `max_steps` or
+    `max_minutes`, whichever comes first, or after `patience` evaluations in a row without improvement; 0 never ends it
+    early. Evaluations before the end score about `eval_tokens` tokens. `dropout` None keeps that of the base model.
     """
 
     max_steps: int | None
@@ -80,6 +87,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise UsageError(f"{name} must be {lowest} or more, not {value}")
+            if value is not None and name != "seed" and value > MOST:
+                raise UsageError(f"{name} must be at most {MOST:,}")
         if self.seed >= 2**SEED_BITS:
             raise UsageError(f"seed must be below 2^{SEED_BITS}, not {self.seed}")
         for name in ("learning_rate", "max_grad_norm", "max_minutes"):
@@ -90,12 +99,98 @@ class Recipe:
             raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
     def progress(self, step: int, seconds: float) -> float:
-        """How much of the run is done after `step` steps in `seconds`, 0 to 1."""
+        """Return the share of the run, 0 to 1, that is done after `step` steps in `seconds`."""
         by_steps = step / self.max_steps if self.max_steps else 0.0
         by_time = seconds / 60 / self.max_minutes if self.max_minutes else 0.0
         return min(1.0, max(by_steps, by_time))
 
     def rate(self, step: int, progress: float) -> float:
-        """The learning rate of a step, counted from 0: linear warm-up, then a cosine down to a hundredth."""
+        """Return the learning rate of a step, counted from 0: linear warm-up, then a cosine down to a hundredth."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return self.learning_rate * warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+SIZES = {
+    "tiny": Shape(n_layer=2, n_embd=64, n_head=2, n_positions=128, vocab_size=512),
+    "small": Shape(n_layer=4, n_embd=128, n_head=4, n_positions=256, vocab_size=1024),
+    "medium": Shape(n_layer=6, n_embd=320, n_head=5, n_positions=512, vocab_size=4096),
+    "large": Shape(n_layer=12, n_embd=512, n_head=8, n_positions=512, vocab_size=8192),
+    "gpt2": Shape(n_layer=12, n_embd=768, n_head=12, n_positions=1024, vocab_size=50_257),
+}
+# As in every size of GPT-2.
+HEAD_WIDTH = 64
+# By default a run limited by steps has this many evaluations; one limited by time has one every so many steps.
+EVALUATIONS = 12
+UNCLOCKED_EVERY = 250
+# A rough guess, because the recipe is chosen before there is a tokenizer.
+BYTES_PER_TOKEN = 3
+
+
+@dataclass(frozen=True)
+class Default:
+    """The default settings for a corpus below `bytes`; `tuning_*` are those for continuing a trained model."""
+
+    bytes: float
+    size: str
+    max_steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    dropout: float
+    tuning_steps: int
+    tuning_rate: float = 1e-4
+    tuning_batch_size: int = 4
+
+
+DEFAULTS = (
+    Default(SMALL, "tiny", 400, 64, 3e-3, 10, 0.0, 60),
+    Default(1_000_000, "small", 1500, 16, 2e-3, 50, 0.1, 300),
+    Default(math.inf, "medium", 3000, 8, 1.5e-3, 100, 0.1, 1000),
+)
+
+
+def default_for(num_bytes: int) -> Default:
+    """Return the default settings for a corpus of this size."""
+    return next(row for row in DEFAULTS if num_bytes < row.bytes)
+
+
+def choose_shape(num_bytes: int, size: str | None, given: dict[str, int]) -> Shape:
+    """Return the shape of this size, or of the default for the corpus, with the given numbers replaced.
+
+    Raises:
+        UsageError: there is no such size, or the numbers do not fit together.
+    """
+    name = size or default_for(num_bytes).size
+    if name not in SIZES:
+        raise UsageError(f"no size {name!r}", hint="the sizes are " + ", ".join(SIZES))
+    numbers = asdict(SIZES[name]) | given
+    if "n_embd" in given and "n_head" not in given:
+        width = given["n_embd"]
+        # The most heads that are at least of the usual width.
+        numbers["n_head"] = next((count for count in range(width // HEAD_WIDTH, 1, -1) if width % count == 0), 1)
+    return Shape(**numbers)
+
+
+def choose_recipe(num_bytes: int, held_bytes: int, context: int, *, is_tuning: bool, given: dict[str, Any]) -> Recipe:
+    """Return the recipe for a corpus of this size and rows of `context` tokens, with the given settings replaced.
+
+    If only a limit in minutes is given, there is none in steps. Raises UsageError for an invalid setting.
+    """
+    row = default_for(num_bytes)
+    settings: dict[str, Any] = {
+        "max_steps": row.tuning_steps if is_tuning else row.max_steps,
+        "batch_size": row.tuning_batch_size if is_tuning else row.batch_size,
+        "learning_rate": row.tuning_rate if is_tuning else row.learning_rate,
+        "warmup_steps": row.warmup_steps,
+        "dropout": None if is_tuning else row.dropout,
+    }
+    if "max_minutes" in given and "max_steps" not in given:
+        settings["max_steps"] = None
+    recipe = Recipe(**settings | given)
+    if "eval_every" in given:
+        return recipe
+    # An evaluation takes no more tokens than the steps before it.
+    eval_tokens = min(recipe.eval_tokens, held_bytes // BYTES_PER_TOKEN)
+    least = math.ceil(eval_tokens / (recipe.batch_size * recipe.accumulate * context))
+    wanted = recipe.max_steps // EVALUATIONS if recipe.max_steps else UNCLOCKED_EVERY
+    return replace(recipe, eval_every=max(1, wanted, least))

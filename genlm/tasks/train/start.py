@@ -1,32 +1,100 @@
-"""From a request to a run: read the corpus, make the tokenizer and the model; or find them again, and go on."""
+"""Start or resume a run: from a request to the settings of a run, its texts, tokenizer and model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
-from genlm.errors import InputError, OutputError
-from genlm.formats.folder import LocalFolder
+from genlm.errors import InputError, OutputError, UsageError
 from genlm.model.source import Notify, find_model
 from genlm.model.tokenizer import END_OF_TEXT
+from genlm.records.serialize import from_builtins, parse, to_builtins
 from genlm.records.train import TrainFacts
-from genlm.tasks.train import checkpoint, jobs
-from genlm.tasks.train.data import Documents, Rows, Windows
-from genlm.tasks.train.evaluate import Held, sample_text
-from genlm.tasks.train.folder import check_free, check_room, clear, copy_tokenizer, is_complete, save_tokenizer
-from genlm.tasks.train.jobs import TrainingJob, TrainingRequest
-from genlm.tasks.train.loop import Data, Training, came_to_its_end
-from genlm.tasks.train.network import new_gpt2, set_dropout
-from genlm.tasks.train.texts import Texts, count_bytes, gather
-from genlm.tasks.train.tokenizers import encode, find_tokenizer, in_one_row, is_made, largest_id, make_tokenizer
+from genlm.tasks.score import UNBOUNDED
+from genlm.tasks.train.data import Documents, Rows, Texts, TextSource, Windows, count_bytes, read_texts
+from genlm.tasks.train.folder import (
+    CARD,
+    CHECKPOINT,
+    CURVE,
+    JOB,
+    check_free,
+    check_space,
+    clear,
+    copy_tokenizer,
+    lock_folder,
+    replacing_files,
+    save_tokenizer,
+    write_json,
+)
+from genlm.tasks.train.loop import HeldOut, TrainData, Trainer, has_finished, sample_text
+from genlm.tasks.train.model import check_compiler, check_memory, choose_precision, new_gpt2, set_dropout
+from genlm.tasks.train.settings import LEAST_CONTEXT, Recipe, SavedType, Shape, choose_recipe, choose_shape
+from genlm.tasks.train.tokenizers import (
+    concatenate,
+    encode,
+    find_base,
+    find_tokenizer,
+    is_made,
+    largest_id,
+    make_tokenizer,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from genlm.model.load import DeviceChoice
+
+# The float32 weight and its gradient, and the mean and the square that AdamW keeps.
+PARAMETER_BYTES = 4 * 4
+PrecisionChoice: TypeAlias = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What a user asks for. Whatever `shape` and `recipe` leave out depends on the size of the corpus.
+
+    `base` is the model to continue, at `revision` if it is on the Hub. With it, `shape` may only have `n_positions`:
+    how much of its context to train on.
+    """
+
+    source: TextSource
+    base: str | None = None
+    tokenizer: str | None = None
+    size: str | None = None
+    shape: dict[str, int] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    dtype: PrecisionChoice = "auto"
+    save_dtype: SavedType | None = None
+    device: DeviceChoice = "auto"
+    revision: str | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of all random choices."""
+        return int(self.recipe.get("seed", Recipe.seed))
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Everything that decides the result of a run, as kept in its folder.
+
+    The model is `base`, or a new one of `shape`. A row has `context` tokens. `parameters` is approximate. `revision` is
+    the commit of a `base` from the Hub.
+    """
+
+    source: TextSource
+    base: str | None
+    tokenizer: str
+    shape: Shape | None
+    context: int
+    parameters: int
+    recipe: Recipe
+    save_dtype: SavedType
+    device: str
+    fingerprint: str
+    revision: str | None = None
 
 
 class Vocabulary(NamedTuple):
@@ -38,142 +106,269 @@ class Vocabulary(NamedTuple):
     @property
     def end_id(self) -> int:
         """The id of `end`."""
-        id = self.tokenizer.token_to_id(self.end)
-        assert id is not None
-        return id
+        return cast(int, self.tokenizer.token_to_id(self.end))
 
 
 class TrainingRun(NamedTuple):
-    """A run that is ready, and what there is to say of it. Until `hold` is left no other may write where it does."""
+    """A run that is ready to train, and its facts. `hold` keeps other runs out of its folder until it is closed."""
 
-    training: Training
+    trainer: Trainer
     facts: TrainFacts
     hold: ExitStack
 
 
-def begin(
-    request: TrainingRequest, out: Path, *, overwrite: bool = False, notify: Notify = lambda _: None
-) -> TrainingRun:
-    """A new run that leaves its model in `out`.
+def begin(request: TrainRequest, out: Path, *, overwrite: bool = False, notify: Notify = lambda _: None) -> TrainingRun:
+    """Start a new run, whose model will be in `out`.
 
     Raises:
-        InputError: a text that cannot be used.
-        ModelError: a model to go on with that cannot be had.
-        OutputError: `out` is there already, has no room, or another run is writing there.
-        UsageError: numbers that make no model or no run.
+        InputError: a text cannot be used.
+        ModelError: the base model is not available, or a model of this size does not fit in memory.
+        OutputError: `out` exists, has no space, or another run is writing to it.
+        UsageError: the settings are invalid.
     """
     check_free(out, overwrite=overwrite)
-    texts = gather(request.source, request.seed, out)
-    job = jobs.resolve(request, texts, notify)
+    texts = read_texts(request.source, request.seed, out)
+    job = resolve(request, texts, notify)
     if job.base is not None and out.resolve() == find_model(job.base, revision=job.revision).path.resolve():
         raise OutputError(f"{out} is the base model itself", hint="name another folder")
-    check_room(out, job.parameters)
+    check_space(out, job.parameters)
+    check_memory(
+        job.device,
+        job.parameters * PARAMETER_BYTES,
+        f"training {job.parameters:,} parameters",
+        "a smaller model needs less",
+    )
     vocabulary = _vocabulary(job, texts, notify)
-    training, facts = _prepared(job, texts, vocabulary, out)
+    trainer, facts = _prepare(job, texts, vocabulary, out)
     with ExitStack() as hold:
-        hold.enter_context(LocalFolder(str(out)).locked())
+        hold.enter_context(lock_folder(out))
         clear(out)
-        if job.base is None:
-            save_tokenizer(vocabulary.tokenizer, vocabulary.end, job.context, out)
-        else:
-            copy_tokenizer(find_model(job.base, revision=job.revision).path, out)
-        jobs.write(job, out)
-        return TrainingRun(training, facts, hold.pop_all())
+        # Written first: it marks the folder as one of a run, which may be overwritten.
+        with replacing_files(out, JOB) as new:
+            write_json(new / JOB, to_builtins(job))
+        _write_tokenizer(job, vocabulary, out)
+        return TrainingRun(trainer, facts, hold.pop_all())
 
 
-def resume(out: Path, request: TrainingRequest | None = None, notify: Notify = lambda _: None) -> TrainingRun:
-    """The run in `out`, at the place of its last checkpoint, or at its beginning if it came to none.
+def resume(out: Path, request: TrainRequest | None = None, notify: Notify = lambda _: None) -> TrainingRun:
+    """Continue the run in `out` from its last checkpoint, or start it over if there is none.
 
-    One that came to its end, but has left no card or curve, is a finished run, for which these can be made.
+    A run that has finished but whose card or curve is missing is returned as finished, so that they can be written.
 
     Raises:
-        InputError: there is no run, it is finished, or its texts are not what they were.
-        ModelError: the device it runs on is not there.
-        OutputError: another run is writing in `out`.
-        UsageError: `request` asks for another.
+        InputError: there is no run, it is complete, or its texts have changed.
+        ModelError: the device it runs on is not available.
+        OutputError: another run is writing to `out`.
+        UsageError: `request` has other settings.
     """
     from genlm.model.load import choose_device
 
-    job = jobs.read(out)
+    job = read_job(out)
     choose_device(cast("DeviceChoice", job.device))
     with ExitStack() as hold:
-        hold.enter_context(LocalFolder(str(out)).locked())
-        training, facts = _resumed(job, out, request, notify)
-        return TrainingRun(training, facts, hold.pop_all())
+        hold.enter_context(lock_folder(out))
+        is_finished = has_finished(out)
+        if is_finished and all((out / name).is_file() for name in (CARD, CURVE)):
+            raise InputError(f"the run in {out} has finished", code="run-finished")
+        texts = read_texts(job.source, job.recipe.seed, out)
+        if texts.fingerprint != job.fingerprint:
+            raise InputError(f"the texts have changed since the run in {out} was started")
+        if request is not None:
+            _check_same(job, resolve(request, read_texts(request.source, request.seed, out), notify), out)
+        can_continue = (out / CHECKPOINT).is_file()
+        if can_continue or is_finished:
+            vocabulary = Vocabulary(*find_tokenizer(str(out.absolute()), notify))
+        else:
+            # The run may have been killed before its tokenizer was written.
+            vocabulary = _vocabulary(job, texts, notify)
+            _write_tokenizer(job, vocabulary, out)
+        trainer, facts = _prepare(job, texts, vocabulary, out)
+        if can_continue:
+            trainer.resume()
+        trainer.is_finished = is_finished
+        return TrainingRun(trainer, facts, hold.pop_all())
 
 
-def _resumed(
-    job: TrainingJob, out: Path, request: TrainingRequest | None, notify: Notify
-) -> tuple[Training, TrainFacts]:
-    is_at_end = came_to_its_end(out)
-    if is_at_end and is_complete(out):
-        raise InputError(f"the run in {out} has finished", code="run-finished")
-    texts = gather(job.source, job.recipe.seed, out)
-    if texts.fingerprint != job.fingerprint:
-        raise InputError(f"the texts have changed since the run in {out} was started")
-    if request is not None:
-        jobs.check_same(job, jobs.resolve(request, gather(request.source, request.seed, out), notify), out)
-    training, facts = _prepared(job, texts, Vocabulary(*find_tokenizer(str(out.absolute()), notify)), out)
-    if checkpoint.is_there(out):
-        training.resume()
-    training.is_finished = is_at_end
-    return training, facts
+def read_job(out: Path) -> TrainJob:
+    """Return the job whose run is in `out`. Raise InputError if there is none."""
+    path = out / JOB
+    if not path.is_file():
+        raise InputError(f"{out} holds no {JOB}: no run was started there")
+    try:
+        return from_builtins(TrainJob, parse(path.read_bytes()))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: damaged, or written by another version of genlm: {error}") from error
 
 
-def _vocabulary(job: TrainingJob, texts: Texts, notify: Notify) -> Vocabulary:
+def _check_same(started: TrainJob, asked: TrainJob, out: Path) -> None:
+    """Raise UsageError if a run is asked to continue with other settings."""
+    for (name, before), (_, now) in zip(_flat(asdict(started)), _flat(asdict(asked)), strict=False):
+        if before != now:
+            raise UsageError(f"the run in {out} was started with {name} {before}, not {now}", code="run-differs")
+
+
+def _flat(record: dict[str, Any]) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in record.items():
+        pairs += _flat(value) if isinstance(value, dict) else [(name, value)]
+    return pairs
+
+
+# From a request to a job.
+
+
+class _BaseFacts(NamedTuple):
+    """What a job takes from its model, which has not been loaded yet."""
+
+    base: str | None
+    shape: Shape | None
+    context: int
+    parameters: int
+    width: int
+    dtype: SavedType
+    revision: str | None = None
+
+
+def resolve(request: TrainRequest, texts: Texts, notify: Notify = lambda _: None) -> TrainJob:
+    """Return the job for a request and these texts.
+
+    Raises:
+        UsageError: the settings are invalid.
+        ModelError: the base model or the device is not available.
+    """
+    from genlm.model.load import choose_device
+
+    if request.revision is not None and request.base is None:
+        raise UsageError("a revision needs a base model")
+    model = _new_facts(request, texts) if request.base is None else _base_facts(request, request.base, notify)
+    recipe = choose_recipe(
+        texts.num_bytes,
+        count_bytes(texts.held_out),
+        model.context,
+        is_tuning=request.base is not None,
+        given=request.recipe,
+    )
+    device = choose_device(request.device)
+    if recipe.compile:
+        check_compiler(device)
+    if not texts.held_out:
+        for name in ("patience", "eval_every"):
+            if request.recipe.get(name):
+                raise UsageError(f"{name} needs held-out text", code="needs-held-out-text")
+    return TrainJob(
+        source=request.source,
+        base=model.base,
+        tokenizer=model.base or _absolute(request.tokenizer or "bpe"),
+        shape=model.shape,
+        context=model.context,
+        parameters=model.parameters,
+        recipe=replace(recipe, dtype=choose_precision(request.dtype, device, model.width)),
+        save_dtype=request.save_dtype or model.dtype,
+        device=device,
+        fingerprint=texts.fingerprint,
+        revision=model.revision,
+    )
+
+
+def _new_facts(request: TrainRequest, texts: Texts) -> _BaseFacts:
+    if request.tokenizer is not None and not is_made(request.tokenizer) and "vocab_size" in request.shape:
+        raise UsageError(f"vocab_size cannot be set: the tokenizer {request.tokenizer} has its own size")
+    shape = choose_shape(texts.num_bytes, request.size, request.shape)
+    return _BaseFacts(None, shape, shape.n_positions, shape.parameters, shape.n_embd, "float32")
+
+
+def _base_facts(request: TrainRequest, name: str, notify: Notify) -> _BaseFacts:
+    from genlm.model.adapter import read_config
+    from genlm.model.files import weight_files
+
+    extra = [part for part in request.shape if part != "n_positions"]
+    extra += [part for part in ("size", "tokenizer") if getattr(request, part) is not None]
+    if extra:
+        raise UsageError(f"{extra[0]} cannot be set: the base model {name} has its own")
+    folder = find_base(name, request.revision, notify)
+    config = read_config(folder.path)
+    text_config = config.get_text_config()
+    most = getattr(text_config, "max_position_embeddings", None)
+    context = request.shape.get("n_positions", most or UNBOUNDED)
+    if not LEAST_CONTEXT <= context <= (most or context):
+        raise UsageError(
+            f"n_positions must be between {LEAST_CONTEXT} and {most}, the context of {name}, not {context}"
+        )
+    dtype = str(config.dtype).removeprefix("torch.")
+    size = sum(path.stat().st_size for path in weight_files(folder.path, allow_pickle=False))
+    return _BaseFacts(
+        base=str(folder.path.absolute()) if folder.source == "local" else name,
+        shape=None,
+        context=context,
+        parameters=size // (2 if dtype in ("float16", "bfloat16") else 4),
+        width=text_config.hidden_size,
+        dtype=cast(SavedType, dtype) if dtype in get_args(SavedType) else "float32",
+        revision=folder.revision,
+    )
+
+
+def _absolute(name: str) -> str:
+    return name if is_made(name) or not Path(name).exists() else str(Path(name).absolute())
+
+
+# From a job to a trainer.
+
+
+def _vocabulary(job: TrainJob, texts: Texts, notify: Notify) -> Vocabulary:
     if job.shape is not None and is_made(job.tokenizer):
         return Vocabulary(make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT)
     return Vocabulary(*find_tokenizer(job.tokenizer, notify, job.revision))
 
 
-def _prepared(job: TrainingJob, texts: Texts, vocabulary: Vocabulary, out: Path) -> tuple[Training, TrainFacts]:
+def _write_tokenizer(job: TrainJob, vocabulary: Vocabulary, out: Path) -> None:
+    if job.base is None:
+        save_tokenizer(vocabulary.tokenizer, vocabulary.end, job.context, out)
+    else:
+        copy_tokenizer(find_model(job.base, revision=job.revision).path, out)
+
+
+def _prepare(job: TrainJob, texts: Texts, vocabulary: Vocabulary, out: Path) -> tuple[Trainer, TrainFacts]:
     tokenizer, end = vocabulary.tokenizer, vocabulary.end_id
     model = _model(job, vocabulary)
-    documents = encode(tokenizer, texts.documents)
-    rows, entropy = _rows(job, documents, texts, end)
+    documents, held_out = encode(tokenizer, texts.documents), encode(tokenizer, texts.held_out)
     num_tokens = sum(map(len, documents)) + len(documents)
-    data = Data(
+    rows: Rows
+    entropy = None
+    if texts.is_small:
+        rows = Documents(documents, end, job.context, job.recipe.seed)
+        entropy = rows.entropy()
+        held_rows = [[end, *ids, end] for ids in held_out]
+    else:
+        rows = Windows(concatenate(documents, end), job.context, job.recipe.seed)
+        held_rows = [concatenate(held_out, end).tolist()]
+    data = TrainData(
         rows,
-        _held(tokenizer, texts, end),
+        HeldOut(held_rows, count_bytes(texts.held_out)) if held_out else None,
         job.context,
         bytes_per_token=texts.num_bytes / num_tokens,
         sample=lambda seed: sample_text(model, tokenizer, end, seed),
     )
-    training = Training(model, data, job.recipe, out, save_dtype=job.save_dtype, device=job.device)
-    return training, _facts(job, texts, model, num_tokens, entropy)
+    trainer = Trainer(model, data, job.recipe, out, save_dtype=job.save_dtype, device=job.device)
+    return trainer, _facts(job, texts, model, num_tokens, entropy)
 
 
-def _rows(job: TrainingJob, documents: Sequence[Sequence[int]], texts: Texts, end: int) -> tuple[Rows, float | None]:
-    if not texts.is_small:
-        return Windows(in_one_row(documents, end), job.context, job.recipe.seed), None
-    rows = Documents(documents, end, job.context, job.recipe.seed)
-    return rows, rows.entropy()
-
-
-def _held(tokenizer: Tokenizer, texts: Texts, end: int) -> Held | None:
-    """The held-out text in rows as those to train on: of a small corpus each document by itself."""
-    if not texts.held_out:
-        return None
-    documents = encode(tokenizer, texts.held_out)
-    rows = [[end, *ids, end] for ids in documents] if texts.is_small else [in_one_row(documents, end).tolist()]
-    return Held(rows, count_bytes(texts.held_out))
-
-
-def _model(job: TrainingJob, vocabulary: Vocabulary) -> Any:
+def _model(job: TrainJob, vocabulary: Vocabulary) -> Any:
     import torch
 
     torch.manual_seed(job.recipe.seed)
-    size = largest_id(vocabulary.tokenizer) + 1
+    vocab_size = largest_id(vocabulary.tokenizer) + 1
     if job.shape is None:
-        model = _base(job.base, job.revision, size)
+        model = _load_base(job.base, job.revision, vocab_size)
     else:
-        model = new_gpt2(job.shape, size, vocabulary.end_id, job.device)
+        model = new_gpt2(job.shape, vocab_size, vocabulary.end_id, job.device)
     if job.recipe.dropout is not None and (job.shape is None or job.recipe.dropout > 0):
         set_dropout(model, job.recipe.dropout)
     return model.train()
 
 
-def _base(name: str | None, revision: str | None, vocab_size: int) -> Any:
+def _load_base(name: str | None, revision: str | None, vocab_size: int) -> Any:
     import torch
 
     from genlm.model.adapter import load_transformers_model
@@ -188,7 +383,7 @@ def _base(name: str | None, revision: str | None, vocab_size: int) -> Any:
     return model
 
 
-def _facts(job: TrainingJob, texts: Texts, model: Any, num_tokens: int, entropy: float | None) -> TrainFacts:
+def _facts(job: TrainJob, texts: Texts, model: Any, num_tokens: int, entropy: float | None) -> TrainFacts:
     config = model.config.get_text_config()
     return TrainFacts(
         base=job.base,

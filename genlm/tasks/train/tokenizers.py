@@ -1,6 +1,6 @@
-"""Tokenizers made from a corpus, and those that are there already.
+"""Tokenizers: trained on a corpus, or existing ones.
 
-All that are made here are byte-level, as GPT-2's: any text can be encoded, and comes back byte for byte.
+Those trained here are byte-level, like GPT-2's: every text can be encoded, and decodes to the same bytes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from genlm.errors import InputError, UsageError, first_line
-from genlm.model.source import Notify, find_model
+from genlm.errors import InputError, ModelError, UsageError, first_line
+from genlm.model.pieces import Pieces
+from genlm.model.source import ModelFolder, Notify, find_model
 from genlm.model.tokenizer import CHARACTERS, END_OF_TEXT, WORDS, load_tokenizer
+from genlm.model.tokenizer import Tokenizer as TextTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,23 +23,23 @@ if TYPE_CHECKING:
 Made: TypeAlias = Literal["bpe", "word", "char"]
 # Every byte, and the end of text.
 LEAST_VOCAB = 257
-# Two pieces become one where they meet this often. What occurs once would be learned as one token, and no prompt that
-# is a part of it would be known.
+# Two pieces are merged only if they occur together this often. Otherwise a unique text would become a single token, and
+# the model could not continue any beginning of it.
 LEAST_OFTEN = 2
-# What ends a text, by the names that tokenizers give it.
+# Names of the token that ends a text.
 ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
 
 
 def is_made(name: str) -> bool:
-    """Whether a tokenizer of this name is made from the corpus."""
+    """Return whether this names a kind of tokenizer that is trained on the corpus."""
     return name in get_args(Made)
 
 
 def make_tokenizer(name: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of at most `vocab_size` entries, made from texts.
+    """Train a tokenizer with at most `vocab_size` entries.
 
     Raises:
-        UsageError: a vocabulary too small for all bytes.
+        UsageError: the vocabulary is too small for all bytes.
     """
     if vocab_size < LEAST_VOCAB:
         raise UsageError(
@@ -45,11 +47,11 @@ def make_tokenizer(name: str, texts: Sequence[str], vocab_size: int) -> Tokenize
         )
     if name == "bpe":
         return train_bpe(texts, vocab_size)
-    return _of_pieces(texts, WORDS if name == "word" else CHARACTERS, vocab_size)
+    return _train_pieces(texts, WORDS if name == "word" else CHARACTERS, vocab_size)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer as GPT-2's."""
+    """Train a byte-level BPE tokenizer like GPT-2's."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -66,8 +68,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _of_pieces(texts: Iterable[str], pattern: str, vocab_size: int) -> Tokenizer:
-    """A tokenizer whose entries are the most frequent matches of `pattern`; any other match is spelled in bytes."""
+def _train_pieces(texts: Iterable[str], pattern: str, vocab_size: int) -> Tokenizer:
+    """Return a tokenizer of the most frequent matches of `pattern`; it spells any other match in bytes."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     parts = [
@@ -79,7 +81,7 @@ def _of_pieces(texts: Iterable[str], pattern: str, vocab_size: int) -> Tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     frequent = sorted((piece for piece in counts if len(piece) > 1), key=lambda piece: (-counts[piece], piece))
     entries = [END_OF_TEXT, *alphabet, *frequent[: vocab_size - LEAST_VOCAB]]
-    # A BPE without merges: what is no entry as a whole falls into bytes.
+    # A BPE without merges: a match that is not an entry is split into bytes.
     tokenizer = Tokenizer(models.BPE({entry: id for id, entry in enumerate(entries)}, [], ignore_merges=True))
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
@@ -87,14 +89,33 @@ def _of_pieces(texts: Iterable[str], pattern: str, vocab_size: int) -> Tokenizer
     return tokenizer
 
 
-def find_tokenizer(name: str, notify: Notify, revision: str | None = None) -> tuple[Tokenizer, str]:
-    """A tokenizer that is there, from a tokenizer.json or a model, and the token that ends its texts.
-
-    It is given `<|endoftext|>` where it has no such token. `revision` is that of a model on the Hub.
+def find_base(name: str, revision: str | None = None, notify: Notify = lambda _: None) -> ModelFolder:
+    """Return the folder of a model to continue, or of one whose tokenizer to use.
 
     Raises:
-        InputError: a file that is no tokenizer.
-        ModelError: a model that cannot be found.
+        ModelError: there is no such model, or its weights are pickled.
+    """
+    from genlm.model.files import weight_files
+
+    try:
+        folder = find_model(name, revision=revision, notify=notify)
+        weight_files(folder.path, allow_pickle=False)
+    except ModelError as error:
+        # Training has no option that allows them.
+        if error.code == "pickled-weights":
+            error.code, error.hint = None, "training loads safetensors only"
+        raise
+    return folder
+
+
+def find_tokenizer(name: str, notify: Notify, revision: str | None = None) -> tuple[Tokenizer, str]:
+    """Return the tokenizer of a model or a tokenizer.json, and the token that ends its texts.
+
+    `<|endoftext|>` is added if it has no such token. `revision` is that of a Hub model.
+
+    Raises:
+        InputError: the file is not a tokenizer.
+        ModelError: the model cannot be found.
     """
     from genlm.model.files import read_json
 
@@ -118,30 +139,31 @@ def _from_file(path: Path) -> Tokenizer:
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    # `tokenizers` raises plain Exception for what it cannot read.
+    # `tokenizers` raises plain Exception if it cannot read a file.
     except Exception as error:
-        raise InputError(f"{path}: no tokenizer: {first_line(error)}") from error
+        raise InputError(f"{path}: not a tokenizer: {first_line(error)}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def largest_id(tokenizer: Tokenizer) -> int:
-    """The largest id that it gives; ids need not lie close."""
+    """Return the largest id of a tokenizer, which may be larger than the number of its entries."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values())
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text, without special tokens."""
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> list[list[int]]:
+    """Return the ids of each text, without special tokens.
+
+    Long texts are encoded in parts: the encoding of a part takes many times the memory of its ids.
+    """
+    pieces = Pieces(TextTokenizer(tokenizer))
+    return [[id for part in pieces.encode(text) for id in part] for text in texts]
 
 
-def in_one_row(documents: Iterable[Sequence[int]], end: int) -> Tensor:
-    """All documents in one row, an `end` before each and after the last. Shape: (tokens,)."""
+def concatenate(documents: Iterable[Sequence[int]], end: int) -> Tensor:
+    """Return all documents in one row, with `end` before each and after the last. Shape: (tokens,)."""
     import torch
 
-    row = [end]
-    for ids in documents:
-        row += ids
-        row.append(end)
-    return torch.tensor(row)
+    ends = torch.tensor([end])
+    return torch.cat([ends, *(part for ids in documents for part in (torch.tensor(ids), ends))])

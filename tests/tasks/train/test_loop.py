@@ -1,10 +1,9 @@
-"""The loop: its steps are those of plain PyTorch, it learns, and it goes on where it was cut off."""
+"""The training loop: its steps, what a model learns, resuming, and the folder of a run."""
 
 from __future__ import annotations
 
 import json
 import math
-import operator
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -23,14 +22,12 @@ from genlm.errors import InputError, ModelError, OutputError, UsageError
 from genlm.model.source import ModelFolder
 from genlm.records.train import TrainReport, TrainResult
 from genlm.tasks.train import loop
-from genlm.tasks.train.data import Batches, Documents, Rows, Windows
-from genlm.tasks.train.folder import check_free, check_room
-from genlm.tasks.train.jobs import TrainingRequest
-from genlm.tasks.train.loop import Data, Training
-from genlm.tasks.train.network import new_gpt2
+from genlm.tasks.train.data import Batches, Documents, Rows, TextSource, Windows
+from genlm.tasks.train.folder import check_free, check_space
+from genlm.tasks.train.loop import TrainData, Trainer
+from genlm.tasks.train.model import new_gpt2
 from genlm.tasks.train.settings import Recipe, Shape
-from genlm.tasks.train.start import begin, resume
-from genlm.tasks.train.texts import TextSource
+from genlm.tasks.train.start import TrainRequest, begin, resume
 
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 16, "vocab_size": 280}
 RECIPE = {"max_steps": 24, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 5, "eval_every": 8, "dropout": 0.1}
@@ -38,7 +35,7 @@ STORY = "The fox went to the wood. The king went to the sea. The fox met the kin
 LIKES = "我喜欢看电影。\n我喜欢听音乐。\n我喜欢阅读。\n"
 
 
-def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **settings: Any) -> TrainingRequest:
+def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **settings: Any) -> TrainRequest:
     (folder / "corpus.txt").write_text(corpus)
     if valid is not None:
         (folder / "valid.txt").write_text(valid)
@@ -46,29 +43,29 @@ def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **se
     recipe = {**RECIPE, **settings.pop("recipe", {})}
     if valid is None:
         del recipe["eval_every"]
-    return TrainingRequest(source, shape=SHAPE, recipe=recipe, **settings)
+    return TrainRequest(source, shape=SHAPE, recipe=recipe, **settings)
 
 
-def finish(training: Training) -> tuple[list[TrainReport], TrainResult]:
-    *reports, result = training.run()
+def finish(trainer: Trainer) -> tuple[list[TrainReport], TrainResult]:
+    *reports, result = trainer.run()
     assert isinstance(result, TrainResult)
     return [report for report in reports if isinstance(report, TrainReport)], result
 
 
-def run(request: TrainingRequest, out: Path) -> tuple[list[TrainReport], TrainResult]:
-    return finish(begin(request, out).training)
+def run(request: TrainRequest, out: Path) -> tuple[list[TrainReport], TrainResult]:
+    return finish(begin(request, out).trainer)
 
 
-def bare(recipe: Recipe, out: Path, *, seed: int = 1) -> tuple[Training, Any, Windows]:
-    """A training without texts: a tiny model, and windows over some ids."""
+def bare(recipe: Recipe, out: Path, *, seed: int = 1) -> tuple[Trainer, Any, Windows]:
+    """Return a trainer of a tiny model without texts, the model, and windows over some ids."""
     torch.manual_seed(seed)
     model = new_gpt2(Shape(2, 16, 2, 8, 20), 20, 0).train()
     rows = Windows(torch.arange(200) * 7 % 20, 8, recipe.seed)
     out.mkdir(exist_ok=True)
-    return Training(model, Data(rows, None, 8, 1.0), recipe, out), model, rows
+    return Trainer(model, TrainData(rows, None, 8, 1.0), recipe, out), model, rows
 
 
-# What a step does.
+# Steps.
 
 
 def plain_losses(model: Any, optimizer: Any, batches: Sequence[tuple[Any, Any]], recipe: Recipe) -> list[float]:
@@ -87,7 +84,7 @@ def plain_losses(model: Any, optimizer: Any, batches: Sequence[tuple[Any, Any]],
 
 def test_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     recipe = Recipe(max_steps=6, batch_size=4, learning_rate=1e-2, warmup_steps=2, report_every=1, max_grad_norm=0.5)
-    training, trained, rows = bare(recipe, tmp_path)
+    trainer, trained, rows = bare(recipe, tmp_path)
     _, model, _ = bare(recipe, tmp_path)
     matrices = [weight for weight in model.parameters() if weight.dim() == 2]
     vectors = [weight for weight in model.parameters() if weight.dim() < 2]
@@ -95,7 +92,7 @@ def test_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     batches = Batches(rows, 4)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     expected = plain_losses(model, optimizer, [batches.take() for _ in range(6)], recipe)
-    assert [report.loss for report in finish(training)[0]] == pytest.approx(expected, rel=1e-5)
+    assert [report.loss for report in finish(trainer)[0]] == pytest.approx(expected, rel=1e-5)
     for ours, theirs in zip(trained.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
@@ -106,26 +103,26 @@ UNEVEN = Documents([[5, 6, 7, 8], [9]], end=0, context=8, seed=0)
 
 @pytest.mark.parametrize("rows", [EVEN, UNEVEN], ids=["even", "uneven"])
 def test_accumulated_batches_are_one_larger_batch(rows: Rows, tmp_path: Path) -> None:
-    training, model, _ = bare(Recipe(max_steps=1), tmp_path)
+    trainer, model, _ = bare(Recipe(max_steps=1), tmp_path)
     losses, gradients = [], []
     for size in (4, 1):
         batches = Batches(rows, size)
         model.zero_grad()
-        losses.append(training.add_gradient([batches.take() for _ in range(4 // size)])[0].item())
+        losses.append(trainer.add_gradient([batches.take() for _ in range(4 // size)])[0].item())
         gradients.append([weight.grad.clone() for weight in model.parameters()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for together, apart in zip(*gradients, strict=True):
         torch.testing.assert_close(together, apart, atol=1e-6, rtol=1e-5)
 
 
-def test_muon_turns_the_blocks_matrices_alone(tmp_path: Path) -> None:
-    training, model, _ = bare(Recipe(max_steps=1, optimizer="muon", weight_decay=0), tmp_path)
+def test_muon_updates_only_the_matrices_of_the_blocks(tmp_path: Path) -> None:
+    trainer, model, _ = bare(Recipe(max_steps=1, optimizer="muon", weight_decay=0), tmp_path)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    training.step(1e-2)
+    trainer.step(1e-2)
     for name, weight in model.named_parameters():
         change = weight.detach() - before[name]
         if weight.dim() == 2 and ".h." in name:
-            # An orthogonal matrix scaled to a mean square of 0.2 squared, about.
+            # An orthogonal matrix whose root mean square is scaled to about 0.2.
             assert change.pow(2).mean().sqrt() == pytest.approx(0.2 * 1e-2, rel=0.35), name
         elif name.endswith("wpe.weight"):
             assert change[:8].abs().max() == pytest.approx(1e-2, rel=1e-2)
@@ -139,7 +136,7 @@ def test_the_rate_warms_up_and_falls_to_a_hundredth() -> None:
     assert recipe.rate(100, 1.0) == pytest.approx(0.01)
 
 
-def test_steps_or_minutes_drive_the_run_whichever_are_further() -> None:
+def test_progress_is_that_of_steps_or_minutes_whichever_is_further() -> None:
     recipe = Recipe(max_steps=100, max_minutes=2)
     assert recipe.progress(50, 30) == 0.5
     assert recipe.progress(10, 90) == 0.75
@@ -147,11 +144,13 @@ def test_steps_or_minutes_drive_the_run_whichever_are_further() -> None:
     assert Recipe(max_steps=None, max_minutes=1).progress(10**6, 6) == pytest.approx(0.1)
 
 
-# What is learned.
+# Results.
+
+Story: TypeAlias = tuple[Path, list[TrainReport], TrainResult]
 
 
-def test_a_tiny_corpus_is_learned_to_its_entropy_and_not_below(tmp_path: Path) -> None:
-    # The three sentences part once, and each is seen with and without an end of text before it.
+def test_the_loss_on_a_tiny_corpus_reaches_its_entropy(tmp_path: Path) -> None:
+    # The sentences differ in one token; each occurs with and without an end of text before it.
     tokens = [8, 8, 7]
     entropy = 6 * math.log(3) / (2 * sum(tokens) - 3)
     recipe = {"max_steps": 250, "dropout": 0.0, "batch_size": 64}
@@ -164,13 +163,13 @@ def test_a_tiny_corpus_is_learned_to_its_entropy_and_not_below(tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TrainReport], TrainResult]:
-    """A finished run: its folder, its reports and what it came to."""
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """The folder, the reports and the result of a finished run."""
     root = tmp_path_factory.mktemp("story")
     return (root / "out", *run(ask(root, recipe={"max_steps": 60, "dropout": 0.0}), root / "out"))
 
 
-def test_the_loss_falls(story: tuple[Path, list[TrainReport], TrainResult]) -> None:
+def test_the_loss_falls(story: Story) -> None:
     _, reports, result = story
     assert reports[0].loss > 3
     assert reports[-1].loss < 0.7
@@ -178,7 +177,7 @@ def test_the_loss_falls(story: tuple[Path, list[TrainReport], TrainResult]) -> N
     assert result.valid_loss < 0.7
 
 
-def test_the_log_holds_every_report(story: tuple[Path, list[TrainReport], TrainResult]) -> None:
+def test_the_log_has_every_report(story: Story) -> None:
     folder, reports, result = story
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [*(report.step for report in reports), result.step]
@@ -187,7 +186,7 @@ def test_the_log_holds_every_report(story: tuple[Path, list[TrainReport], TrainR
 
 
 def test_the_folder_loads_in_stock_transformers_with_the_same_logits(
-    story: tuple[Path, list[TrainReport], TrainResult],
+    story: Story,
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -201,12 +200,12 @@ def test_the_folder_loads_in_stock_transformers_with_the_same_logits(
     assert stock.generation_config.eos_token_id == 0
 
 
-def test_the_folder_continues_the_story(story: tuple[Path, list[TrainReport], TrainResult]) -> None:
+def test_the_folder_continues_the_story(story: Story) -> None:
     completion = genlm.load(str(story[0])).generate("The fox went", strategy="greedy", max_new_tokens=3)
     assert completion.completions[0].text.startswith(" to the")
 
 
-def test_the_figures_at_the_end_are_those_of_genlm_score(story: tuple[Path, list[TrainReport], TrainResult]) -> None:
+def test_the_final_loss_is_that_of_genlm_score(story: Story) -> None:
     folder, _, result = story
     text = (folder.parent / "valid.txt").read_text()
     tally = genlm.load(str(folder)).score(text + "<|endoftext|>", bos=True).tally
@@ -215,7 +214,7 @@ def test_the_figures_at_the_end_are_those_of_genlm_score(story: tuple[Path, list
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_weights_are_left_in_the_type_asked_for(dtype: Any, tmp_path: Path) -> None:
+def test_weights_are_saved_in_the_requested_dtype(dtype: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     request = ask(tmp_path, recipe={"max_steps": 2}, save_dtype=dtype)
@@ -226,7 +225,7 @@ def test_weights_are_left_in_the_type_asked_for(dtype: Any, tmp_path: Path) -> N
     assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == dtype
 
 
-def test_products_may_be_in_bfloat16(tmp_path: Path) -> None:
+def test_training_in_bfloat16_has_nearly_the_same_losses(tmp_path: Path) -> None:
     losses = {
         dtype: run(ask(tmp_path, recipe={"max_steps": 20, "report_every": 1}, dtype=dtype), tmp_path / dtype)[0]
         for dtype in ("float32", "bfloat16")
@@ -236,14 +235,10 @@ def test_products_may_be_in_bfloat16(tmp_path: Path) -> None:
     assert [b for _, b in pairs] == pytest.approx([a for a, _ in pairs], rel=0.05)
 
 
-def test_a_trained_model_goes_on_and_gets_better(
-    story: tuple[Path, list[TrainReport], TrainResult], tmp_path: Path
-) -> None:
+def test_continuing_a_model_lowers_its_loss(story: Story, tmp_path: Path) -> None:
     other = "The wolf sat by the well. The wolf ate the king.\n" * 40
     source = ask(tmp_path, other, other[:490]).source
-    request = TrainingRequest(
-        source, base=str(story[0]), recipe={"max_steps": 20, "learning_rate": 3e-3, "eval_every": 4}
-    )
+    request = TrainRequest(source, base=str(story[0]), recipe={"max_steps": 20, "learning_rate": 3e-3, "eval_every": 4})
     reports, result = run(request, tmp_path / "out")
     losses = [report.valid_loss for report in reports if report.valid_loss is not None]
     assert result.valid_loss is not None
@@ -251,8 +246,8 @@ def test_a_trained_model_goes_on_and_gets_better(
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (story[0] / "tokenizer.json").read_bytes()
 
 
-def test_a_model_of_the_hub_goes_on_from_the_commit_that_was_asked_for(
-    story: tuple[Path, list[TrainReport], TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_hub_model_is_always_taken_from_the_requested_commit(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -261,29 +256,29 @@ def test_a_model_of_the_hub_goes_on_from_the_commit_that_was_asked_for(
         return ModelFolder(name, "hub", story[0], "c0ffee")
 
     monkeypatch.setattr("genlm.model.source.fetch_from_hub", fetch)
-    request = TrainingRequest(
+    request = TrainRequest(
         ask(tmp_path).source, base="some/model", revision="v1", recipe={"max_steps": 2, "eval_every": 1}
     )
-    stopped = begin(request, tmp_path / "out").training
+    stopped = begin(request, tmp_path / "out").trainer
     list(stopped.run(lambda: True))
     assert asked[0] == ("some/model", "v1")
     assert {*asked[1:]} == {("some/model", "c0ffee")}
     del asked[:]
-    finish(resume(tmp_path / "out").training)
+    finish(resume(tmp_path / "out").trainer)
     assert {*asked} == {("some/model", "c0ffee")}
 
 
-def test_a_revision_is_that_of_a_model(tiny: Path, tmp_path: Path) -> None:
+def test_a_revision_needs_a_hub_model(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a revision needs a base model"):
         begin(replace(ask(tmp_path), revision="v1"), tmp_path / "out")
     with pytest.raises(ModelError, match="has no revisions"):
-        begin(TrainingRequest(ask(tmp_path).source, base=str(tiny), revision="v1"), tmp_path / "out")
+        begin(TrainRequest(ask(tmp_path).source, base=str(tiny), revision="v1"), tmp_path / "out")
 
 
-def test_a_model_of_another_family_goes_on_too(tmp_path: Path) -> None:
+def test_a_model_of_another_family_can_be_continued(tmp_path: Path) -> None:
     save_other(tmp_path / "llama", "llama")
     recipe = {"max_steps": 12, "learning_rate": 1e-2, "eval_every": 4}
-    request = TrainingRequest(ask(tmp_path).source, base=str(tmp_path / "llama"), recipe=recipe)
+    request = TrainRequest(ask(tmp_path).source, base=str(tmp_path / "llama"), recipe=recipe)
     reports, result = run(request, tmp_path / "out")
     assert result.valid_loss is not None
     assert result.valid_loss < reports[0].valid_loss  # type: ignore[operator]
@@ -292,14 +287,12 @@ def test_a_model_of_another_family_goes_on_too(tmp_path: Path) -> None:
         begin(replace(request, recipe={**recipe, "dropout": 0.1}), tmp_path / "dropped")
 
 
-def test_a_model_that_goes_on_begins_with_what_it_knows(
-    story: tuple[Path, list[TrainReport], TrainResult], tmp_path: Path
-) -> None:
-    request = TrainingRequest(ask(tmp_path).source, base=str(story[0]), recipe={"max_steps": 1, "report_every": 1})
+def test_a_continued_model_starts_with_a_low_loss(story: Story, tmp_path: Path) -> None:
+    request = TrainRequest(ask(tmp_path).source, base=str(story[0]), recipe={"max_steps": 1, "report_every": 1})
     assert run(request, tmp_path / "out")[0][0].loss < 0.8
 
 
-def test_the_weights_that_did_best_are_kept_and_the_run_ends_when_none_does_better(tmp_path: Path) -> None:
+def test_the_best_weights_are_kept_and_the_run_ends_without_improvement(tmp_path: Path) -> None:
     other = "Once there were wolves, and nothing else was there.\n" * 9
     recipe = {"max_steps": 400, "eval_every": 5, "patience": 3, "learning_rate": 3e-2, "dropout": 0.0}
     reports, result = run(ask(tmp_path, valid=other, recipe=recipe), tmp_path / "out")
@@ -307,16 +300,16 @@ def test_the_weights_that_did_best_are_kept_and_the_run_ends_when_none_does_bett
     assert result.stopped_early
     assert result.best_step == min(losses, key=lambda step: losses[step])
     assert result.step == result.best_step + 15 < 400
-    # On all the text with half a context before every token, so a little lower than the estimate.
+    # Each token has at least half a context before it, so the loss is a little lower than the estimate.
     assert result.valid_loss == pytest.approx(losses[result.best_step], rel=0.15)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the loss is not a number at step"):
         run(ask(tmp_path, recipe={"learning_rate": 1e30, "max_grad_norm": 1e30}), tmp_path / "out")
 
 
-# Going on.
+# Resuming.
 
 
 def weights(folder: Path) -> bytes:
@@ -324,46 +317,46 @@ def weights(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_run_that_was_cut_off_comes_to_the_same_weights(optimizer: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_reaches_the_same_weights(optimizer: str, tmp_path: Path) -> None:
     request = ask(tmp_path, recipe={"optimizer": optimizer, "save_every": 5, "accumulate": 2, "seed": 3})
     reports, result = run(request, tmp_path / "whole")
-    cut = begin(request, tmp_path / "cut").training.run()
+    cut = begin(request, tmp_path / "cut").trainer.run()
     assert len(list(islice(cut, 3))) == 3
     cut.close()  # type: ignore[attr-defined]
-    _, again = finish(resume(tmp_path / "cut").training)
+    _, again = finish(resume(tmp_path / "cut").trainer)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert again.valid_loss == result.valid_loss
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
     assert steps == [*(report.step for report in reports), 24]
 
 
-def test_a_run_that_is_told_to_stop_goes_on_from_there(tmp_path: Path) -> None:
+def test_a_stopped_run_continues_from_that_step(tmp_path: Path) -> None:
     request = ask(tmp_path, valid=None)
     run(request, tmp_path / "whole")
-    training = begin(request, tmp_path / "cut").training
+    trainer = begin(request, tmp_path / "cut").trainer
     answers = iter([False] * 6 + [True])
-    assert [report.step for report in training.run(lambda: next(answers))] == [7]
-    assert (training.place.step, training.is_finished) == (7, False)
-    later = resume(tmp_path / "cut").training
-    assert later.place.step == 7
+    assert [report.step for report in trainer.run(lambda: next(answers))] == [7]
+    assert (trainer.state.step, trainer.is_finished) == (7, False)
+    later = resume(tmp_path / "cut").trainer
+    assert later.state.step == 7
     finish(later)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
 class Killed(BaseException):
-    """Stands for the end of the program at this place."""
+    """Simulates a kill."""
 
 
-@pytest.mark.parametrize("write", ["save_model", "checkpoint.save"])
+@pytest.mark.parametrize("write", ["save_model", "save_checkpoint"])
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_run_that_is_killed_at_one_of_its_writes_comes_to_the_same_end(
+def test_a_run_that_is_killed_during_a_write_has_the_same_result(
     write: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = ask(tmp_path, recipe={"save_every": 5})
     reports, result = run(request, tmp_path / "whole")
     assert sum(report.valid_loss is not None for report in reports) == 3
     calls = count(1)
-    real = operator.attrgetter(write)(loop)
+    real = getattr(loop, write)
 
     def killed(*arguments: Any) -> None:
         if next(calls) == at:
@@ -374,42 +367,42 @@ def test_a_run_that_is_killed_at_one_of_its_writes_comes_to_the_same_end(
         patch.setattr(f"genlm.tasks.train.loop.{write}", killed)
         with pytest.raises(Killed):
             run(request, tmp_path / "cut")
-    _, again = finish(resume(tmp_path / "cut").training)
+    _, again = finish(resume(tmp_path / "cut").trainer)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert (again.best_step, again.valid_loss) == (result.best_step, result.valid_loss)
 
 
-def test_weights_in_the_folder_are_those_that_the_checkpoint_calls_the_best(
+def test_the_weights_in_the_folder_are_the_best_ones_of_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The second time the model does worse after the checkpoint than it did before it was killed.
+    # After the checkpoint, the model is worse the second time than it was before the kill.
     losses = iter([3.0, 2.0, 4.0, 5.0])
     monkeypatch.setattr("genlm.tasks.train.loop.estimate_loss", lambda *_: next(losses))
-    first = begin(ask(tmp_path), tmp_path / "out").training.run()
+    first = begin(ask(tmp_path), tmp_path / "out").trainer.run()
     for report in first:
         if report.step == 16:
             break
     first.close()  # type: ignore[attr-defined]
     kept = weights(tmp_path / "out")
-    later = resume(tmp_path / "out").training
-    assert (later.place.step, later.place.best_step, later.place.best_loss) == (8, 8, 3.0)
+    later = resume(tmp_path / "out").trainer
+    assert (later.state.step, later.state.best_step, later.state.best_loss) == (8, 8, 3.0)
     _, result = finish(later)
     assert result.best_step == 8
     assert weights(tmp_path / "out") == kept
 
 
-def test_slow_steps_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_steps_are_saved_after_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genlm.tasks.train.loop.MOST_UNSAVED_S", 0.0)
-    reports = begin(ask(tmp_path, recipe={"report_every": 2}), tmp_path / "out").training.run()
+    reports = begin(ask(tmp_path, recipe={"report_every": 2}), tmp_path / "out").trainer.run()
     assert len(list(islice(reports, 2))) == 2
     reports.close()  # type: ignore[attr-defined]
-    assert resume(tmp_path / "out").training.place.step == 3
+    assert resume(tmp_path / "out").trainer.state.step == 3
 
 
-def test_time_that_runs_out_during_a_report_leaves_a_step_to_be_measured(
+def test_a_run_whose_time_ends_during_a_report_does_one_more_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A second passes wherever the clock is looked at: at the start, at each step, and at a report.
+    # Each reading of the clock adds a second: at the start, after each step, and at a report.
     monkeypatch.setattr("genlm.tasks.train.loop.time.perf_counter", count().__next__)
     recipe = {"max_steps": None, "max_minutes": 3.5 / 60, "report_every": 3}
     reports, result = run(ask(tmp_path, recipe=recipe), tmp_path / "out")
@@ -417,23 +410,23 @@ def test_time_that_runs_out_during_a_report_leaves_a_step_to_be_measured(
     assert result.best_step == 4
 
 
-def test_a_line_of_the_log_that_a_full_disk_cut_short_is_left_out(tmp_path: Path) -> None:
-    training = begin(ask(tmp_path), tmp_path / "out").training
+def test_an_incomplete_line_of_the_log_is_dropped(tmp_path: Path) -> None:
+    trainer = begin(ask(tmp_path), tmp_path / "out").trainer
     answers = iter([False] * 6 + [True])
-    list(training.run(lambda: next(answers)))
+    list(trainer.run(lambda: next(answers)))
     log = tmp_path / "out/log.jsonl"
     with log.open("a") as stream:
         stream.write('{"step": 7, "lo')
-    finish(resume(tmp_path / "out").training)
+    finish(resume(tmp_path / "out").trainer)
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == [7, 8, 10, 16, 20, 24, 24]
 
 
-def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
     request = ask(tmp_path)
     begin(request, tmp_path / "cut")
     run(request, tmp_path / "whole")
-    finish(resume(tmp_path / "cut", request).training)
+    finish(resume(tmp_path / "cut", request).trainer)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
@@ -443,18 +436,18 @@ def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     assert weights(tmp_path / "0") != weights(tmp_path / "1")
 
 
-def test_a_finished_run_does_not_go_on_and_leaves_no_checkpoint(
-    story: tuple[Path, list[TrainReport], TrainResult],
+def test_a_finished_run_cannot_be_resumed_and_has_no_checkpoint(
+    story: Story,
 ) -> None:
     for name in ("README.md", "loss.png"):
-        assert resume(story[0]).training.is_finished
+        assert resume(story[0]).trainer.is_finished
         (story[0] / name).touch()
     with pytest.raises(InputError, match="has finished"):
         resume(story[0])
     assert not list(story[0].glob("checkpoint*"))
 
 
-def test_only_the_same_run_on_the_same_texts_goes_on(tmp_path: Path) -> None:
+def test_only_the_same_run_on_the_same_texts_can_be_resumed(tmp_path: Path) -> None:
     begin(ask(tmp_path), tmp_path / "out")
     with pytest.raises(UsageError, match="started with n_layer 2, not 3"):
         resume(tmp_path / "out", replace(ask(tmp_path), shape={**SHAPE, "n_layer": 3}))
@@ -465,7 +458,7 @@ def test_only_the_same_run_on_the_same_texts_goes_on(tmp_path: Path) -> None:
         resume(tmp_path / "out", ask(tmp_path, corpus=STORY + "The end.\n"))
 
 
-def test_where_no_run_was_begun_none_goes_on(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no training\.json"):
         resume(tmp_path)
     (tmp_path / "training.json").write_text('{"source": 3}')
@@ -473,17 +466,17 @@ def test_where_no_run_was_begun_none_goes_on(tmp_path: Path) -> None:
         resume(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
     begin(ask(tmp_path), tmp_path / "out")
     (tmp_path / "out/checkpoint.safetensors").write_bytes(b"no")
     with pytest.raises(InputError, match=r"checkpoint\.safetensors: damaged"):
         resume(tmp_path / "out")
 
 
-# Places.
+# Folders.
 
 
-def test_a_folder_that_is_there_is_not_written_over_unasked(tmp_path: Path) -> None:
+def test_a_run_is_overwritten_only_on_request(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/training.json").write_text("{}")
     with pytest.raises(OutputError, match="already exists and is not empty"):
@@ -492,7 +485,7 @@ def test_a_folder_that_is_there_is_not_written_over_unasked(tmp_path: Path) -> N
         begin(ask(tmp_path), tmp_path / "corpus.txt")
 
 
-def test_a_folder_that_holds_no_run_is_never_written_over(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/README.md").write_text("mine")
     with pytest.raises(OutputError, match="holds no run of genlm train"):
@@ -500,7 +493,7 @@ def test_a_folder_that_holds_no_run_is_never_written_over(tmp_path: Path) -> Non
     assert (tmp_path / "out/README.md").read_text() == "mine"
 
 
-def test_a_folder_that_is_written_over_keeps_what_is_not_of_a_model(tmp_path: Path) -> None:
+def test_overwriting_keeps_files_that_no_run_wrote(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for name in ("mine.md", "training.json", "checkpoint.safetensors", "log.jsonl", "README.md"):
         (tmp_path / "out" / name).write_text("before")
@@ -509,29 +502,29 @@ def test_a_folder_that_is_written_over_keeps_what_is_not_of_a_model(tmp_path: Pa
     assert left == {"mine.md", "training.json", "tokenizer.json", "tokenizer_config.json"}
 
 
-def test_the_model_to_go_on_with_is_not_written_over(tiny: Path, tmp_path: Path) -> None:
+def test_the_base_model_is_never_overwritten(tiny: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny, tmp_path / "model")
     (model / "training.json").write_text("{}")
     with pytest.raises(OutputError, match="is the base model itself"):
-        begin(TrainingRequest(ask(tmp_path).source, base=str(model)), model, overwrite=True)
+        begin(TrainRequest(ask(tmp_path).source, base=str(model)), model, overwrite=True)
 
 
-def test_no_room_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**4))
     with pytest.raises(OutputError, match=r"out: not enough disk space: the run needs 1,118 kB, and 10 kB are free"):
         begin(ask(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_drive_that_is_not_there_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Z: on Windows."""
+def test_a_missing_drive_is_an_error_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example Z: on Windows."""
     with monkeypatch.context() as patch:
         patch.setattr(Path, "is_dir", lambda path: False)
         with pytest.raises(OutputError, match=r"cannot write to .*out: no such drive"):
-            check_room(tmp_path / "out", 100)
+            check_space(tmp_path / "out", 100)
 
 
-def test_locks_alone_do_not_occupy_a_folder(tmp_path: Path) -> None:
+def test_a_folder_with_only_locks_is_free(tmp_path: Path) -> None:
     for name in (".lock", ".lock.lock"):
         (tmp_path / name).touch()
     check_free(tmp_path, overwrite=False)
@@ -542,7 +535,7 @@ def test_locks_alone_do_not_occupy_a_folder(tmp_path: Path) -> None:
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """As on a full disk: no file may grow beyond `size` bytes."""
+    """Let no file grow beyond `size` bytes, as on a full disk."""
     resource = pytest.importorskip("resource", reason="limits the size of files")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -552,18 +545,18 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_failed_checkpoint_leaves_the_previous_one(tmp_path: Path) -> None:
     request = ask(tmp_path, valid=None, recipe={"save_every": 5})
     run(request, tmp_path / "whole")
-    training = begin(request, tmp_path / "out").training
-    reports = training.run()
+    trainer = begin(request, tmp_path / "out").trainer
+    reports = trainer.run()
     next(reports)
     before = (tmp_path / "out/checkpoint.safetensors").read_bytes()
     with files_of_at_most(50_000), pytest.raises(OutputError, match=r"cannot write .*checkpoint\.safetensors"):
         list(reports)
     assert (tmp_path / "out/checkpoint.safetensors").read_bytes() == before
     assert not list((tmp_path / "out").glob(".*"))
-    finish(resume(tmp_path / "out").training)
+    finish(resume(tmp_path / "out").trainer)
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
 
 
@@ -580,9 +573,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         (lambda: Recipe(max_steps=1, learning_rate=math.nan), "learning_rate must be greater than 0, not nan"),
         (lambda: Recipe(max_steps=1, max_minutes=-1), "max_minutes must be greater than 0, not -1"),
         (lambda: Recipe(max_steps=1, seed=2**32), r"seed must be below 2\^32, not 4294967296"),
+        (lambda: Recipe(max_steps=10**400), "max_steps must be at most 2,147,483,647"),
+        (lambda: Shape(10**400, 30, 3, 16, 300), "n_layer must be at most 2,147,483,647"),
         (lambda: Recipe(max_steps=1, dropout=1.0), "dropout must be at least 0 and below 1, not 1.0"),
     ],
 )
-def test_numbers_that_make_no_run_are_refused(make: Callable[[], object], message: str) -> None:
+def test_invalid_settings_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
