@@ -104,7 +104,9 @@ def fuzz(turns: dict[str, Turn], first_seed: int, deadline: float) -> set[str]:
 
 def show(name: str, number: int, case: Case | None, error: BaseException) -> None:
     """Print what broke the contract, and keep the files of the case."""
-    print(f"{name}, seed {number}: {type(error).__name__}: {str(error)[:3000]}")
+    # Hypothesis groups them if it finds several.
+    for each in getattr(error, "exceptions", [error]):
+        print(f"{name}, seed {number}: {type(each).__name__}: {str(each)[:3000]}")
     if case is None:
         return
     folder = Path(tempfile.mkdtemp(prefix=f"genlm-fuzz-{name}-"))

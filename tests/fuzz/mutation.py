@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import strategies as st
@@ -31,7 +32,8 @@ NASTY_VALUES: tuple[Any, ...] = (
 MOST_BYTES = 1 << 20
 
 nasty_texts = st.sampled_from(NASTY_TEXTS)
-nasty_values = st.sampled_from(NASTY_VALUES)
+# Each is a copy, because it may be damaged in turn.
+nasty_values = st.sampled_from(NASTY_VALUES).map(deepcopy)
 nasty_numbers = st.sampled_from(NASTY_NUMBERS)
 
 
