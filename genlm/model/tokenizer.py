@@ -21,6 +21,8 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 PART = 1 << 17
 # A text beyond this many characters is refused if all of it would have to be encoded to keep only its end.
 LONGEST_UNCUT = 1 << 21
+# Whether a text can be cut is not tried further from its end than this many characters for each token that is kept.
+LONGEST_WORDS = 64
 # The letters and digits after which a text may be cut: those that every version of Unicode classes as such.
 WORD_END = (
     "0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u0388-\u038a\u038e-\u03a1\u03a3-\u03ce\u0400-\u0481\u048a-\u052f"
@@ -106,7 +108,7 @@ class Tokenizer:
         Raises:
             InputError: the tokenizer cannot encode the end, or the text is far too long and cannot be cut.
         """
-        while self._cut is not None and size < len(text):
+        while self._cut is not None and size < min(len(text), max(LONGEST_UNCUT, LONGEST_WORDS * most)):
             match = self._cut.search(text, len(text) - size)
             end = text[match.start() :] if match else ""
             if len(self.encoding(end, add_special_tokens=False)) >= most:
@@ -119,9 +121,12 @@ class Tokenizer:
             )
         return text
 
-    def least_tokens(self, text: str) -> int:
-        """Return a number of tokens that the text surely has, without encoding it; 0 if nothing is known."""
-        return len(text) // self._longest if self._longest else 0
+    def least_tokens(self, text: str, size: int = PART) -> int:
+        """Return a number of tokens that the text surely has, without encoding it.
+
+        It is 0 if the text has at most `size` characters, so that short texts cost nothing, or if nothing is known.
+        """
+        return len(text) // self._longest if len(text) > size and self._longest else 0
 
     @cached_property
     def _cut(self) -> re.Pattern[str] | None:
@@ -191,13 +196,19 @@ def _cut_of(pre_tokenizers: Sequence[dict[str, Any]]) -> re.Pattern[str] | None:
     # It splits digits from everything else, which depends on adjacent characters only.
     rest = [each for each in pre_tokenizers if each["type"] != "Digits"]
     kind = rest[0]["type"] if rest else None
-    if kind == "ByteLevel" and rest[0]["use_regex"] and len(rest) == 1:
+    if kind == "ByteLevel" and rest[0].get("use_regex", True) and len(rest) == 1:
         return CUT_AT_SPACE if rest[0]["add_prefix_space"] else CUT_AT_PUNCTUATION
-    if kind == "Split" and rest[0]["pattern"].get("Regex") in KNOWN_PATTERNS and rest[0]["behavior"] == "Isolated":
+    if kind == "Split" and rest[0] == _split(rest[0]["pattern"].get("Regex")):
         return CUT_AT_PUNCTUATION if [each["type"] for each in rest[1:]] == ["ByteLevel"] else None
-    if kind == "Metaspace" and rest[0]["split"]:
+    if kind == "Metaspace" and rest[0].get("split", True):
         return CUT_AT_SPACE
     return CUT_AT_SPACE_OR_LINE if kind in ("Whitespace", "WhitespaceSplit", "BertPreTokenizer") else None
+
+
+def _split(pattern: str | None) -> dict[str, Any] | None:
+    """Return the settings of a step that splits by a pattern and keeps everything, if the pattern is known."""
+    known = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return known if pattern in KNOWN_PATTERNS else None
 
 
 def _spans(cut: re.Pattern[str], token: Any) -> bool:
