@@ -10,9 +10,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import BinaryIO, TextIO
 
 from genlm.errors import OutputError
 
@@ -99,18 +100,21 @@ DRAFT = ".genlm-"
 MOST_DRAFTS = 8
 
 
-class _Draft(NamedTuple):
+@dataclass
+class _Draft:
     """A file beside the one that it will replace, open for writing."""
 
     path: Path
     descriptor: int
     target: Path
     mode: int
+    is_moved: bool = False
 
     def move(self) -> None:
         """Replace the target. Windows needs both files to be closed."""
         self.path.chmod(self.mode)
         self.path.replace(self.target)
+        self.is_moved = True
 
 
 @contextmanager
@@ -121,11 +125,16 @@ def _draft(path: Path) -> Iterator[_Draft]:
         with _explaining(path):
             mode = _mode(target)
             name, descriptor = _new_draft(target)
-        stack.callback(name.unlink, missing_ok=True)
         if has_flock():
-            # Writing closes the descriptor, but the lock must last until the draft has moved.
+            # Writing closes the descriptor, but the lock must last until the draft is moved or removed.
             stack.callback(os.close, os.dup(descriptor))
-        yield _Draft(name, descriptor, target, mode)
+        draft = _Draft(name, descriptor, target, mode)
+        try:
+            yield draft
+        finally:
+            # Once it has moved, the name may be that of another process's draft.
+            if not draft.is_moved:
+                name.unlink(missing_ok=True)
 
 
 def _new_draft(target: Path) -> tuple[Path, int]:
