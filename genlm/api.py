@@ -14,7 +14,7 @@ from genlm.model.info import Engine, ModelInfo
 from genlm.model.source import Notify, find_model
 from genlm.records.attention import AttentionMaps
 from genlm.records.batch import BatchRecord
-from genlm.records.compare import StrategyComparison
+from genlm.records.compare import METRICS, StrategyComparison
 from genlm.records.generation import Generation
 from genlm.records.next import NextToken
 from genlm.records.score import ScoredText
@@ -128,15 +128,17 @@ class LanguageModel:
         reference: Sequence[str] = (),
         judge: LanguageModel | None = None,
         overflow: Overflow = "error",
+        metrics: Sequence[str] = METRICS,
     ) -> StrategyComparison:
         """Compare strategies: their completions of the prompts, and metrics of these with confidence intervals.
 
         Each prompt has `num_return_sequences` completions, or as many as the strategy can give. `reference` are human
-        texts; the distances to their metrics are reported. A prompt that fails under a strategy is a cell with an
-        error.
+        texts; the distances to their metrics are reported. `metrics` are the names of those to compute. A prompt that
+        fails under a strategy is a cell with an error.
 
         Raises:
-            UsageError: an invalid strategy or count; a SpecError has the position in the spec.
+            UsageError: an invalid strategy, count or metric, or more completions than memory can hold; a SpecError has
+                the position in the spec.
             InputError, ModelError: the first failure, if no strategy has a completion.
         """
         chosen = [Strategy.parse(each) if isinstance(each, str) else each for each in strategies]
@@ -144,7 +146,13 @@ class LanguageModel:
             self._model,
             [prompts] if isinstance(prompts, str) else prompts,
             [Contender(strategy, {}) for strategy in chosen],
-            ComparisonSettings(max_new_tokens, num_return_sequences, draw_seed() if seed is None else seed, overflow),
+            ComparisonSettings(
+                max_new_tokens,
+                num_return_sequences,
+                draw_seed() if seed is None else seed,
+                overflow,
+                (metrics,) if isinstance(metrics, str) else tuple(metrics),
+            ),
             human=reference,
             judge=None if judge is None else judge._model,
         )

@@ -22,6 +22,7 @@ INTERRUPTED = 130
 HINTS = {
     # Models and devices.
     "hub-unreachable": "-m fable runs the bundled model",
+    "judge-unreachable": "--judge fable uses the bundled model",
     "pickled-weights": "--allow-pickle loads them, if you trust their source",
     "device-unavailable": "--device auto picks the best available",
     "int8-unsupported": "--dtype auto works with every model",

@@ -14,7 +14,7 @@ from genlm.decoding.request import Request, Sequence
 from genlm.decoding.strategy import Strategy
 from genlm.decoding.trace import trace_tokens
 from genlm.errors import ModelError
-from genlm.model.memory import free_bytes
+from genlm.model.memory import free_bytes, gigabytes
 from genlm.model.network import Network
 
 # Probabilities are summed in blocks of this many tokens; only the block that holds the drawn token is searched.
@@ -151,10 +151,6 @@ def check_memory(network: Network, request: Request, field: str, rows: int) -> N
     free = free_bytes(network.device)
     if needed > free:
         raise ModelError(
-            f"{field}={rows} needs about {_gigabytes(needed)}, but only {_gigabytes(free)} are free",
+            f"{field}={rows} needs about {gigabytes(needed)}, but only {gigabytes(free)} are free",
             hint=f"lower {field} or the number of new tokens",
         )
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g} GB"

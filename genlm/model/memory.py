@@ -44,6 +44,11 @@ def free_bytes(device: torch.device) -> int:
     return min(known, default=ASSUMED_BYTES)
 
 
+def gigabytes(count: int) -> str:
+    """Return a number of bytes as "1.5 GB"."""
+    return f"{count / 1e9:.3g} GB" if count < 1e18 else "more than a billion GB"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out; on a CPU torch raises a RuntimeError, with another message on Windows."""
     messages = ("out of memory", "can't allocate memory", "not enough memory")

@@ -5,27 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from genlm.decoding.completion import Completion
+from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.declaration import Plain
 from genlm.decoding.dispatch import prefill_order, share_prefill
 from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.strategy import Strategy
-from genlm.errors import GenlmError, InputError, ModelError
-from genlm.model.memory import is_out_of_memory
-from genlm.records.compare import Cell, Sample, StrategyComparison, StrategyRow
+from genlm.errors import GenlmError, InputError, ModelError, UsageError
+from genlm.model.memory import free_bytes, gigabytes, is_out_of_memory
+from genlm.records.compare import METRICS, Cell, Sample, StrategyComparison, StrategyRow
+from genlm.records.generation import Generation
+from genlm.records.made_by import MadeBy
 from genlm.tasks.generate import Limits, Overflow, continue_prompt, result_of
-from genlm.tasks.metrics import Metrics, distances, measure_all
-from genlm.tasks.others import HumanTexts, Judge
+from genlm.tasks.metrics import distances, measure
+from genlm.tasks.reference import HumanTexts, Judge
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
+
+Event: TypeAlias = Piece | Completion | Generation
 
 DEFAULT_STRATEGIES = ("greedy", "beam", "top-k", "top-p")
 # This many tokens keep their trace, as many as a page shows, divided among the strategies: traces take most memory.
 MOST_TRACED = 20_000
 HUMAN = "reference"
+# What each token takes in memory, as measured with tracemalloc on CPython 3.11: in the result, and with the trace that
+# it has until its cell is complete.
+TOKEN_BYTES, TRACED_BYTES = 110, 1300
 OUT_OF_MEMORY, NEEDS_LESS = "out of memory", "use fewer completions, fewer tokens, or a smaller model"
 
 
@@ -42,15 +49,19 @@ class ComparisonSettings:
     """How every strategy runs: `samples` completions per prompt, or as many as it can give, of `max_new_tokens`.
 
     Raises:
-        UsageError: a count that is less than 1.
+        UsageError: a count that is less than 1, or an unknown metric.
     """
 
     max_new_tokens: int
     samples: int
     seed: int
     overflow: Overflow = "error"
+    metrics: tuple[str, ...] = METRICS
 
     def __post_init__(self) -> None:
+        unknown = next((name for name in self.metrics if name not in METRICS), None)
+        if unknown is not None or not self.metrics:
+            raise UsageError(f"no metric {unknown or ''!r}", hint=f"choose from {', '.join(METRICS)}")
         Limits(self.max_new_tokens, self.samples, (), self.overflow)
 
     def limits(self, strategy: Strategy) -> Limits:
@@ -65,7 +76,11 @@ class Comparing:
 
     Each human text is a cell, and so is each prompt under each strategy; human texts come first. A cell has an error if
     the model cannot take its text or memory runs out. Each prompt is prefilled once for all strategies, and all samples
-    of a strategy are decoded together. `done` counts the cells that were run.
+    of a strategy are decoded together. `done` counts the cells that were run. `on_progress` gets the name of the
+    current row and the number of cells done, the current one in part.
+
+    Raises:
+        UsageError: more completions than memory can hold.
     """
 
     def __init__(
@@ -77,6 +92,7 @@ class Comparing:
         *,
         human: Sequence[str] = (),
         judge: Model | None = None,
+        on_progress: Callable[[str, float], None] = lambda name, done: None,
     ) -> None:
         self.model = model
         self.prompts = tuple(prompts)
@@ -84,7 +100,9 @@ class Comparing:
         self.settings = settings
         self.judge = judge
         self._human = tuple(human)
+        self._on_progress = on_progress
         self._limits = [settings.limits(contender.strategy) for contender in contenders]
+        self._check_memory()
         self._judging = Judge(judge) if judge is not None else None
         self.done = 0
         self._errors: list[GenlmError] = []
@@ -98,6 +116,7 @@ class Comparing:
     def __iter__(self) -> Iterator[Cell]:
         reader = HumanTexts(self.model, self.prompts, self.settings.max_new_tokens)
         for index, text in enumerate(self._human):
+            self._on_progress(HUMAN, self.done)
             yield self._add(self._human_row, reader.prompt_of(text), partial(self._read, reader, index, text))
         network = share_prefill(self.model.network, self.settings.max_new_tokens)
         model = replace(self.model, network=network)
@@ -122,25 +141,36 @@ class Comparing:
         """The comparison, when all cells were run. Raise the first error if no strategy has a sample."""
         if not self.has_samples:
             raise self._errors[0]
-        human = measure_all(self._human_row.cells, self.settings.seed) if self._human else None
-        rows = [self._row(*each, human) for each in zip(self.contenders, self._rows, strict=True)]
+        human = self._human_row.cells if self._human else None
+        measured = measure([row.cells for row in self._rows], human, self.settings.seed, self.settings.metrics)
+        reference = measured.metrics[-1] if human is not None else None
+        rows = [
+            StrategyRow(
+                contender.strategy.name,
+                contender.strategy.spec,
+                dict(contender.swept),
+                tuple(row.cells),
+                metrics,
+                None if reference is None else distances(metrics, reference),
+                best,
+            )
+            for contender, row, metrics, best in zip(
+                self.contenders, self._rows, measured.metrics, measured.best, strict=False
+            )
+        ]
         if human is not None:
-            rows.append(StrategyRow(HUMAN, None, {}, tuple(self._human_row.cells), human))
+            rows.append(StrategyRow(HUMAN, None, {}, tuple(human), measured.metrics[-1]))
         return StrategyComparison(
+            MadeBy.now(),
             self.model.info,
             None if self.judge is None else self.judge.info,
             self.settings.seed,
             self.settings.max_new_tokens,
             self.settings.samples,
             self.prompts,
+            measured.amounts,
             tuple(rows),
         )
-
-    def _row(self, contender: Contender, row: _Cells, human: Metrics | None) -> StrategyRow:
-        metrics = measure_all(row.cells, self.settings.seed)
-        apart = None if human is None else distances(metrics, human)
-        strategy = contender.strategy
-        return StrategyRow(strategy.name, strategy.spec, dict(contender.swept), tuple(row.cells), metrics, apart)
 
     def _add(self, row: _Cells, prompt: int | None, run: Callable[[], Cell]) -> Cell:
         """Run and judge a cell, and add it to its row. Return it."""
@@ -158,12 +188,38 @@ class Comparing:
     def _run(self, model: Model, row: int, prompt: int) -> Cell:
         strategy, limits, seed = self.contenders[row].strategy, self._limits[row], self.settings.seed
         try:
-            result = result_of(continue_prompt(model, self.prompts[prompt], strategy, limits, seed, trace=True))
+            events = continue_prompt(model, self.prompts[prompt], strategy, limits, seed, trace=True)
+            result = result_of(self._watched(events, strategy.name, limits))
         except (InputError, ModelError) as error:
             self._errors.append(error)
             return Cell(prompt, error=str(error))
         samples = tuple(_sample(prompt, completion) for completion in result.completions)
         return Cell(prompt, samples, result.timing.decode_s)
+
+    def _watched(self, events: Iterator[Event], name: str, limits: Limits) -> Iterator[Event]:
+        """Yield the events of a cell and report the progress: a piece of text is about a token."""
+        tokens = limits.num_return_sequences * limits.max_new_tokens
+        self._on_progress(name, self.done)
+        for number, event in enumerate(events, 1):
+            self._on_progress(name, self.done + min(0.99, number / tokens))
+            yield event
+
+    def _check_memory(self) -> None:
+        """Raise UsageError if the completions would not fit in memory."""
+        import torch
+
+        context = self.model.network.context
+        new = self.settings.max_new_tokens if context is None else min(self.settings.max_new_tokens, context)
+        counts = [limits.num_return_sequences for limits in self._limits]
+        completions = len(self.prompts) * sum(counts)
+        needed = new * (completions * TOKEN_BYTES + max(counts) * TRACED_BYTES)
+        free = free_bytes(torch.device("cpu"))
+        if needed > free:
+            raise UsageError(
+                f"{completions:,} completions of up to {new:,} tokens need about {gigabytes(needed)} of memory, but "
+                f"only {gigabytes(free)} are free",
+                hint="lower num_return_sequences or max_new_tokens, or use fewer prompts",
+            )
 
     def _read(self, reader: HumanTexts, index: int, text: str) -> Cell:
         try:

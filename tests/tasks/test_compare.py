@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
+import re
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +24,31 @@ from support.models import load, save_three_words
 import genlm
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, ModelError, UsageError
+from genlm.model.fingerprint import fingerprinted
 from genlm.model.info import ModelInfo
 from genlm.model.load import Model
+from genlm.model.source import find_model
 from genlm.records.compare import METRICS, Cell, Estimate, StrategyComparison, StrategyRow
+from genlm.records.made_by import MadeBy
 from genlm.tasks import compare
 from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
 from genlm.tasks.saved import read_comparison
-from genlm.views.compare import NAME_WIDTH, comparison_json, comparison_markdown, marked, show_comparison
-from genlm.views.metrics import COLUMNS, best_rows, interval_of, value_of
-from genlm.views.repeats import repeated
+from genlm.views.compare import (
+    NAME_WIDTH,
+    SHOWN,
+    comparison_json,
+    comparison_markdown,
+    marked,
+    metric_columns,
+    repeated,
+    show_comparison,
+)
 
 PROMPTS = ("Once upon a time", "The king")
 HUMAN = (f"{PROMPTS[0]} there was a wolf who had three sons.", "It was dark in the wood, and nobody heard them.")
 SPECS = ("greedy", "beam:num_beams=3", "top-k:top_k=20", "top-p", "contrastive")
 # What time decides.
-TIMED = {"seconds", "tokens_per_s"}
+TIMED = {"seconds", "tokens_per_s", "made_by"}
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +239,7 @@ class TestFailures:
         assert done.code == 3
         assert f"{strict}:\nfailed: {strict} leaves no token" in done.out
         (row,) = [line for line in done.out.splitlines() if line.startswith(f"{strict} ")][:1]
-        assert set(row.removeprefix(strict).split()) == {"–"}
+        assert set(row.removeprefix(strict).split()) == {"0", "–"}
 
     def test_where_every_cell_fails_it_is_the_error(self, tiny: Path) -> None:
         done = call("compare", "fox " * 60, "-m", tiny, "--seed", "1", "-s", "greedy", "-s", "sample")
@@ -383,7 +396,7 @@ class TestJson:
             done = call("compare", "--from", path, "--format", format)
             assert (done.code, done.err) == (0, "")
             stream = io.StringIO()
-            show_comparison(stream, compared)
+            show_comparison(stream, compared, texts=False)
             shown = {"json": comparison_json(compared), "markdown": comparison_markdown(compared)}
             assert done.out == shown.get(format, stream.getvalue())
 
@@ -402,7 +415,16 @@ class TestJson:
             (lambda record: record | {"prompts": []}, "prompts: empty"),
             (lambda record: record | {"seed": "1"}, "seed: expected int, got str"),
             (lambda record: {key: value for key, value in record.items() if key != "model"}, "model is missing"),
-            (lambda record: record | {"rows": [record["rows"][0] | {"metrics": {}}]}, "rows[0].metrics: not those of"),
+            (
+                lambda record: record | {"rows": [record["rows"][0] | {"metrics": {}}], "amounts": {}},
+                "rows[0].metrics: not",
+            ),
+            (lambda record: record | {"amounts": {"x": {"texts": 1, "tokens": 1}}}, "amounts: of a metric that"),
+            (
+                lambda record: record | {"rows": [record["rows"][0] | {"best": ["x"]}]},
+                "rows[0]: metrics, distances and",
+            ),
+            (lambda record: record | {"rows": [record["rows"][0] | {"distances": {}}]}, "rows[0]: metrics, distances"),
             (
                 lambda record: record | {"rows": [record["rows"][0] | {"cells": []}]},
                 "rows[0].cells: 0 completions, but the row has 2",
@@ -449,11 +471,12 @@ class TestTables:
             assert line["completions"] == str(len(row.samples))
 
     def test_markdown_marks_the_best_and_takes_no_name_for_markup(self, compared: StrategyComparison) -> None:
-        odd = replace(compared.rows[0], name="a|b*c\n<i>")
-        lines = comparison_markdown(replace(compared, rows=(odd, *compared.rows[1:]))).splitlines()
-        assert lines[0].count("|") == lines[1].count("|") == 1 + 1 + len(METRICS)
-        assert lines[2].startswith("| a\\|b\\*c \\<i\\> | ")
-        assert any("**" in line for line in lines)
+        odd = replace(compared.rows[0], name="a|b*c\n<i>", best=("perplexity",))
+        others = (replace(row, best=()) for row in compared.rows[1:])
+        lines = comparison_markdown(replace(compared, rows=(odd, *others))).splitlines()
+        assert lines[0].count("|") == lines[1].count("|") == 1 + 1 + 2 + len(METRICS)
+        assert lines[2].startswith("| a\\|b\\*c \\<i\\> | 2 | 24 | **")
+        assert sum(line.count("**") for line in lines) == 2
 
     def test_the_table_fits_eighty_columns(self, compared: StrategyComparison) -> None:
         stream = io.StringIO()
@@ -468,47 +491,22 @@ class TestTables:
             assert "…" not in stream.getvalue()
 
     def test_what_rounds_to_zero_has_no_sign(self) -> None:
-        assert value_of("zipf", Estimate(-0.004, None, None)) == "0.00"
-        assert interval_of("zipf", Estimate(0.0, -0.2, -0.001)) == "[-0.20, 0.00]"
-        assert value_of("tokens_per_s", Estimate(1234.6, None, None)) == "1,235"
+        (value,) = values_of("zipf", Estimate(-0.004, -0.2, -0.001))
+        assert (value.text, value.interval) == ("0.00", "[-0.20, 0.00]")
+        (value,) = values_of("tokens_per_s", Estimate(1234.6, None, None))
+        assert (value.text, value.interval) == ("1,235", "")
 
     def test_each_metric_has_a_column(self) -> None:
-        assert tuple(COLUMNS) == METRICS
+        assert tuple(SHOWN) == METRICS
 
 
-def comparison_of(*values: float | None, human: float | None = None, name: str = "perplexity") -> StrategyComparison:
-    """Strategies of which each has one value of one metric."""
-
-    def row(at: int, value: float | None, spec: str | None) -> StrategyRow:
-        metrics: dict[str, Estimate | None] = dict.fromkeys(METRICS)
-        metrics[name] = None if value is None else Estimate(value, None, None)
-        return StrategyRow(f"s{at}", spec, {}, (Cell(0),), metrics)
-
-    rows = [row(at, value, "greedy") for at, value in enumerate(values)]
-    rows += [] if human is None else [row(len(values), human, None)]
+def values_of(name: str, *estimates: Estimate | None) -> list[Any]:
+    """The values of the last column of a table of strategies that each have one metric."""
+    rows = tuple(
+        StrategyRow(f"s{at}", "greedy", {}, (Cell(0),), {name: estimate}) for at, estimate in enumerate(estimates)
+    )
     info = ModelInfo("tiny", "local", None, 1, "float32", "cpu")
-    return StrategyComparison(info, None, 0, 1, 1, ("x",), tuple(rows))
-
-
-@pytest.mark.parametrize(
-    ("name", "values", "human", "best"),
-    [
-        ("perplexity", (5.0, 3.0, 9.0), None, {1}),
-        ("perplexity", (5.0, 3.0, 9.0), 8.0, {2}),
-        ("mean_logprob", (-1.0, -3.0), None, {0}),
-        ("distinct_1", (0.5, None, 0.9), None, {2}),
-        ("zipf", (0.7, 1.1, 1.9), None, {1}),
-        ("entropy", (1.0, 2.0), None, set()),
-        ("entropy", (1.0, 2.0), 1.8, {1}),
-        ("tokens_per_s", (10.0, 20.0), 3.0, {1}),
-        ("repetition", (0.0, 0.01, 50.0), None, {0, 1}),
-        ("seq_rep_4", (0.25, 0.25), None, set()),
-        ("seq_rep_4", (0.25,), None, set()),
-        ("seq_rep_4", (None, None), None, set()),
-    ],
-)
-def test_the_best_of_a_column(name: str, values: tuple[float | None, ...], human: float | None, best: set[int]) -> None:
-    assert best_rows(comparison_of(*values, human=human, name=name), name) == best
+    return metric_columns(StrategyComparison(MadeBy.now(), info, None, 0, 1, 1, ("x",), {}, rows))[-1].values
 
 
 @pytest.mark.parametrize(
@@ -533,6 +531,229 @@ def test_of_many_failures_some_are_told(compared: StrategyComparison) -> None:
     lines = [line for line in shown.getvalue().splitlines() if line.startswith("failed: ")]
     assert len(lines) == 11
     assert lines[-1] == "failed: 4 more"
+
+
+class TestFairness:
+    """What a comparison of unequal amounts of text says, and what it calls the best."""
+
+    OPENINGS, TALES = (Path(__file__).parents[2] / "prompts" / name for name in ("openings.txt", "tales.txt"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def saved(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Contrastive search with one text for each of five prompts, sampling with four, and four human texts."""
+        path = tmp_path_factory.mktemp("saved") / "compared.json"
+        files = ("--file", cls.OPENINGS, "--reference", cls.TALES)
+        specs = ("-s", "contrastive", "-s", "top-p:top_p=0.95", "-s", "top-k:top_k=50")
+        options = ("-n", "4", "--seed", "1", "-m", "fable", "--format", "json", "-o", path)
+        assert call("compare", *files, *specs, *options).code == 0
+        return path
+
+    def test_metrics_that_depend_on_the_amount_of_text_are_computed_on_equal_amounts(self, saved: Path) -> None:
+        record = json.loads(saved.read_text())
+        contrastive, top_p, _, human = record["rows"]
+        assert [(row["texts"], row["tokens"]) for row in record["rows"]] == [(5, 250), (20, 1000), (20, 1000), (4, 200)]
+        names = ("self_bleu_4", "self_bleu_5", "distinct_1", "distinct_2", "distinct_3", "zipf")
+        assert record["amounts"] == {name: {"texts": 4, "tokens": 200} for name in names}
+        for name in ("self_bleu_4", "distinct_1", "zipf"):
+            # On all texts of each, contrastive search would be nearer.
+            assert top_p["distances"][name] < contrastive["distances"][name]
+        assert human["distances"] is None
+
+    def test_a_star_needs_intervals_that_support_it(self, saved: Path) -> None:
+        record = json.loads(saved.read_text())
+        contrastive, top_p, top_k, _ = record["rows"]
+        assert contrastive["best"] == top_k["best"] == []
+        assert not {*record["amounts"], "repetition", "seq_rep_4", "length"} & set(top_p["best"])
+        for name in top_p["best"]:
+            assert all(top_p["distances"][name] < row["distances"][name] for row in (contrastive, top_k))
+        shown = call("compare", "--from", saved, "--metrics", "self_bleu_4,distinct_1,zipf").out
+        assert "*" not in shown
+        assert "these texts do not show which value is nearest to the human text, so none is marked" in " ".join(shown.split())
+
+    @pytest.mark.parametrize("format", ["text", "markdown", "csv", "json"])
+    def test_every_table_says_how_many_texts_and_tokens_it_is_about(self, saved: Path, format: str) -> None:
+        shown = call("compare", "--from", saved, "--format", format, "--metrics", "zipf").out
+        expected = {
+            "text": (r"top-k:top_k=50 +20 +1,000 ", r"Zipf: of 4 texts with 200 tokens from each row"),
+            "markdown": (r"\| top-k:top\\_k=50 \| 20 \| 1,000 \|", r"Zipf: of 4 texts with 200 tokens from each row"),
+            "csv": (r"\ntop-k:top_k=50,[^\n]*,20,1000,,",),
+            "json": (r'"texts": 20,\s*"tokens": 1000,', r'"texts": 4,\s*"tokens": 200'),
+        }
+        for pattern in expected[format]:
+            assert re.search(pattern, shown)
+        if format == "text":
+            below = shown.split("distance to the human text:")[1]
+            assert re.search(r"top-k:top_k=50 +20 +1,000 ", below)
+
+    def test_without_human_text_nothing_is_best_but_what_is_better_by_definition(self, tiny: Path) -> None:
+        prompts = ("--file", self.OPENINGS, "-m", tiny, "--max-new-tokens", "20", "--seed", "1")
+        found = as_json(call("compare", *prompts, "-s", "greedy", "-s", "beam", "-s", "sample", "--format", "json"))
+        assert {name for row in found["rows"] for name in row["best"]} <= {"tokens_per_s"}
+
+
+class TestChoice:
+    """The options that choose what is computed and shown."""
+
+    def test_only_the_chosen_metrics_are_there(self, tiny: Path) -> None:
+        options = ("-m", tiny, "--seed", "1", "--max-new-tokens", "4", "--metrics", "zipf, perplexity", "-s", "greedy")
+        found = as_json(call("compare", "Once", *options, "--format", "json"))
+        assert list(found["rows"][0]["metrics"]) == ["perplexity", "zipf"]
+        table = call("compare", "Once", *options, "--no-texts").out
+        assert table.split("\n")[0].split() == ["texts", "tokens", "perplexity", "Zipf"]
+
+    def test_a_saved_comparison_is_shown_in_part(self, compared: StrategyComparison, tmp_path: Path) -> None:
+        path = tmp_path / "saved.json"
+        path.write_text(comparison_json(compared), encoding="utf-8")
+        found = as_json(call("compare", "--from", path, "--metrics", "length,zipf", "--format", "json"))
+        assert all(list(row["metrics"]) == ["zipf", "length"] for row in found["rows"])
+        assert list(found["amounts"]) == ["zipf"]
+        path.write_text(json.dumps(found))
+        done = call("compare", "--from", path, "--metrics", "entropy")
+        assert (done.code, done.error()) == (2, "--metrics: the saved comparison has none of these")
+        assert done.hint() == "it has zipf, length"
+
+    def test_an_unknown_metric_is_refused_before_a_model_is_loaded(self, tiny: Path) -> None:
+        for given, unknown in (("zipf,perplexty", "perplexty"), ("", "")):
+            done = call("compare", "x", "-m", "nowhere", "--metrics", given)
+            assert (done.code, done.error()) == (2, f"--metrics: no metric {unknown!r}")
+            assert done.hint().startswith("choose from perplexity, judge_perplexity, ")
+        with pytest.raises(UsageError, match="no metric 'perplexty'"):
+            genlm.load(str(tiny)).compare("x", metrics=["perplexty"])
+
+    @pytest.mark.parametrize(
+        ("strategies", "option", "has_texts"),
+        [(4, None, True), (5, None, False), (5, "--texts", True), (4, "--no-texts", False)],
+    )
+    def test_the_table_comes_first_and_texts_if_they_are_few_or_asked_for(
+        self, tiny: Path, strategies: int, option: str | None, has_texts: bool
+    ) -> None:
+        specs = [part for k in range(1, strategies + 1) for part in ("-s", f"top-k:top_k={k}")]
+        options = ("-m", tiny, "--seed", "1", "--max-new-tokens", "4", "--metrics", "length")
+        shown = call("compare", "Once", *options, *specs, *([option] if option else [])).out
+        assert shown.split()[:3] == ["texts", "tokens", "length"]
+        assert ("\ntop-k:top_k=1:\n" in shown) == has_texts
+
+    def test_of_several_prompts_the_texts_are_shown_on_request(self, tiny: Path, tmp_path: Path) -> None:
+        (tmp_path / "prompts.txt").write_text("The king\nThe fox\n")
+        options = ("--file", tmp_path / "prompts.txt", "-m", tiny, "--seed", "1", "--max-new-tokens", "4")
+        assert "greedy:\n" not in call("compare", *options, "-s", "greedy").out
+        assert "greedy:\n" in call("compare", *options, "-s", "greedy", "--texts").out
+
+
+class TestOrigin:
+    """Every format says what made the comparison."""
+
+    COMMAND = ("compare", "The fox", "--seed", "5", "--max-new-tokens", "3", "-s", "greedy", "--metrics", "zipf,length")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def page(cls, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        page = tmp_path_factory.mktemp("page") / "page.html"
+        assert call(*cls.COMMAND, "-m", tiny, "--html", page, "-o", page.with_suffix(".txt")).code == 0
+        return page
+
+    def test_json(self, tiny: Path) -> None:
+        found = as_json(call(*self.COMMAND, "-m", tiny, "--format", "json"))
+        made_by = found["made_by"]
+        assert made_by.keys() == {"genlm", "torch", "transformers", "command", "date"}
+        assert made_by["genlm"] == genlm.__version__
+        assert made_by["command"].startswith("genlm compare 'The fox' --seed 5")
+        assert found["model"]["fingerprint"] == fingerprinted(find_model(str(tiny))).fingerprint
+        assert found["seed"] == 5
+
+    def test_csv(self, tiny: Path) -> None:
+        (line,) = csv.DictReader(io.StringIO(call(*self.COMMAND, "-m", tiny, "--format", "csv").out))
+        assert line["command"].startswith("genlm compare 'The fox'")
+        assert (line["genlm"], line["seed"], line["model"]) == (genlm.__version__, "5", str(tiny))
+        assert line["fingerprint"] == fingerprinted(find_model(str(tiny))).fingerprint
+        assert all(line[name] for name in ("torch", "transformers", "date"))
+
+    def test_markdown_and_page(self, tiny: Path, page: Path) -> None:
+        markdown = call(*self.COMMAND, "-m", tiny, "--format", "markdown").out.replace("\\", "")
+        footer = html.unescape(page.read_text().split("<footer")[1].split("</footer>")[0])
+        for shown in (markdown, footer):
+            assert f"made by genlm {genlm.__version__}, torch " in shown
+            assert f"(fingerprint {fingerprinted(find_model(str(tiny))).fingerprint}, float32, cpu), seed 5" in shown
+            assert "command: genlm compare 'The fox' --seed 5" in shown
+
+    def test_a_comparison_shown_again_says_what_made_it_first(self, page: Path, tiny: Path, tmp_path: Path) -> None:
+        saved, again = tmp_path / "saved.json", tmp_path / "again.html"
+        assert call(*self.COMMAND, "-m", tiny, "--format", "json", "-o", saved).code == 0
+        assert call("compare", "--from", saved, "--html", again).code == 0
+        assert "command: genlm compare &#x27;The fox&#x27; --seed 5" in again.read_text()
+
+    def test_from_python_there_is_no_command(self, tiny: Path) -> None:
+        lm = genlm.load(str(tiny))
+        # A fresh context has no command line that ran before.
+        found = Context().run(lambda: lm.compare("The fox", ["greedy"], max_new_tokens=2))
+        assert found.made_by.command is None
+        assert found.made_by.genlm == genlm.__version__
+
+
+class TestRefusals:
+    def test_more_completions_than_memory_can_hold_are_refused_at_once(self, tiny: Path) -> None:
+        done = call("compare", "Once", "-m", tiny, "-n", "100000000000", "-s", "sample")
+        assert (done.code, done.out) == (2, "")
+        assert done.error().startswith("100,000,000,000 completions of up to 50 tokens need about ")
+        assert done.hint() == "lower num_return_sequences or max_new_tokens, or use fewer prompts"
+
+    @pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999", "1" + "0" * 400, "1" + "0" * 5000])
+    @pytest.mark.parametrize("key", ["mean", "seconds", "tokens"])
+    def test_a_number_that_is_out_of_range_is_one_clear_line(
+        self, compared: StrategyComparison, tmp_path: Path, number: str, key: str
+    ) -> None:
+        path = tmp_path / "saved.json"
+        saved = re.sub(rf'"{key}": [\d.]+', f'"{key}": {number}', comparison_json(compared), count=1)
+        assert number in saved
+        path.write_text(saved)
+        done = call("compare", "--from", path, "--format", "json", "--html", tmp_path / "page.html")
+        if key == "tokens" and len(number) == 401:
+            # A whole number of any size is one.
+            assert done.code == 0
+            return
+        assert (done.code, done.out) == (1, "")
+        assert done.error().startswith(f"{path}: not ")
+        assert len(done.err.splitlines()) <= 2
+        assert "unexpected" not in done.err
+
+    def test_the_hint_for_a_missing_judge_is_an_option_that_exists(self, tiny: Path) -> None:
+        done = call("compare", "Once", "-m", tiny, "--judge", "nobody/nothing")
+        assert done.code == 1
+        assert done.hint().endswith("--judge fable uses the bundled model")
+        assert "-m fable" not in done.err
+
+
+class TestHostileNames:
+    NAME = "=1+1\x1b[31m\u202e\x9b\r"
+
+    @pytest.fixture
+    def saved(self, compared: StrategyComparison, tmp_path: Path) -> Path:
+        path = tmp_path / "saved.json"
+        odd = replace(compared.rows[0], name=self.NAME)
+        path.write_text(comparison_json(replace(compared, rows=(odd, *compared.rows[1:]))), encoding="utf-8")
+        return path
+
+    @pytest.mark.parametrize("format", ["text", "json", "csv", "markdown"])
+    def test_they_never_act_on_a_terminal(self, saved: Path, format: str) -> None:
+        terminal = call_in_terminal("compare", "--from", saved, "--format", format, "--metrics", "zipf", "--no-texts")
+        shown = terminal.shown.decode()
+        assert "1+1" in shown
+        assert "\x1b[31m\u202e" not in shown
+        assert not {"\u202e", "\x9b"} & set(shown)
+
+    def test_they_are_unaltered_in_a_csv_file(self, saved: Path) -> None:
+        lines = list(csv.DictReader(io.StringIO(call("compare", "--from", saved, "--format", "csv").out, newline="")))
+        assert lines[0]["strategy"] == self.NAME
+
+    def test_csv_safe_keeps_a_spreadsheet_from_running_them(self, saved: Path) -> None:
+        shown = call("compare", "--from", saved, "--format", "csv", "--csv-safe").out
+        lines = list(csv.DictReader(io.StringIO(shown, newline="")))
+        assert lines[0]["strategy"] == f"'{self.NAME}"
+        assert [line["strategy"] for line in lines[1:]] == [
+            row["strategy"] for row in json.loads(saved.read_text())["rows"][1:]
+        ]
+        assert float(lines[0]["mean_logprob"]) < 0, "numbers stay numbers"
 
 
 class TestTerminal:
@@ -570,6 +791,7 @@ class TestTerminal:
         assert terminal.code == 0
         shown = terminal.shown.decode()
         assert "comparing" in shown
+        assert "greedy" in shown.split("╭")[0], "the bar names the strategy"
         assert "0/1" in shown
         assert shown.rindex("\x1b[2K") < shown.index("╭"), "the bar is gone before anything is shown"
         assert "1 strategy" in shown

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from genlm.records.compare import Sample, StrategyComparison, StrategyRow
-from genlm.views.compare import comparison_summary, failures, token_marks
-from genlm.views.metrics import COLUMNS, best_note, best_rows, distance_of, interval_of, shown_metrics, value_of
-from genlm.views.pages import make_page
+from genlm.views.compare import (
+    SHOWN,
+    Column,
+    comparison_summary,
+    distance_columns,
+    failures,
+    metric_columns,
+    shown_metrics,
+    table_notes,
+    token_marks,
+)
+from genlm.views.pages import make_page, provenance
 from genlm.views.pages.plots import make_plots
 from genlm.views.pages.svg import SERIES_COLOURS
 from genlm.views.pages.trace import token_record
@@ -19,7 +28,7 @@ from genlm.views.trace import BOUNDS, BUCKETS, parts
 
 def comparison_page(comparison: StrategyComparison) -> str:
     """Return the page, with the texts of the first prompt and of all prompts that have traced tokens."""
-    names = shown_metrics(comparison)
+    apart = distance_columns(comparison)
     shown = _prompts_shown(comparison)
     data = {
         "about": visible(comparison_summary(comparison)).replace("  ", " \u00b7 "),
@@ -30,14 +39,15 @@ def comparison_page(comparison: StrategyComparison) -> str:
         "buckets": BUCKETS,
         "bounds": BOUNDS,
         "rows": [_row(at, row) for at, row in enumerate(comparison.rows)],
-        "table": _metric_table(comparison, names),
-        "apart": _distance_table(comparison, names) if comparison.reference is not None else None,
-        "best": best_note(comparison),
+        "table": _table(comparison.rows, metric_columns(comparison)),
+        "apart": _table(comparison.strategies, apart) if apart else None,
+        "notes": table_notes(comparison),
         "failures": [f"failed: {where}: {why}" for where, why in failures(comparison)],
-        "meanings": [[COLUMNS[name].heading, COLUMNS[name].meaning] for name in names],
+        "meanings": [[SHOWN[name].heading, SHOWN[name].meaning] for name in shown_metrics(comparison)],
         "plots": [{"title": plot.title, "svg": plot.svg} for plot in make_plots(comparison)],
     }
-    return make_page("Strategies side by side", data, "compare", "tokens")
+    footer = provenance(comparison.made_by, comparison.model, comparison.seed)
+    return make_page("Strategies side by side", data, "compare", "tokens", footer=footer)
 
 
 def _prompts_shown(comparison: StrategyComparison) -> list[int]:
@@ -85,33 +95,19 @@ def _row(at: int, row: StrategyRow) -> dict[str, Any]:
     return {"number": at + 1, "name": one_line(row.name), "style": style, "human": is_human}
 
 
-def _metric_table(comparison: StrategyComparison, names: Sequence[str]) -> dict[str, Any]:
-    best = {name: best_rows(comparison, name) for name in names}
-
-    def cell(at: int, row: StrategyRow, name: str) -> dict[str, Any]:
-        estimate = row.metrics[name]
-        is_best = at in best[name]
-        text = value_of(name, estimate) + ("*" if is_best else "")
-        value = None if estimate is None else estimate.mean
-        return {"value": value, "text": text, "interval": interval_of(name, estimate), "best": is_best}
-
-    return _table(comparison.rows, names, cell)
-
-
-def _distance_table(comparison: StrategyComparison, names: Sequence[str]) -> dict[str, Any]:
-    def cell(at: int, row: StrategyRow, name: str) -> dict[str, Any]:
-        return {"value": (row.distances or {}).get(name), "text": distance_of(name, row)}
-
-    apart = [name for name in names if any((row.distances or {}).get(name) is not None for row in comparison.rows)]
-    return _table(comparison.strategies, apart, cell)
-
-
-def _table(
-    rows: Sequence[StrategyRow], names: Sequence[str], cell: Callable[[int, StrategyRow, str], dict[str, Any]]
-) -> dict[str, Any]:
+def _table(rows: Sequence[StrategyRow], columns: Sequence[Column]) -> dict[str, Any]:
     lines = []
     for at, row in enumerate(rows):
         own = _row(at, row)
+        cells = [
+            {
+                "value": value.number,
+                "text": f"{value.text}*" if value.is_best else value.text,
+                "interval": value.interval,
+                "best": value.is_best,
+            }
+            for value in (column.values[at] for column in columns)
+        ]
         head = {"value": own["name"], "text": own["name"], "row": own}
-        lines.append({"style": own["style"], "cells": [head, *(cell(at, row, name) for name in names)]})
-    return {"headings": ["strategy", *(COLUMNS[name].heading for name in names)], "rows": lines}
+        lines.append({"style": own["style"], "cells": [head, *cells]})
+    return {"headings": ["strategy", *(column.heading for column in columns)], "rows": lines}

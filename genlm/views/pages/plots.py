@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genlm.records.compare import Estimate, StrategyComparison, StrategyRow
-from genlm.views.metrics import COLUMNS
+from genlm.views.compare import SHOWN
 from genlm.views.pages.svg import INK, LINE, SOFT, Tree, series_colour, svg_tree
 
 if TYPE_CHECKING:
@@ -63,19 +63,19 @@ def _against_diversity(comparison: StrategyComparison) -> Plot | None:
     name = next((name for name in DIVERSITY if _defined(comparison, "perplexity", name)), None)
     if name is None:
         return None
-    figure, axes = _axes(COLUMNS["perplexity"].heading, COLUMNS[name].heading)
+    figure, axes = _axes(SHOWN["perplexity"].heading, SHOWN[name].heading)
     for at, row in enumerate(comparison.rows):
         x, y = row.metrics["perplexity"], row.metrics[name]
         if x is not None and y is not None:
             _point(axes, x, y, at, row)
     _logarithmic(axes, [row.metrics["perplexity"] for row in comparison.rows])
     human = ", H the human text" if comparison.reference is not None else ""
-    note = f"Perplexity against {COLUMNS[name].heading}, with 95 % intervals{human}"
+    note = f"Perplexity against {SHOWN[name].heading}, with 95 % intervals{human}"
     return Plot(note, svg_tree(figure, "diversity"))
 
 
 def _defined(comparison: StrategyComparison, *names: str) -> bool:
-    return any(all(row.metrics[name] is not None for name in names) for row in comparison.strategies)
+    return any(all(row.metrics.get(name) is not None for name in names) for row in comparison.strategies)
 
 
 def _point(axes: Axes, x: Estimate, y: Estimate, at: int, row: StrategyRow) -> None:
@@ -153,7 +153,7 @@ def _along_sweeps(comparison: StrategyComparison) -> Iterator[Plot]:
         lines = _lines(comparison, field)
         if not lines:
             continue
-        for name in ALONG_SWEEP:
+        for name in (name for name in ALONG_SWEEP if name in comparison.metrics):
             values = {estimate.mean for line in lines for _, row in line if (estimate := row.metrics[name])}
             if len(values) > 1:
                 yield _along_sweep(comparison, field, name, lines)
@@ -177,7 +177,7 @@ def _is_number(value: object) -> bool:
 def _along_sweep(
     comparison: StrategyComparison, field: str, name: str, lines: Sequence[list[tuple[int, StrategyRow]]]
 ) -> Plot:
-    figure, axes = _axes(field, COLUMNS[name].heading)
+    figure, axes = _axes(field, SHOWN[name].heading)
     for line in lines:
         points = [(at, row, row.metrics[name]) for at, row in line]
         there = [(at, float(row.swept[field]), estimate) for at, row, estimate in points if estimate is not None]
@@ -187,7 +187,7 @@ def _along_sweep(
     if human is not None:
         axes.axhline(human.mean, color=INK, linewidth=1, linestyle=(0, (3, 2)))
         axes.annotate("H", (0.01, human.mean), xycoords=("axes fraction", "data"), color=INK, fontsize=FONT_SIZE)
-    return Plot(f"{COLUMNS[name].heading} along {field}", svg_tree(figure, f"{field}-{name}"))
+    return Plot(f"{SHOWN[name].heading} along {field}", svg_tree(figure, f"{field}-{name}"))
 
 
 def _sweep_line(axes: Axes, points: Sequence[tuple[int, float, Estimate]]) -> None:
