@@ -137,8 +137,8 @@ class LanguageModel:
         fails under a strategy is a cell with an error.
 
         Raises:
-            UsageError: an invalid strategy, count or metric, or more completions than memory can hold; a SpecError has
-                the position in the spec.
+            UsageError: an invalid strategy, count or metric; a SpecError has the position in the spec.
+            ModelError: more completions than memory can hold.
             InputError, ModelError: the first failure, if no strategy has a completion.
         """
         chosen = [Strategy.parse(each) if isinstance(each, str) else each for each in strategies]

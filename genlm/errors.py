@@ -92,6 +92,20 @@ def _restore(kind: type[GenlmError], arguments: tuple[Any, ...], attributes: dic
     return error
 
 
+# The most characters of a value that a message repeats.
+LONGEST_SHOWN = 60
+
+
+def show(value: object) -> str:
+    """Return a value as a message repeats it: its `repr`, cut if it is long."""
+    try:
+        text = repr(value)
+    # Python does not write integers of more than 4,300 digits.
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, with the error's name if the line says little by itself."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

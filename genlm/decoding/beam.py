@@ -25,9 +25,10 @@ from genlm.decoding.distribution import check_logits
 from genlm.decoding.kinds.standard import DIVERSITY_PENALTY, EARLY_STOPPING, LENGTH_PENALTY, NUM_BEAM_GROUPS, NUM_BEAMS
 from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request
-from genlm.decoding.sampling import check_memory, draw
+from genlm.decoding.sampling import draw
 from genlm.decoding.text import TextStream
 from genlm.errors import ModelError
+from genlm.model.memory import check_rows
 from genlm.model.network import Network
 
 
@@ -62,7 +63,7 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
         ModelError: more beams than fit in memory, or fewer sequences found than requested.
     """
     strategy = request.strategy
-    check_memory(network, request, "num_beams", strategy[NUM_BEAMS])
+    check_rows(network, "num_beams", strategy[NUM_BEAMS], request.max_length)
     groups = _groups(request)
     logits, cache = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()

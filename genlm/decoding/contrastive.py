@@ -24,8 +24,9 @@ from genlm.decoding.kinds.shared import TOP_K
 from genlm.decoding.kinds.standard import PENALTY_ALPHA
 from genlm.decoding.processors import request_processors
 from genlm.decoding.request import Request, generate_one
-from genlm.decoding.sampling import check_choice, check_memory
+from genlm.decoding.sampling import check_choice
 from genlm.decoding.strategy import Strategy
+from genlm.model.memory import check_rows
 from genlm.model.network import HiddenStatesCache, Network
 
 
@@ -47,7 +48,7 @@ class _Search:
         self.request = request
         self.alpha = request.strategy[PENALTY_ALPHA]
         self.width = min(request.strategy[TOP_K], network.vocab_size)
-        check_memory(network, request, "top_k", self.width)
+        check_rows(network, "top_k", self.width, request.max_length)
         self.processors = request_processors(replace(request, strategy=_penalties(request.strategy)))
         self.layers = [network.layers]
         self.cache: HiddenStatesCache

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote
 
-from genlm.errors import UsageError
+from genlm.errors import UsageError, show
 
 # A value that JSON can hold.
 Plain: TypeAlias = bool | int | float | str
@@ -30,6 +30,8 @@ N = TypeVar("N", int, float)
 # Characters that have a meaning in a spec or between the items of a list.
 RESERVED = frozenset(",=|;%")
 LARGEST_BIAS = 1e6
+# Python does not write integers of more than 4,300 digits.
+LARGEST_INT = 10**4000
 BIAS = re.compile(r"\s*([0-9]+)\s*:(.*)", re.DOTALL)
 
 
@@ -80,9 +82,9 @@ class Number(Generic[N]):
         accepted = (int,) if self.type is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise ValueError("another type")
-        # An integer beyond every float could not be converted.
-        is_finite = self.type is int or -sys.float_info.max <= value <= sys.float_info.max
-        if not (is_finite and self._in_range(value)):
+        # An integer beyond every float could not be converted to one.
+        largest = LARGEST_INT if self.type is int else sys.float_info.max
+        if not (-largest <= value <= largest and self._in_range(value)):
             raise ValueError("out of range")
         return self.type(value)
 
@@ -228,7 +230,7 @@ def _split_bias(text: str) -> tuple[int, float]:
 
 
 def _check_bias(token: object, bias: object) -> tuple[int, float]:
-    if isinstance(token, bool) or not isinstance(token, int) or token < 0:
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= LARGEST_INT:
         raise ValueError("not an id")
     if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -LARGEST_BIAS <= bias <= LARGEST_BIAS:
         raise ValueError("not a bias, or out of range")
@@ -310,7 +312,7 @@ class Field(Generic[T]):
         return f"{self.meaning}; {off.removesuffix('.0') or 'empty'} turns it off"
 
     def _out_of_range(self, value: object) -> UsageError:
-        return UsageError(f"{self.name} must be {self.values.range}, not {value!r}")
+        return UsageError(f"{self.name} must be {self.values.range}, not {show(value)}")
 
 
 @dataclass(frozen=True)

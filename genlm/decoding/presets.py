@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +11,18 @@ from typing import Any
 
 from genlm.decoding.declaration import Given
 from genlm.decoding.strategy import Strategy
-from genlm.errors import InputError, UsageError
+from genlm.errors import InputError, UsageError, show
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+LARGEST_FILE = 1 << 20
+MOST_PARTS = 50
+LONG_KEY = re.compile(
+    rf"""(?:^|[\[{{,])[ \t]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MOST_PARTS}}}""", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -39,20 +46,37 @@ def read_presets(path: Path) -> dict[str, Preset]:
         InputError: a file that cannot be read or is not TOML, or a preset that is not a valid strategy.
     """
     try:
-        tables = tomllib.loads(path.read_bytes().decode("utf-8"))
+        with path.open("rb") as file:
+            contents = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise InputError(f"cannot read presets {path}: {error.strerror}") from error
+    if len(contents) > LARGEST_FILE:
+        raise InputError(f"{path}: a file of presets has at most {LARGEST_FILE:,} bytes")
+    return {name: _preset(path, name, table) for name, table in _parse(path, contents).items()}
+
+
+def _parse(path: Path, contents: bytes) -> dict[str, Any]:
+    try:
+        text = contents.decode("utf-8")
+        # The parser takes quadratic time for a key of many parts.
+        if LONG_KEY.search(text):
+            raise InputError(f"{path}: a key with more than {MOST_PARTS} parts")
+        return tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a TOML file: {error}") from error
-    return {name: _preset(path, name, table) for name, table in tables.items()}
+    except RecursionError as error:
+        raise InputError(f"{path}: values are nested too deeply") from error
+    # Python does not read integers of more than 4,300 digits.
+    except ValueError as error:
+        raise InputError(f"{path}: a number has too many digits") from error
 
 
 def _preset(path: Path, name: str, table: Any) -> Preset:
     if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
-        raise InputError(f"{path}: preset {name!r} needs a table with a kind", hint=f'[{name}]\nkind = "top-p"')
+        raise InputError(f"{path}: preset {show(name)} needs a table with a kind", hint='[NAME]\nkind = "top-p"')
     preset = Preset(name, table["kind"], {key: value for key, value in table.items() if key != "kind"})
     try:
         _ = preset.strategy
     except UsageError as error:
-        raise InputError(f"{path}: preset {name!r}: {error}", hint=error.hint) from error
+        raise InputError(f"{path}: preset {show(name)}: {error}", hint=error.hint) from error
     return preset

@@ -14,8 +14,6 @@ from genlm.decoding.request import Request, Sequence
 from genlm.decoding.strategy import Strategy
 from genlm.decoding.trace import trace_tokens
 from genlm.errors import ModelError
-from genlm.model.memory import free_bytes, gigabytes
-from genlm.model.network import Network
 
 # Probabilities are summed in blocks of this many tokens; only the block that holds the drawn token is searched.
 BLOCK = 256
@@ -133,24 +131,10 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-# Checks that the searches share.
-
-
 def check_choice(scores: Tensor, strategy: Strategy, step: int) -> None:
     """Raise ModelError if the strategy has ruled out every token of a row of scores, (rows, vocab)."""
     if not bool(scores.amax(-1).isfinite().all()):
         raise ModelError(
             f"{strategy.spec} leaves no token to choose at new token {step + 1}",
             hint="a larger no_repeat_ngram_size or a repetition_penalty closer to 1 rules out fewer tokens",
-        )
-
-
-def check_memory(network: Network, request: Request, field: str, rows: int) -> None:
-    """Raise ModelError if `rows` sequences, as many as a field of the strategy asks for, do not fit in memory."""
-    needed = rows * network.row_bytes(request.max_length)
-    free = free_bytes(network.device)
-    if needed > free:
-        raise ModelError(
-            f"{field}={rows} needs about {gigabytes(needed)}, but only {gigabytes(free)} are free",
-            hint=f"lower {field} or the number of new tokens",
         )

@@ -15,10 +15,10 @@ from genlm.decoding.completion import Completion, Event, FinishReason, Piece, Pr
 from genlm.decoding.distribution import score_tokens
 from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.request import Request
-from genlm.decoding.sampling import check_memory
 from genlm.decoding.strategy import transformers_settings
 from genlm.decoding.text import INCOMPLETE, TextStream, first_stop
 from genlm.model.adapter import TransformersModel
+from genlm.model.memory import check_rows
 
 
 def stock_generate(network: TransformersModel, request: Request) -> Iterator[Event]:
@@ -36,7 +36,8 @@ def stock_generate(network: TransformersModel, request: Request) -> Iterator[Eve
         "bad_words_ids": [list(word) for word in request.bad_words_ids] or None,
     }
     beams = request.strategy.get(NUM_BEAMS) or 1
-    check_memory(network, request, "num_beams" if beams > 1 else "num_return_sequences", max(beams, request.count))
+    name = "num_beams" if beams > 1 else "num_return_sequences"
+    check_rows(network, name, max(beams, request.count), request.max_length)
     yield Prefilled()
     has_ended = partial(_has_stop, request) if request.stop else None
     for index, ids in enumerate(network.generate(request.prompt_ids, settings, request.seed, has_ended)):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from genlm.decoding.declaration import Field, Given, Kind, Value
 from genlm.decoding.kinds import ALL_FIELDS, KINDS
 from genlm.decoding.kinds.shared import DIVIDE_BY_TEMPERATURE, PENALTIES, TRUNCATION
-from genlm.errors import SpecError, UsageError
+from genlm.errors import SpecError, UsageError, show
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class Strategy:
 def find_kind(name: str) -> Kind:
     """Return the declaration of a kind. Raise UsageError if there is none with this name."""
     if name not in KINDS:
-        raise UsageError(f"no strategy kind {name!r}", hint="the kinds are " + ", ".join(KINDS))
+        raise UsageError(f"no strategy kind {show(name)}", hint="the kinds are " + ", ".join(KINDS))
     return KINDS[name]
 
 
@@ -201,7 +201,7 @@ def _find_field(kind: Kind, name: str) -> Field[Any]:
         return kind.fields[name]
     hint = f"{kind.name} takes " + ", ".join(kind.fields)
     if name not in ALL_FIELDS:
-        raise UsageError(f"no field {name!r} in any strategy", hint=hint)
+        raise UsageError(f"no field {show(name)} in any strategy", hint=hint)
     raise UsageError(f"field {name!r} does not apply to kind {kind.name!r}", hint=hint)
 
 

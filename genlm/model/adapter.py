@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +14,20 @@ from torch import Tensor
 
 from genlm.errors import ModelError, first_line
 from genlm.model.attention import attention_weights, queries_and_keys
+from genlm.model.files import read_json, read_shapes, weight_files
 from genlm.model.network import QueryKey, check_room
+
+CONFIG = "config.json"
+# The names of sizes in a config: every layer has a weight, and every width is a dimension of one.
+LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers", "encoder_layers")
+WIDTHS = (
+    *("vocab_size", "hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim"),
+    *("intermediate_size", "ffn_dim", "n_inner", "d_ff", "decoder_ffn_dim", "encoder_ffn_dim"),
+)
+CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+# Weights with a row for each position, and the limit for models that compute positions instead.
+POSITIONS = re.compile(r"\bwpe\b|position")
+LONGEST_CONTEXT = 1 << 24
 
 # (new tokens of a sequence) -> whether the sequence ends with them.
 Ends: TypeAlias = Callable[[Sequence[int]], bool]
@@ -35,7 +49,7 @@ def load_transformers_model(path: Path, device: str, dtype: torch.dtype, *, allo
     """
     from transformers import AutoModelForCausalLM
 
-    config = read_config(path)
+    config = read_config(path, allow_pickle=allow_pickle)
     try:
         config.return_dict = True
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -58,20 +72,39 @@ def load_transformers_model(path: Path, device: str, dtype: torch.dtype, *, allo
     return model.eval().to(torch.device(device))
 
 
-def read_config(path: Path) -> Any:
+def read_config(path: Path, *, allow_pickle: bool = False) -> Any:
     """Return the transformers config of a folder's model.
 
     Raises:
-        ModelError: transformers cannot read it.
+        ModelError: transformers cannot read it, or it describes a far larger model than the folder's weights.
     """
     from transformers import AutoConfig
 
+    _check_sizes(path, read_json(path / CONFIG), weight_files(path, allow_pickle=allow_pickle))
     silence_transformers()
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     # As above.
     except Exception as error:
         raise _cannot_load(path, error) from error
+
+
+def _check_sizes(path: Path, config: Mapping[str, Any], files: Sequence[Path]) -> None:
+    """Raise ModelError for a size that the weights rule out, because transformers would build a model of that size."""
+    shapes = {name: shape for file in files for name, shape in read_shapes(file).items()}
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    positions = [shape[0] for name, shape in shapes.items() if POSITIONS.search(name) and len(shape) == 2]
+    # Quantized weights may be packed, eight numbers in one.
+    packed = 8 if config.get("quantization_config") else 1
+    limits = {
+        **dict.fromkeys(LAYER_COUNTS, len(shapes)),
+        **dict.fromkeys(WIDTHS, packed * largest),
+        **dict.fromkeys(CONTEXTS, max(positions, default=LONGEST_CONTEXT)),
+    }
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name, most in limits.items():
+            if isinstance(part.get(name), int) and part[name] > most:
+                raise ModelError(f"{path / CONFIG}: {name} is {part[name]}, but the weights allow at most {most}")
 
 
 def _cannot_load(path: Path, error: Exception) -> ModelError:
@@ -184,7 +217,8 @@ class TransformersModel:
         # Padding is fed to the model, so it must be one of its tokens.
         padding = (settings.get("eos_token_id") or [0])[0]  # type: ignore[index]
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), torch.inference_mode():
-            torch.manual_seed(seed)
+            # Any integer is a seed; torch takes those of 64 bits.
+            torch.manual_seed(seed if -(2**63) <= seed < 2**64 else seed % 2**64)
             try:
                 output: Tensor = self.model.generate(
                     ids,

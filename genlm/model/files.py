@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genlm.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -77,3 +83,57 @@ def _shards(index: Path) -> list[Path]:
         if not file.is_file():
             raise ModelError(f"{index} names {file.name!r}, which does not exist")
     return files
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight in a file, by name. Raise as `read_tensors` does."""
+    if file.suffix != ".safetensors":
+        return {name: tuple(tensor.shape) for name, tensor in read_tensors(file).items()}
+    with _open_safetensors(file) as opened:
+        names = opened.keys()
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Return every weight in a file by name, memory-mapped if the format allows it.
+
+    Of a pickled file only tensors and plain containers are read; anything else is an error and never runs.
+
+    Raises:
+        ModelError: the file is damaged, cannot be read, or holds anything but weights.
+    """
+    if file.suffix != ".safetensors":
+        return _read_pickled(file)
+    with _open_safetensors(file) as opened:
+        names = opened.keys()
+        return {name: opened.get_tensor(name) for name in names}
+
+
+@contextmanager
+def _open_safetensors(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise ModelError(f"{file}: damaged or incomplete: {error}", hint="copy or download the file again") from error
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _read_pickled(file: Path) -> dict[str, Tensor]:
+    import pickle
+
+    import torch
+
+    try:
+        # Files from before torch 1.6, such as the first GPT-2 checkpoints, cannot be memory-mapped.
+        state = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{file}: damaged, or contains more than weights, which genlm does not load") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{file}: damaged or incomplete", hint="copy or download the file again") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ModelError(f"{file}: not a file of named weights")
+    return {str(name): tensor for name, tensor in state.items()}

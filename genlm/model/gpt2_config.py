@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -87,7 +88,8 @@ def _check(name: str, value: object, default: object) -> None:
     elif isinstance(default, int):
         fits, wanted = is_count, "a positive integer"
     elif isinstance(default, float):
-        fits, wanted = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits, wanted = is_number and 0 <= value <= sys.float_info.max, "a number at least 0"  # type: ignore[operator]
     else:
         fits, wanted = value in ACTIVATIONS, "a known activation function"
     if not fits:

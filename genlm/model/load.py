@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from genlm.errors import ModelError, UsageError
-from genlm.model.files import read_json, weight_files
+from genlm.model.files import read_json, read_shapes, read_tensors, weight_files
 from genlm.model.info import ENGINES, Engine, ModelInfo
 from genlm.model.memory import keep_freed_memory
 from genlm.model.network import Network
@@ -21,10 +20,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from genlm.model.gpt2_config import Config
+
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 # Constants that old GPT-2 checkpoints store beside the weights.
 MASKS = (".attn.bias", ".attn.masked_bias")
+# The names of GPT-2's weights begin with this, but not in the oldest checkpoints.
+PREFIX = "transformer."
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def _load_gpt2(
         gpt2_config = Config.of(config)
     except ValueError as error:
         raise ModelError(f"{path / 'config.json'}: {error}") from error
+    _check_sizes(gpt2_config, files)
     # On the meta device the model takes no memory until it is given its weights.
     with torch.device("meta"):
         model = GPT2(gpt2_config, CudaCapture() if device == "cuda" else None)
@@ -181,13 +185,15 @@ def read_weights(
     """
     weights: dict[str, Tensor] = {}
     for file in files:
-        read = _read_safetensors if file.suffix == ".safetensors" else _read_pickled
-        for name, tensor in read(file, shapes).items():
-            if tuple(tensor.shape) != shapes[name]:
+        for full_name, tensor in read_tensors(file).items():
+            name = full_name.removeprefix(PREFIX)
+            if name in shapes:
+                _check_shape(file, name, tuple(tensor.shape), shapes[name])
+                weights[name] = tensor.to(device=device, dtype=dtype)
+            elif name.startswith("h.") and not name.endswith(MASKS):
                 raise ModelError(
-                    f"{file}: {name} has shape {tuple(tensor.shape)}, but config.json needs {shapes[name]}"
+                    f"{file} contains {name}, which does not fit config.json", hint="are both from the same model?"
                 )
-            weights[name] = tensor.to(device=device, dtype=dtype)
     missing = [name for name in shapes if name not in weights and name not in optional]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -195,46 +201,26 @@ def read_weights(
     return weights
 
 
-def _wanted(names: Iterable[str], shapes: Mapping[str, object], file: Path) -> dict[str, str]:
-    """Return the names in a file that are to be read, each with its name in `shapes`."""
-    plain = {name: name.removeprefix("transformer.") for name in names}
-    for name in plain.values():
-        if name not in shapes and name.startswith("h.") and not name.endswith(MASKS):
-            raise ModelError(
-                f"{file} contains {name}, which does not fit config.json", hint="are both from the same model?"
-            )
-    return {name: short for name, short in plain.items() if short in shapes}
+def _check_sizes(config: Config, files: list[Path]) -> None:
+    """Raise ModelError if the weights do not have the sizes in the config, before anything of these sizes is built."""
+    found = {name.removeprefix(PREFIX): shape for file in files for name, shape in read_shapes(file).items()}
+    layers = len({name.split(".")[1] for name in found if name.startswith("h.")})
+    if config.n_layer > layers:
+        raise ModelError(f"{files[0]}: the weights have {layers} layers, but config.json needs {config.n_layer}")
+    expected = {
+        "wte.weight": (config.vocab_size, config.n_embd),
+        "wpe.weight": (config.n_positions, config.n_embd),
+        "h.0.mlp.c_fc.weight": (config.n_embd, config.inner),
+    }
+    for name, shape in expected.items():
+        if name not in found:
+            raise ModelError(f"{files[0]}: the weights lack {name}, which config.json needs")
+        _check_shape(files[0], name, found[name], shape)
 
 
-def _read_safetensors(file: Path, shapes: Mapping[str, object]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            wanted = _wanted(opened.keys(), shapes, file)
-            return {short: opened.get_tensor(name) for name, short in wanted.items()}
-    except SafetensorError as error:
-        raise ModelError(f"{file}: damaged or incomplete: {error}", hint="copy or download the file again") from error
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
-
-
-def _read_pickled(file: Path, shapes: Mapping[str, object]) -> dict[str, Tensor]:
-    """Unpickle only tensors and plain containers; anything else in the file is an error and never runs."""
-    import pickle
-
-    import torch
-
-    try:
-        # Files from before torch 1.6, such as the first GPT-2 checkpoints, cannot be memory-mapped.
-        state = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(f"{file}: damaged, or contains more than weights, which genlm does not load") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{file}: damaged or incomplete", hint="copy or download the file again") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise ModelError(f"{file}: not a file of named weights")
-    return {short: state[name] for name, short in _wanted(state, shapes, file).items()}
+def _check_shape(file: Path, name: str, found: tuple[int, ...], needed: tuple[int, ...]) -> None:
+    if found != needed:
+        raise ModelError(f"{file}: {name} has shape {found}, but config.json needs {needed}")
 
 
 def _load_other(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:

@@ -1,4 +1,4 @@
-"""How much memory is free, how many rows fit in it, and how much was used."""
+"""How much memory is free, what fits in it, and how much was used."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from genlm.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -34,19 +36,31 @@ def rows_that_fit(network: Network, length: int) -> int:
     return max(1, min(MOST_ROWS, worthwhile, int(SHARE * free_bytes(network.device) / row)))
 
 
-def free_bytes(device: torch.device) -> int:
-    """Return how much memory of a device is free."""
-    if device.type == "cuda":
+def check_rows(network: Network, name: str, rows: int, length: int) -> None:
+    """Raise ModelError if `rows` sequences of `length` tokens at once do not fit in memory; `name` asks for them."""
+    needed = rows * network.row_bytes(length)
+    check_free(f"{name}={rows}", needed, f"lower {name} or the number of new tokens", network.device)
+
+
+def check_free(what: str, needed: int, hint: str, device: torch.device | None = None) -> None:
+    """Raise ModelError if `what` needs more bytes than are free on the device, or in the machine if it is None."""
+    free = free_bytes(device)
+    if needed > free:
+        raise ModelError(f"{what} needs about {_gigabytes(needed)}, but only {_gigabytes(free)} are free", hint=hint)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count < 10**300 else "far more memory"
+
+
+def free_bytes(device: torch.device | None = None) -> int:
+    """Return how much memory of a device is free, or of the machine if it is None."""
+    if device is not None and device.type == "cuda":
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
     known = [free for free in (_free_in_machine(), _free_in_container()) if free is not None]
     return min(known, default=ASSUMED_BYTES)
-
-
-def gigabytes(count: int) -> str:
-    """Return a number of bytes as "1.5 GB"."""
-    return f"{count / 1e9:.3g} GB" if count < 1e18 else "more than a billion GB"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

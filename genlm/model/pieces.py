@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeAlias
 
-from genlm.model.tokenizer import Tokenizer
+from genlm.model.tokenizer import BYTE_OF, Tokenizer
 
 # A single byte in a SentencePiece vocabulary.
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 # SentencePiece's character for a space.
 SPACE_MARK = "\u2581"
-# Texts longer than this many characters are encoded in parts.
-PART = 1_000_000
-# A line break between two characters that are not spaces: no token of a byte-level vocabulary extends past it.
-SAFE_CUT = re.compile(r"(?<=\S\n)(?=\S)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,15 @@ class Token:
     byte_end: int
 
 
+class Piece(NamedTuple):
+    """A token of the vocabulary: its spelling there, its text and bytes, and whether these are whole characters."""
+
+    spelling: str
+    text: str
+    bytes: bytes
+    whole: bool
+
+
 class Pieces:
     """The bytes and the text of token ids."""
 
@@ -47,23 +54,23 @@ class Pieces:
         backend: Any = tokenizer.backend
         self.backend = backend
         self.is_byte_level = b'"ByteLevel"' in _state(self.backend.decoder)
+        self._tokenizer = tokenizer
         self._added: dict[int, str] = {
             id: token.content for id, token in self.backend.get_added_tokens_decoder().items()
         }
-        self._known: dict[int, tuple[bytes, str]] = {}
+        self._known: dict[int, Piece] = {}
 
     def bytes_of(self, id: int) -> bytes:
         """Return the bytes that a token adds to a text; none for an id that the tokenizer does not have."""
-        return self._look_up(id)[0]
+        return self._look_up(id).bytes
 
     def text_of(self, id: int) -> str:
         """Return the text of a token, with U+FFFD for incomplete characters."""
-        return self._look_up(id)[1]
+        return self._look_up(id).text
 
     def is_whole(self, id: int) -> bool:
         """Return whether a token consists of whole characters."""
-        found, text = self._look_up(id)
-        return text.encode("utf-8") == found
+        return self._look_up(id).whole
 
     def incomplete_bytes(self, id: int) -> bytes | None:
         """Return the bytes of a token that holds only part of a character, whose text cannot show them; else None."""
@@ -85,30 +92,59 @@ class Pieces:
         return str(self.backend.decode(list(ids), skip_special_tokens=False))
 
     def encode(self, text: str) -> Iterator[list[int]]:
-        """Yield the ids of a text, without the special tokens that the tokenizer adds; long texts come in parts."""
-        for part in self._parts(text):
-            yield self.backend.encode(part, add_special_tokens=False).ids
+        """Yield the ids of a text, without the special tokens that the tokenizer adds; long texts come in parts.
+
+        Raises:
+            InputError: the tokenizer cannot encode the text.
+        """
+        for part in self._tokenizer.parts(text):
+            yield self._tokenizer.encoding(part, add_special_tokens=False).ids
 
     def tokens(self, text: str) -> list[Token]:
-        """Return the tokens of a text with their spans, and the special tokens that the tokenizer adds around it."""
-        encoding = self.backend.encode(text)
-        return self._with_spans(text, encoding.ids, encoding.offsets, encoding.special_tokens_mask)
+        """Return the tokens of a text with their spans, and the special tokens that the tokenizer adds around it.
+
+        Raises:
+            InputError: the tokenizer cannot encode the text.
+        """
+        ids, starts, ends, is_added = array("Q"), array("Q"), array("Q"), bytearray()
+        parts = list(self._tokenizer.parts(text))
+        at = 0
+        for number, part in enumerate(parts):
+            is_first, is_last = number == 0, number == len(parts) - 1
+            encoding = self._tokenizer.encoding(part, add_special_tokens=is_first or is_last)
+            mask = bytes(encoding.special_tokens_mask)
+            # Only the whole text has special tokens around it.
+            start = 0 if is_first else len(mask) - len(mask.lstrip(b"\1"))
+            end = len(mask) if is_last else len(mask.rstrip(b"\1"))
+            ids.extend(encoding.ids[start:end])
+            is_added += mask[start:end]
+            for left, right in encoding.offsets[start:end]:
+                starts.append(at + left)
+                ends.append(at + right)
+            at += len(part)
+        data = text.encode("utf-8")
+        spelled = [b"" if added else self.bytes_of(id) for id, added in zip(ids, is_added, strict=True)]
+        is_exact = b"".join(spelled) == data
+        spans = _spans_of_bytes(data, spelled) if is_exact else _spans_of_offsets(text, starts, ends)
+        return self._with_spans(ids, is_added, spans)
 
     def tokens_of_ids(self, ids: Sequence[int]) -> list[Token]:
         """Return the tokens of ids, with their spans in the text that they form."""
-        data = b"".join(map(self.bytes_of, ids))
-        return self._with_spans(data.decode("utf-8", "replace"), ids, [(0, 0)] * len(ids), [0] * len(ids), data)
+        spelled = [self.bytes_of(id) for id in ids]
+        return self._with_spans(ids, bytes(len(ids)), _spans_of_bytes(b"".join(spelled), spelled))
 
-    def _look_up(self, id: int) -> tuple[bytes, str]:
+    def _look_up(self, id: int) -> Piece:
         if id not in self._known:
             found = self._spell(id)
-            self._known[id] = (found, found.decode("utf-8", "replace"))
+            text = found.decode("utf-8", "replace")
+            spelling = self.backend.id_to_token(id) if self.knows(id) else None
+            self._known[id] = Piece(spelling or "", text, found, text.encode("utf-8") == found)
         return self._known[id]
 
     def _spell(self, id: int) -> bytes:
         if id in self._added:
             return self._added[id].encode("utf-8")
-        piece = self.backend.id_to_token(id)
+        piece = self.backend.id_to_token(id) if self.knows(id) else None
         if piece is None:
             return b""
         if self.is_byte_level and all(character in BYTE_OF for character in piece):
@@ -120,38 +156,9 @@ class Pieces:
             return str(piece).replace(SPACE_MARK, " ").encode("utf-8")
         return (self.backend.decode([id]) or str(piece)).encode("utf-8")
 
-    def _parts(self, text: str) -> Iterator[str]:
-        at = 0
-        while self.is_byte_level and len(text) - at > PART:
-            cut = SAFE_CUT.search(text, at + PART)
-            if cut is None:
-                break
-            yield text[at : cut.end()]
-            at = cut.end()
-        yield text[at:] if at else text
-
-    def _with_spans(
-        self,
-        text: str,
-        ids: Sequence[int],
-        offsets: Sequence[tuple[int, int]],
-        is_added: Sequence[int],
-        data: bytes | None = None,
-    ) -> list[Token]:
-        data = text.encode("utf-8") if data is None else data
-        spelled = [b"" if added else self.bytes_of(id) for id, added in zip(ids, is_added, strict=True)]
-        exact = b"".join(spelled) == data
-        spans = _spans_of_bytes(data, spelled) if exact else _spans_of_offsets(text, offsets)
+    def _with_spans(self, ids: Iterable[int], is_added: Iterable[int], spans: Iterable[Span]) -> list[Token]:
         return [
-            Token(
-                id,
-                self.backend.id_to_token(id) or "",
-                self.text_of(id),
-                self.bytes_of(id),
-                self.is_whole(id),
-                bool(added) or id in self._added,
-                *span,
-            )
+            Token(id, *self._look_up(id), bool(added) or id in self._added, *span)
             for id, added, span in zip(ids, is_added, spans, strict=True)
         ]
 
@@ -160,22 +167,21 @@ class Pieces:
 Span: TypeAlias = tuple[int, int, int, int]
 
 
-def _spans_of_bytes(data: bytes, spelled: Sequence[bytes]) -> list[Span]:
-    """Return the span of each token if the tokens form the text byte for byte."""
-    spans: list[Span] = []
+def _spans_of_bytes(data: bytes, spelled: Iterable[bytes]) -> Iterator[Span]:
+    """Yield the span of each token if the tokens form the text byte for byte."""
     at = begun = 0
     for piece in spelled:
         # A character that an earlier token began is also the first of this one.
         start = begun - (at < len(data) and _continues(data[at]) and bool(piece))
         begun += sum(not _continues(byte) for byte in piece)
-        spans.append((start, max(start, begun), at, at + len(piece)))
+        yield start, max(start, begun), at, at + len(piece)
         at += len(piece)
-    return spans
 
 
-def _spans_of_offsets(text: str, offsets: Sequence[tuple[int, int]]) -> list[Span]:
-    """Return the spans that the tokenizer reports, which may omit a space before a word."""
-    return [(start, end, len(text[:start].encode()), len(text[:end].encode())) for start, end in offsets]
+def _spans_of_offsets(text: str, starts: Iterable[int], ends: Iterable[int]) -> Iterator[Span]:
+    """Yield the spans that the tokenizer reports, which may omit a space before a word."""
+    byte_at = array("Q", accumulate((len(character.encode()) for character in text), initial=0))
+    return ((start, end, byte_at[start], byte_at[end]) for start, end in zip(starts, ends, strict=True))
 
 
 def _continues(byte: int) -> bool:
@@ -185,13 +191,3 @@ def _continues(byte: int) -> bool:
 
 def _state(part: Any) -> bytes:
     return part.__getstate__() if part is not None else b""
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Return the byte that each printable character stands for in a byte-level vocabulary such as GPT-2's."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-BYTE_OF = _byte_alphabet()

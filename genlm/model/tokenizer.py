@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from genlm.errors import ModelError, first_line
+from genlm.errors import InputError, ModelError, first_line
 from genlm.model.files import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 # The files that may hold a vocabulary, as transformers names them.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
+
+# Texts up to this many characters are always encoded whole; longer ones are encoded in parts of about this size.
+PART = 1 << 17
+# A text beyond this many characters is refused if all of it would have to be encoded to keep only its end.
+LONGEST_UNCUT = 1 << 21
+# The letters and digits after which a text may be cut: those that every version of Unicode classes as such.
+WORD_END = (
+    "0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u0388-\u038a\u038e-\u03a1\u03a3-\u03ce\u0400-\u0481\u048a-\u052f"
+    "\u05d0-\u05ea\u0620-\u064a\u0904-\u0939\u0e01-\u0e30\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3"
+)
+CUT_AT_SPACE = re.compile(f"(?<=[{WORD_END}])(?= )")
+CUT_AT_SPACE_OR_LINE = re.compile(f"(?<=[{WORD_END}])(?=[ \n])")
+# No apostrophe: some tokenizers keep "it's" together.
+CUT_AT_PUNCTUATION = re.compile(f"(?<=[{WORD_END}])(?=[ \n.,;:!?\u3001\u3002\uff01\uff0c\uff1f])")
+# The patterns by which byte-level tokenizers split a text. Each ends a match after a letter or digit that is followed
+# by a character of CUT_AT_PUNCTUATION, and none looks back. Llama 3 and Qwen 2 differ in how they group digits.
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_2 = LLAMA_3.replace("{1,3}", "")
+# The patterns of the tokenizers that genlm trains: a word with the space before it, as GPT-2 splits a text, but a
+# Chinese character is a word by itself; and single characters.
+WORDS = r" ?(?:(?!\p{Han})[\p{L}\p{M}\p{N}_])+|\p{Han}| ?[^\s\p{L}\p{M}\p{N}_]+|\s+?(?= [^\s\p{Han}])|\s+"
+CHARACTERS = r"[\s\S]"
+KNOWN_PATTERNS = frozenset({LLAMA_3, QWEN_2, WORDS, CHARACTERS})
+# Normalizers that change characters regardless of what is on the other side of a cut.
+LOCAL_NORMALIZERS = frozenset(
+    {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer", "Precompiled"}
+)
 
 
 class Backend(Protocol):
@@ -31,9 +64,89 @@ class Tokenizer:
         self.specials = tuple(specials)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, with the special tokens that the tokenizer adds around it."""
-        ids: list[int] = self.backend.encode(text).ids
+        """Return the ids of a text, with the special tokens that the tokenizer adds around it.
+
+        Raises:
+            InputError: the tokenizer cannot encode the text.
+        """
+        ids: list[int] = self.encoding(text).ids
         return ids
+
+    def encoding(self, text: str, *, add_special_tokens: bool = True) -> Any:
+        """Return the `tokenizers.Encoding` of a text. Raise as `encode` does."""
+        backend: Any = self.backend
+        try:
+            return backend.encode(text, add_special_tokens=add_special_tokens)
+        # `tokenizers` raises plain Exception, for example for a word outside a vocabulary without an unknown token.
+        except Exception as error:
+            raise InputError(f"the model's tokenizer cannot encode the text: {first_line(error)}") from error
+
+    def parts(self, text: str, size: int = PART) -> Iterator[str]:
+        """Yield the parts of a text that can be encoded one by one: their tokens are those of the whole text.
+
+        A part has `size` characters or some more. A text is one part if no safe place to cut it is known.
+        """
+        start = 0
+        while self._cut is not None and len(text) - start > size:
+            match = self._cut.search(text, start + size)
+            if match is None:
+                break
+            yield text[start : match.start()]
+            start = match.start()
+        yield text[start:] if start else text
+
+    def end_of(self, text: str, most: int, size: int = PART) -> str:
+        """Return an end of the text whose last `most` tokens are those of the whole text.
+
+        It takes time and memory in proportion to `most` if a safe place to cut the text is known. Otherwise, and if the
+        text has at most `size` characters, it returns the whole text.
+
+        Raises:
+            InputError: the tokenizer cannot encode the end, or the text is far too long and cannot be cut.
+        """
+        while self._cut is not None and size < len(text):
+            match = self._cut.search(text, len(text) - size)
+            end = text[match.start() :] if match else ""
+            if len(self.encoding(end, add_special_tokens=False)) >= most:
+                return end
+            size *= 4
+        if len(text) > LONGEST_UNCUT:
+            raise InputError(
+                f"the text has {len(text)} characters and cannot be cut between two words",
+                hint=f"shorten it to at most {LONGEST_UNCUT} characters",
+            )
+        return text
+
+    def least_tokens(self, text: str) -> int:
+        """Return a number of tokens that the text surely has, without encoding it; 0 if nothing is known."""
+        return len(text) // self._longest if self._longest else 0
+
+    @cached_property
+    def _cut(self) -> re.Pattern[str] | None:
+        """The places at which a text can be cut into parts that are encoded one by one; None if they are not known.
+
+        Each part but the first begins with a space if the tokenizer puts a space before texts that begin without one.
+        """
+        normalizers = [each["type"] for each in _steps(self.backend, "normalizer")]
+        cut = _cut_of(_steps(self.backend, "pre_tokenizer"))
+        if cut is None or not LOCAL_NORMALIZERS.issuperset(normalizers):
+            return None
+        if normalizers and cut is CUT_AT_PUNCTUATION:
+            cut = CUT_AT_SPACE_OR_LINE
+        return None if any(_spans(cut, token) for token in _added_tokens(self.backend)) else cut
+
+    @cached_property
+    def _longest(self) -> int:
+        """The most characters of a text that one token can hold; 0 if that is not known."""
+        backend: Any = self.backend
+        steps = _steps(backend, "pre_tokenizer")
+        is_byte_bpe = _cut_of(steps) and steps[-1]["type"] == "ByteLevel" and type(backend.model).__name__ == "BPE"
+        strips = any(token.lstrip or token.rstrip for token in _added_tokens(backend))
+        if not is_byte_bpe or strips or backend.normalizer is not None:
+            return 0
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        # A byte that is not in the vocabulary may have no token at all.
+        return max(map(len, vocabulary)) if vocabulary.keys() >= BYTE_OF.keys() else 0
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, without special tokens."""
@@ -43,6 +156,54 @@ class Tokenizer:
         """Return the id that a text starts from: the tokenizer's BOS, else its end of text, else None."""
         ids = (self.backend.token_to_id(token) for token in (*self.specials, END_OF_TEXT))
         return next((token_id for token_id in ids if token_id is not None), None)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return the byte that each printable character stands for in a byte-level vocabulary such as GPT-2's."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_alphabet()
+
+
+def _steps(backend: Any, part: str) -> list[dict[str, Any]]:
+    """Return the settings of each step of a tokenizer's normalizer or pre-tokenizer."""
+    if getattr(backend, part) is None:
+        return []
+    settings: dict[str, Any] = json.loads(getattr(backend, part).__getstate__())
+    # The steps of a sequence are under the key "normalizers" or "pretokenizers".
+    return settings[f"{part.replace('_', '')}s"] if settings["type"] == "Sequence" else [settings]
+
+
+def _added_tokens(backend: Any) -> list[Any]:
+    return list(backend.get_added_tokens_decoder().values())
+
+
+def _cut_of(pre_tokenizers: Sequence[dict[str, Any]]) -> re.Pattern[str] | None:
+    """Return the places that pre-tokenizers always split at, whatever stands before; None if they are not known.
+
+    The first one must split there. Later ones see only what is between two splits.
+    """
+    # It splits digits from everything else, which depends on adjacent characters only.
+    rest = [each for each in pre_tokenizers if each["type"] != "Digits"]
+    kind = rest[0]["type"] if rest else None
+    if kind == "ByteLevel" and rest[0]["use_regex"] and len(rest) == 1:
+        return CUT_AT_SPACE if rest[0]["add_prefix_space"] else CUT_AT_PUNCTUATION
+    if kind == "Split" and rest[0]["pattern"].get("Regex") in KNOWN_PATTERNS and rest[0]["behavior"] == "Isolated":
+        return CUT_AT_PUNCTUATION if [each["type"] for each in rest[1:]] == ["ByteLevel"] else None
+    if kind == "Metaspace" and rest[0]["split"]:
+        return CUT_AT_SPACE
+    return CUT_AT_SPACE_OR_LINE if kind in ("Whitespace", "WhitespaceSplit", "BertPreTokenizer") else None
+
+
+def _spans(cut: re.Pattern[str], token: Any) -> bool:
+    """Return whether an added token can extend across a cut, or whether a cut can hide its neighbour from it."""
+    first, last = token.content[:1], token.content[-1:]
+    return bool(
+        cut.search(token.content) or (token.rstrip and last.isalnum()) or (token.single_word and not first.isalnum())
+    )
 
 
 def names_hold_tokenizer(names: Iterable[str]) -> bool:
@@ -58,7 +219,7 @@ def load_tokenizer(folder: Path, model_type: str | None) -> Tokenizer:
     """
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
-    specials = [_token(settings[key]) for key in ("bos_token", "eos_token") if settings.get(key)]
+    specials = [_token(path, key, settings[key]) for key in ("bos_token", "eos_token") if settings.get(key)]
     try:
         if (folder / "tokenizer.json").is_file():
             return Tokenizer(_from_json(folder / "tokenizer.json"), specials)
@@ -72,8 +233,12 @@ def load_tokenizer(folder: Path, model_type: str | None) -> Tokenizer:
     return Tokenizer(_from_transformers(folder), specials)
 
 
-def _token(setting: Any) -> str:
-    return str(setting.get("content")) if isinstance(setting, dict) else str(setting)
+def _token(path: Path, key: str, setting: Any) -> str:
+    """Return the text of a special token. Raise ModelError if it holds lone surrogates, which no tokenizer takes."""
+    token = str(setting.get("content")) if isinstance(setting, dict) else str(setting)
+    if not token.isascii() and re.search("[\ud800-\udfff]", token):
+        raise ModelError(f"{path}: {key} is not valid Unicode: {token!r}")
+    return token
 
 
 def _from_json(path: Path) -> Backend:

@@ -13,7 +13,7 @@ from genlm.decoding.dispatch import prefill_order, share_prefill
 from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, ModelError, UsageError
-from genlm.model.memory import free_bytes, gigabytes, is_out_of_memory
+from genlm.model.memory import check_free, is_out_of_memory
 from genlm.records.compare import METRICS, Cell, Sample, StrategyComparison, StrategyRow
 from genlm.records.generation import Generation
 from genlm.records.made_by import MadeBy
@@ -80,7 +80,7 @@ class Comparing:
     current row and the number of cells done, the current one in part.
 
     Raises:
-        UsageError: more completions than memory can hold.
+        ModelError: more completions than memory can hold.
     """
 
     def __init__(
@@ -205,21 +205,16 @@ class Comparing:
             yield event
 
     def _check_memory(self) -> None:
-        """Raise UsageError if the completions would not fit in memory."""
-        import torch
-
+        """Raise ModelError if the completions would not fit in memory."""
         context = self.model.network.context
         new = self.settings.max_new_tokens if context is None else min(self.settings.max_new_tokens, context)
         counts = [limits.num_return_sequences for limits in self._limits]
         completions = len(self.prompts) * sum(counts)
-        needed = new * (completions * TOKEN_BYTES + max(counts) * TRACED_BYTES)
-        free = free_bytes(torch.device("cpu"))
-        if needed > free:
-            raise UsageError(
-                f"{completions:,} completions of up to {new:,} tokens need about {gigabytes(needed)} of memory, but "
-                f"only {gigabytes(free)} are free",
-                hint="lower num_return_sequences or max_new_tokens, or use fewer prompts",
-            )
+        check_free(
+            f"{completions:,} completions of up to {new:,} tokens",
+            new * (completions * TOKEN_BYTES + max(counts, default=0) * TRACED_BYTES),
+            "lower num_return_sequences or max_new_tokens, or use fewer prompts",
+        )
 
     def _read(self, reader: HumanTexts, index: int, text: str) -> Cell:
         try:

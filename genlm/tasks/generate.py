@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ from genlm.decoding.dispatch import decode
 from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.request import Request, draw_seed
 from genlm.decoding.strategy import Strategy, transformers_settings
-from genlm.errors import InputError, UsageError
+from genlm.errors import InputError, UsageError, show
 from genlm.model.info import Engine
+from genlm.model.memory import check_free
 from genlm.model.pieces import Pieces
 from genlm.records.generation import Generation, Timing
 from genlm.records.generation import Overflow as Overflow
@@ -27,6 +28,9 @@ DEFAULT_NEW_TOKENS = 50
 # In 16 bits, unlike float32, a single row rounds differently enough from several to change a sample.
 HALF_DTYPES = ("bfloat16", "float16")
 LEAST_ROWS_OF_HALVES = 4
+LARGEST_COUNT = 10**18
+# The least memory that a sequence takes until all have ended, measured with one new token.
+SEQUENCE_BYTES = 5_000
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,12 @@ class Limits:
     overflow: Overflow = "error"
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if self.num_return_sequences < 1:
-            raise UsageError(f"num_return_sequences must be at least 1, not {self.num_return_sequences}")
+        for name in ("max_new_tokens", "num_return_sequences"):
+            count = getattr(self, name)
+            if count < 1:
+                raise UsageError(f"{name} must be at least 1, not {show(count)}")
+            if count > LARGEST_COUNT:
+                raise UsageError(f"{name} must be at most {LARGEST_COUNT}, not {show(count)}")
         if self.overflow not in ("error", "truncate-left"):
             raise UsageError(f"overflow must be error or truncate-left, not {self.overflow!r}")
         if "" in self.stop:
@@ -156,9 +162,12 @@ def make_request(
 
     Raises:
         UsageError: a strategy that names tokens which the model lacks, or that the model's engine does not support.
+        ModelError: more sequences than fit in memory.
     """
     check_engine(model.engine, strategy, deterministic=deterministic)
     check_biases(model, strategy)
+    count = limits.num_return_sequences
+    check_free(f"num_return_sequences={count}", count * SEQUENCE_BYTES, "lower num_return_sequences")
     return Request(
         prompt_ids,
         strategy,
@@ -184,11 +193,23 @@ def encode_prompt(model: Model, prompt: str, limits: Limits) -> tuple[int, ...]:
 def prompt_ids(model: Model, prompt: str, new: int, overflow: Overflow) -> tuple[int, ...]:
     """Return the token ids of a prompt that leaves room for `new` more tokens in the context.
 
+    A long prompt is encoded only as far as it is kept, or until it is certain not to fit.
+
     Raises:
         InputError: an empty prompt if the model has no start token, a prompt that the tokenizer cannot express, or one
             that is too long.
     """
-    ids = model.tokenizer.encode(prompt) if prompt else []
+    context = model.network.context
+    room = None if context is None else context - new
+    if room is not None and room <= 0:
+        raise InputError(
+            f"{new} new tokens leave no room for a prompt in the model's context of {context}",
+            hint=f"generate at most {context - 1}" if context is not None else None,
+        )
+    if room is not None and overflow == "error" and model.tokenizer.least_tokens(prompt) > room:
+        raise _too_long(f"more than {room}", new, room)
+    end = prompt if room is None else model.tokenizer.end_of(prompt, room + 1)
+    ids = model.tokenizer.encode(end) if prompt else []
     if prompt and not ids:
         raise InputError("the model's tokenizer has no tokens for this prompt")
     if not ids:
@@ -201,23 +222,18 @@ def prompt_ids(model: Model, prompt: str, new: int, overflow: Overflow) -> tuple
             f"the tokenizer returns token {beyond}, but the model's vocabulary has only {model.network.vocab_size}",
             hint="the tokenizer and the weights do not belong to the same model",
         )
-    return tuple(_fit(ids, model.network.context, new, overflow))
+    if room is None or len(ids) <= room:
+        return tuple(ids)
+    if overflow == "error":
+        raise _too_long(str(len(ids)) if len(end) == len(prompt) else f"more than {room}", new, room)
+    return tuple(ids[-room:])
 
 
-def _fit(ids: Sequence[int], context: int | None, new: int, overflow: Overflow) -> Sequence[int]:
-    """Return the ids, or their end if they are too long and `overflow` allows it."""
-    if context is None or len(ids) + new <= context:
-        return ids
-    if new >= context:
-        raise InputError(
-            f"{new} new tokens leave no room for a prompt in the model's context of {context}",
-            hint=f"generate at most {context - 1}",
-        )
-    if overflow == "truncate-left":
-        return ids[len(ids) - (context - new) :]
+def _too_long(count: str, new: int, room: int) -> InputError:
+    """Return the error for a prompt that has `count` tokens, in words, when only `room` fit beside the new ones."""
     more = f"with {new} new one{'s' if new > 1 else ''} " if new else ""
-    raise InputError(
-        f"the prompt has {len(ids)} tokens, {more}beyond the model's context of {context}",
-        hint=f"only the last {context - new} tokens of the prompt fit",
+    return InputError(
+        f"the prompt has {count} tokens, {more}beyond the model's context of {room + new}",
+        hint=f"only the last {room} tokens of the prompt fit",
         code="prompt-too-long",
     )

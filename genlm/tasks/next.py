@@ -152,6 +152,8 @@ def continuation_ids(model: Model, prompt: str, text: str) -> tuple[int, ...]:
         InputError: a text that the tokenizer cannot express.
     """
     encode = model.tokenizer.encode
+    # What comes before the end changes neither the ids of the continuation nor the last ones of the prompt.
+    prompt = model.tokenizer.end_of(prompt, 1)
     whole = encode(prompt + text)
     before = encode(prompt) if prompt else []
     if prompt and len(whole) > len(before) and whole[: len(before)] == before:

@@ -15,9 +15,9 @@ from torch.nn.functional import cosine_similarity
 from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 import genlm
-from genlm.decoding import sampling
 from genlm.decoding.completion import Completion, Piece
 from genlm.errors import ModelError, UsageError
+from genlm.model import memory
 
 PROMPT = "The king had"
 
@@ -144,7 +144,7 @@ def test_there_is_one_completion(tiny: Path) -> None:
 
 
 def test_more_candidates_than_fit_in_memory_are_refused_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda *_: 10_000)
     with pytest.raises(ModelError, match=r"top_k=4 needs about [\d.e+]+ GB"):
         generate(tiny, "contrastive")
 

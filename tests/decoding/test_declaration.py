@@ -14,7 +14,7 @@ from genlm.decoding.declaration import Biases, Choice, Field, Kind, Number, Valu
 from genlm.decoding.kinds import KINDS
 from genlm.decoding.kinds.shared import BAD_WORDS, LOGIT_BIAS
 from genlm.decoding.strategy import Strategy
-from genlm.errors import UsageError
+from genlm.errors import UsageError, show
 
 EVERY_FIELD = [
     pytest.param(kind, field, id=f"{kind.name}-{field.name}")
@@ -78,7 +78,7 @@ def test_a_value_out_of_range_is_refused_with_the_range(kind: Kind, field: Field
     for value in out_of_range(field.values):
         with pytest.raises(UsageError) as caught:
             Strategy.of(kind.name, {field.name: value})
-        assert str(caught.value) == f"{field.name} must be {field.values.range}, not {value!r}"
+        assert str(caught.value) == f"{field.name} must be {field.values.range}, not {show(value)}"
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,22 @@ def test_a_description_says_how_to_turn_a_field_off_if_its_range_allows_that() -
     assert KINDS["top-p"].fields["top_k"].description.endswith("; 0 turns it off")
     assert KINDS["top-k"].fields["top_k"].description == KINDS["top-k"].fields["top_k"].meaning
     assert KINDS["greedy"].fields["bad_words"].description.endswith("; empty turns it off")
+
+
+def test_a_field_that_admits_zero_says_so() -> None:
+    with pytest.raises(UsageError, match=r"^temperature must be a number at least 0, not -1$"):
+        Strategy.of("sample", {"temperature": -1})
+    assert Strategy.of("sample", {"temperature": 0}).kind == "greedy"
+
+
+def test_a_whole_number_that_python_cannot_write_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"^top_k must be a whole number at least 1, not a number of thousands of digits$"
+    ):
+        Strategy.of("top-k", {"top_k": 10**5000})
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    with pytest.raises(UsageError) as caught:
+        Strategy.parse("top-k:top_k=" + "1" * 100_000)
+    assert str(caught.value) == f"top_k must be a whole number at least 1, not '{'1' * 59}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -64,13 +65,25 @@ def test_an_empty_file_has_no_presets(tmp_path: Path) -> None:
         ('kind = "greedy"\n', "preset 'kind' needs a table with a kind"),
         ("[a\n", "not a TOML file"),
         (b"[caf\xe9]\n", "not a TOML file"),
+        ("a = " + "[" * 100_000, "values are nested too deeply"),
+        ("a = " + "{a = " * 100_000, "values are nested too deeply"),
+        ('[a]\nkind = "top-k"\ntop_k = ' + "1" * 5000, "a number has too many digits"),
+        ('[a]\nkind = "top-k"\ntop_k = 0x' + "f" * 5000, "preset 'a': top_k must be a whole number at least 1, not a"),
+        (".".join(["a"] * 20_000) + " = 1", "a key with more than 50 parts"),
+        ("[" + ' . "a"' * 20_000 + "]", "not a TOML file"),
+        ('["a"' + ' . "a"' * 20_000 + "]", "a key with more than 50 parts"),
+        ("#" * (1 << 20) + "#", "a file of presets has at most 1,048,576 bytes"),
+        (f'["{"a" * 9000}"]\nkind = "greedy"\n{"b" * 9000} = 1', f"preset '{'a' * 59}…: no field '{'b' * 59}…"),
     ],
 )
 def test_an_error_names_the_file_and_the_preset(tmp_path: Path, contents: str | bytes, message: str) -> None:
     path = write(tmp_path, contents)
+    started = time.monotonic()
     with pytest.raises(InputError) as caught:
         read_presets(path)
+    assert time.monotonic() - started < 5
     assert str(caught.value).startswith(f"{path}: {message}")
+    assert len(str(caught.value)) < len(str(path)) + 200
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_config_may_use_the_field_names_of_other_models() -> None:
         ("vocab_size", True, "a positive integer"),
         ("n_positions", None, "a positive integer"),
         ("n_inner", -1, "a positive integer or null"),
-        ("layer_norm_epsilon", "small", "a number"),
+        ("layer_norm_epsilon", "small", "a number at least 0"),
         ("scale_attn_weights", 1, "true or false"),
         ("activation_function", "gelu_old", "a known activation function"),
     ],

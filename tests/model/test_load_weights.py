@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.driving import call
 from support.gpt2 import edit_json
-from support.models import load
+from support.models import load, save_other
 from torch import Tensor
 
 from genlm.errors import ModelError
 from genlm.model.files import INDEX, PICKLED, SINGLE
 from genlm.model.gpt2 import GPT2, HEAD
+from genlm.model.memory import peak_bytes, reset_peak
 
 IDS = [5, 9, 200, 31]
 
@@ -232,3 +235,58 @@ def test_float32_weights_stay_in_the_file(tiny: Path) -> None:
     spans = [(int(start, 16), int(end, 16)) for start, end in ranges]
     for name, parameter in network.named_parameters():
         assert any(start <= parameter.data_ptr() < end for start, end in spans), name
+
+
+# Sizes in the config that the weights do not have. Each is refused before anything of that size is built.
+
+HUGE = [10**6, 10**9, 2**63]
+
+
+@contextmanager
+def at_most(size: float) -> Iterator[None]:
+    """Check that no more than `size` bytes of memory are taken inside."""
+    cpu = torch.device("cpu")
+    reset_peak(cpu)
+    before = peak_bytes(cpu)
+    yield
+    assert (peak_bytes(cpu) or 0) - (before or 0) < size
+
+
+@pytest.mark.parametrize("size", HUGE)
+@pytest.mark.parametrize("name", ["n_layer", "n_embd", "vocab_size", "n_positions", "n_inner", "n_head"])
+@pytest.mark.parametrize("engine", ["genlm", "transformers"])
+def test_a_size_far_beyond_the_weights(name: str, size: int, engine: str, copied: Path) -> None:
+    edit_json(copied / "config.json", **{name: size})
+    with at_most(100e6), pytest.raises(ModelError) as caught:
+        load(copied, engine=engine)
+    assert "\n" not in str(caught.value)
+    assert str(size) in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "mistral"])
+@pytest.mark.parametrize("size", HUGE)
+@pytest.mark.parametrize("name", ["num_hidden_layers", "vocab_size", "hidden_size", "intermediate_size", "ffn_dim"])
+def test_a_size_of_another_model_far_beyond_the_weights(family: str, name: str, size: int, tmp_path: Path) -> None:
+    folder = save_other(tmp_path / family, family)
+    edit_json(folder / "config.json", **{name: size})
+    with (
+        at_most(100e6),
+        pytest.raises(ModelError, match=rf"config\.json: {name} is {size}, but the weights allow at most \d+$"),
+    ):
+        load(folder)
+
+
+def test_a_base_model_with_a_size_far_beyond_its_weights(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("The king had three sons. " * 200)
+    edit_json(copied / "config.json", n_layer=10**9)
+    done = call("train", tmp_path / "text.txt", "--base", copied, "-o", tmp_path / "new")
+    assert done.code == 1
+    assert "n_layer is 1000000000, but the weights allow at most" in done.error()
+
+
+@pytest.mark.parametrize("value", ["-1", "NaN", "1e999", "1" + "0" * 400])
+def test_a_layer_norm_epsilon_that_is_no_number(value: str, copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text()) | {"layer_norm_epsilon": "here"}
+    (copied / "config.json").write_text(json.dumps(config).replace('"here"', value))
+    with pytest.raises(ModelError, match=r"layer_norm_epsilon must be a number at least 0, not "):
+        load(copied)

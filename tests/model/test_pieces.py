@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -16,11 +15,8 @@ from genlm.model.pieces import Pieces
 from genlm.model.source import find_model
 from genlm.model.tokenizer import Tokenizer
 from genlm.tasks.tokenize import detokenize, open_tokenizer, tokenize
-from genlm.tasks.train.tokenizers import train_bpe
 
 BYTES = Pieces(Tokenizer(byte_tokenizer()))
-# It has tokens with both spaces and line breaks, which a cut between them would split.
-SPACES = Pieces(Tokenizer(train_bpe(["a \n\n\nb\n \n", "b.\n\n  a \n", "\n \n\n"] * 9, 300)))
 
 
 def sentencepiece() -> Tokenizer:
@@ -55,14 +51,6 @@ def test_byte_spans_are_contiguous_and_lie_within_character_spans(text: str) -> 
         assert before + len(span) >= token.byte_end
         if token.whole:
             assert span == token.bytes
-
-
-@given(st.text(alphabet=st.sampled_from("ab \n\r\t.é狐"), max_size=60))
-def test_a_text_encoded_in_parts_has_the_same_tokens(text: str) -> None:
-    whole = [id for part in SPACES.encode(text) for id in part]
-    with mock.patch("genlm.model.pieces.PART", 3):
-        parts = [id for part in SPACES.encode(text) for id in part]
-    assert parts == whole
 
 
 def test_a_character_split_over_several_tokens_keeps_its_bytes() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from support.gpt2 import TEXT, edit_json
-from support.models import END
+from support.models import END, save_three_words
 
-from genlm.errors import ModelError
+import genlm
+from genlm.errors import InputError, ModelError
 from genlm.model.tokenizer import load_tokenizer, names_hold_tokenizer
 
 TEXTS = [
@@ -160,3 +162,24 @@ def test_file_names_that_hold_a_tokenizer() -> None:
     assert names_hold_tokenizer(["config.json", "tokenizer.json"])
     assert names_hold_tokenizer(["spiece.model"])
     assert not names_hold_tokenizer(["tokenizer_config.json", "onnx/tokenizer.json", "model.safetensors"])
+
+
+@pytest.mark.parametrize("key", ["bos_token", "eos_token"])
+@pytest.mark.parametrize("setting", ["\ud800", {"content": "<s>\udfff"}], ids=["text", "object"])
+def test_a_special_token_that_is_not_unicode(key: str, setting: object, copied: Path) -> None:
+    edit_json(copied / "tokenizer_config.json", **{key: setting})
+    with pytest.raises(ModelError, match=rf"tokenizer_config\.json: {key} is not valid Unicode: '.*\\ud[8f]"):
+        genlm.load(str(copied))
+
+
+def test_a_word_outside_a_vocabulary_without_an_unknown_token_is_one_clear_line(tmp_path: Path) -> None:
+    folder = save_three_words(tmp_path / "three", unk_token="hare")
+    lm = genlm.load(str(folder), device="cpu")
+    assert lm.generate("wolf king", max_new_tokens=2).prompt_token_ids == (1, 2)
+    message = r"^the model's tokenizer cannot encode the text: .*Missing \[UNK\] token.*$"
+    for use in (lm.generate, lm.next, lm.score, lm.attention):
+        with pytest.raises(InputError, match=message):
+            use("wolf hare")  # type: ignore[operator]
+    (record,) = lm.batch(["wolf hare"])
+    assert record.error is not None
+    assert re.search(message, record.error.message)

@@ -61,14 +61,14 @@ def save_other(folder: Path, family: str, **changes: Any) -> Path:
     return folder
 
 
-def save_three_words(folder: Path) -> Path:
-    """A GPT-2 whose vocabulary is three whole words, none of them special."""
+def save_three_words(folder: Path, unk_token: str = "fox") -> Path:
+    """A GPT-2 whose vocabulary is three whole words, none of them special; other words become `unk_token`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     save_gpt2(folder, vocab_size=3, bos_token_id=None, eos_token_id=None)
     for path in folder.glob("*token*"):
         path.unlink()
-    tokenizer = Tokenizer(models.WordLevel({"fox": 0, "wolf": 1, "king": 2}, unk_token="fox"))
+    tokenizer = Tokenizer(models.WordLevel({"fox": 0, "wolf": 1, "king": 2}, unk_token=unk_token))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     save_tokenizer(folder, tokenizer)
     return folder

@@ -18,6 +18,7 @@ from genlm.api import LanguageModel
 from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, ModelError, UsageError
+from genlm.model.info import ENGINES, Engine
 from genlm.tasks.generate import Limits, check_count, continue_prompt, result_of
 
 PROMPT = "Once upon a time"
@@ -42,6 +43,8 @@ def lm(tiny: Path) -> LanguageModel:
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
         ({"max_new_tokens": -5}, "max_new_tokens must be at least 1, not -5"),
         ({"num_return_sequences": 0}, "num_return_sequences must be at least 1, not 0"),
+        ({"max_new_tokens": 10**19}, f"max_new_tokens must be at most {10**18}, not {10**19}"),
+        ({"num_return_sequences": 10**99}, rf"num_return_sequences must be at most {10**18}, not 1\d+…"),
         ({"overflow": "cut"}, "overflow must be error or truncate-left, not 'cut'"),
         ({"stop": ("a", "")}, "a stop text must not be empty"),
     ],
@@ -60,6 +63,38 @@ def test_there_are_no_more_completions_than_beams() -> None:
     check_count(Strategy.parse("beam:num_beams=3"), Limits(num_return_sequences=3))
     with pytest.raises(UsageError, match=r"^num_return_sequences=4 is more than num_beams=3$"):
         check_count(Strategy.parse("beam:num_beams=3"), Limits(num_return_sequences=4))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("sample", {"num_return_sequences": 10**12}, r"num_return_sequences=1000000000000 needs about"),
+        (f"beam:num_beams={10**12}", {}, r"num_beams=1000000000000 needs about .* GB, but only .* GB are free"),
+        ("sample", {"max_new_tokens": 10**18}, r"1000000000000000000 new tokens leave no room for a prompt"),
+    ],
+)
+def test_more_than_any_memory_holds_is_refused_at_once(
+    tiny: Path, spec: str, options: dict[str, int], message: str, engine: Engine
+) -> None:
+    with pytest.raises((InputError, ModelError), match=message):
+        genlm.load(str(tiny), device="cpu", engine=engine).generate(PROMPT, strategy=spec, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_huge_top_k_keeps_everything(tiny: Path, engine: Engine) -> None:
+    lm = genlm.load(str(tiny), device="cpu", engine=engine)
+    texts = [lm.generate(PROMPT, strategy=f"top-k:top_k={k}", seed=3).completions[0].text for k in (300, 10**18)]
+    assert texts[0] == texts[1]
+
+
+def test_any_integer_is_a_seed_in_both_engines(tiny: Path) -> None:
+    for engine in ENGINES:
+        lm = genlm.load(str(tiny), device="cpu", engine=engine)
+        for seed in (10**40, -(10**40), -1):
+            made = [lm.generate(PROMPT, seed=seed, max_new_tokens=5) for _ in range(2)]
+            assert made[0].seed == seed
+            assert made[0].completions == made[1].completions
 
 
 # The prompt.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from genlm.errors import InputError, UsageError, first_line
 from genlm.model.source import Notify, find_model
-from genlm.model.tokenizer import END_OF_TEXT, load_tokenizer
+from genlm.model.tokenizer import CHARACTERS, END_OF_TEXT, WORDS, load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,9 +24,6 @@ LEAST_VOCAB = 257
 # Two pieces become one where they meet this often. What occurs once would be learned as one token, and no prompt that
 # is a part of it would be known.
 LEAST_OFTEN = 2
-# A word with the space before it, as GPT-2 parts a text; a Chinese character is a word of its own.
-WORDS = r" ?(?:(?!\p{Han})[\p{L}\p{M}\p{N}_])+|\p{Han}| ?[^\s\p{L}\p{M}\p{N}_]+|\s+?(?= [^\s\p{Han}])|\s+"
-CHARACTERS = r"[\s\S]"
 # What ends a text, by the names that tokenizers give it.
 ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
 
