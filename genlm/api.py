@@ -12,12 +12,10 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import UsageError
 from genlm.model.info import Engine, ModelInfo
 from genlm.model.source import Notify, find_model
-from genlm.records.attention import AttentionMaps
 from genlm.records.batch import BatchRecord
 from genlm.records.compare import METRICS, StrategyComparison
 from genlm.records.generation import Generation
-from genlm.records.next import NextToken
-from genlm.records.score import ScoredText
+from genlm.records.inspection import AttentionMaps, NextToken, ScoredText
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.batch.jobs import BatchSettings, make_jobs
 from genlm.tasks.batch.work import run_jobs

@@ -10,8 +10,7 @@ from genlm.formats.output import open_output
 from genlm.formats.texts import read_prompt_or_file
 from genlm.records.serialize import as_line
 from genlm.tasks.attention import look_at_attention
-from genlm.views.attention import attention_record, show_attention
-from genlm.views.pages.attention import attention_page
+from genlm.views.attention import attention_page, attention_record, show_attention
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices
 
@@ -61,7 +60,7 @@ def attention(
         options.open_page(html, output) as page,
         Spinner(enabled=not quiet) as spinner,
     ):
-        loaded = model.load(notify, spinner)
+        loaded = model.load(notify, spinner, identify=format == "json" or page is not None)
         maps = look_at_attention(loaded, text, layer=layer, head=head, check=check, overflow=overflow)
         if page is not None:
             page.write(attention_page(maps))

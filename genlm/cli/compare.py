@@ -15,7 +15,7 @@ from genlm.cli.command import check_alone, grouped
 from genlm.cli.strategies import choose_strategy
 from genlm.decoding.grid import Axis, axes_of, check_axes, crossed, read_axis
 from genlm.decoding.request import draw_seed
-from genlm.errors import ModelError, PartlyFailed, UsageError
+from genlm.errors import PartlyFailed, UsageError
 from genlm.formats.output import csv_safe, open_output
 from genlm.formats.prompt import read_prompt
 from genlm.formats.prompts import read_human_texts, read_prompts
@@ -193,7 +193,7 @@ def compare(
         human = read_human_texts(reference) if reference is not None else ()
         cells = len(human) + len(contenders) * len(prompts)
         with Spinner(enabled=not quiet) as spinner:
-            judging = None if judge is None else _load_judge(judge, model, notify, spinner)
+            judging = None if judge is None else _load(replace(model, name=judge, revision=None), notify, spinner)
             loaded = _load(model, notify, spinner)
         with ProgressBar("comparing", cells, enabled=not quiet) as bar:
             comparing = Comparing(
@@ -220,16 +220,6 @@ def compare(
 def _load(model: options.ModelOptions, notify: Notify, spinner: Spinner) -> Model:
     """Load a model with its fingerprint. Raise ModelError if that fails."""
     return model.load_found(fingerprinted(model.find(notify), allow_pickle=model.allow_pickle), spinner)
-
-
-def _load_judge(name: str, model: options.ModelOptions, notify: Notify, spinner: Spinner) -> Model:
-    """Load the judge as the model is loaded. Raise ModelError, with a hint that fits --judge, if that fails."""
-    try:
-        return _load(replace(model, name=name, revision=None), notify, spinner)
-    except ModelError as error:
-        if error.code == "hub-unreachable":
-            error.code = "judge-unreachable"
-        raise
 
 
 def choose_contenders(

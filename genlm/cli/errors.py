@@ -21,8 +21,7 @@ INTERRUPTED = 130
 # From the `code` of an error to what the command line adds to its hint.
 HINTS = {
     # Models and devices.
-    "hub-unreachable": "-m fable runs the bundled model",
-    "judge-unreachable": "--judge fable uses the bundled model",
+    "hub-unreachable": "the bundled model fable needs no download",
     "pickled-weights": "--allow-pickle loads them, if you trust their source",
     "device-unavailable": "--device auto picks the best available",
     "int8-unsupported": "--dtype auto works with every model",
@@ -57,15 +56,9 @@ HINTS = {
 }
 
 
-# What a value that does not parse should have been: by pydantic's error type, and by Typer 0.28's name of the type.
-TYPES = {
-    "integer": "a whole number",
-    "int": "a whole number",
-    "float": "a number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_parsing": "a number",
-}
+# What a value that does not parse should have been, by how pydantic's error types and Typer 0.28's types begin.
+TYPES = {"int": "a whole number", "float": "a number", "string": "valid UTF-8"}
+LONGEST_VALUE = 40
 
 
 def report(error: BaseException, command: str = "genlm") -> int:
@@ -122,20 +115,23 @@ def usage_message(error: typer.TyperException) -> str:
 
 def _problem(error: Any) -> str:
     """Say what is wrong with a value that cannot be read."""
-    for each in getattr(error.__cause__, "errors", list)():
-        if each["type"] in TYPES:
-            return f"{str(each['input'])!r} is not {TYPES[each['type']]}"
     message = str(error.message).removeprefix("Value error, ").removesuffix(".")
-    value, found, name = message.rpartition(" is not a valid ")
-    return f"{value} is not {TYPES[name]}" if found and name in TYPES else message
+    value, _, name = message.rpartition(" is not a valid ")
+    for each in getattr(error.__cause__, "errors", list)():
+        text = str(each["input"])
+        value, name = repr(text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"), each["type"]
+        if name == "int_parsing_size":
+            return f"{value} has too many digits"
+    noun = next((noun for start, noun in TYPES.items() if name.startswith(start)), None)
+    return f"{value} is not {noun}" if noun else message
 
 
 def _show(message: str, hint: str | None = None, marked: str = "") -> None:
-    say(("bold red", "error: "), (None, one_line(message)))
+    say(("bold red", "error: "), (None, one_line(message)), wrap=True)
     for line in marked.splitlines():
         say((None, f"  {line}"))
     if hint is not None:
-        say(("bold", "hint: "), (None, one_line(hint)))
+        say(("bold", "hint: "), (None, one_line(hint)), wrap=True)
 
 
 def _is_closed_pipe(error: BaseException) -> bool:

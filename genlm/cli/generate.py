@@ -11,17 +11,18 @@ import typer
 from genlm.cli import options
 from genlm.cli.command import check_alone, grouped
 from genlm.cli.options import ModelOptions
+from genlm.cli.signals import INTERRUPT_NOTICE
 from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.completion import Completion, Piece
+from genlm.decoding.request import draw_seed
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.prompt import read_prompt
 from genlm.model.source import locate_model
 from genlm.records.generation import Generation
 from genlm.tasks.generate import check_count, check_engine, continue_prompt
-from genlm.views.generation import JsonView, TextView, summary
+from genlm.views.generation import JsonView, TextView, TraceView, summary
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices
-from genlm.views.trace import TraceView
 
 # What can be combined with --replay: everything that a saved result does not hold.
 WITH_REPLAY = {"replay", "allow_pickle", "format", "output", "quiet"}
@@ -80,7 +81,10 @@ def generate(
         options.open_page(html, output) as page,
         Spinner(enabled=not quiet) as spinner,
     ):
-        loaded = model.load(notify, spinner, engine)
+        loaded = model.load(notify, spinner, engine, identify=format == "json" or page is not None)
+        if chosen.samples:
+            seed = draw_seed() if seed is None else seed
+            INTERRUPT_NOTICE.set("" if quiet else f"interrupted; --seed {seed} generates the same text again")
         traced = trace or page is not None
         events = continue_prompt(loaded, text, chosen, limits, seed, trace=traced, deterministic=deterministic)
         count = limits.num_return_sequences
@@ -89,7 +93,7 @@ def generate(
         spinner.stop()
         view.finish(result)
         if page is not None:
-            from genlm.views.pages.trace import trace_page
+            from genlm.views.generation import trace_page
 
             page.write(trace_page(result))
     notify(summary(result))
@@ -133,7 +137,7 @@ def _show(
 def _replay(path: Path, *, allow_pickle: bool, format: str, output: Path | None, quiet: bool) -> None:
     """Run a saved result again and report whether its output is the same. Exit with code 1 if it is not."""
     from genlm.tasks.replay import read_result, run_again
-    from genlm.views.replay import replay_json, replay_text
+    from genlm.views.generation import replay_json, replay_text
 
     notify = notices(quiet=quiet)
     saved = read_result(path)

@@ -15,9 +15,9 @@ import typer
 from genlm import __version__
 from genlm.cli.command import LazyGroup, Row
 from genlm.cli.errors import INTERRUPTED, report
-from genlm.cli.signals import unwind_on_signals
+from genlm.cli.signals import INTERRUPT_NOTICE, unwind_on_signals
 from genlm.records.made_by import COMMAND
-from genlm.views.terminal import say
+from genlm.views.terminal import notice, say
 
 # Each command's import path and its line in `genlm --help`, which repeats the first line of the command's help.
 COMMANDS = {
@@ -96,6 +96,7 @@ def run(arguments: list[str]) -> int:
     _replace_closed_streams()
     _use_utf8()
     COMMAND.set(shlex.join(["genlm", *arguments]))
+    INTERRUPT_NOTICE.set("")
     try:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="genlm", standalone_mode=False)
         sys.stdout.flush()
@@ -106,6 +107,9 @@ def run(arguments: list[str]) -> int:
         code = report(error, " ".join(["genlm", *(name for name in arguments[:1] if name in COMMANDS)]))
     if code == INTERRUPTED:
         _end_line()
+        if INTERRUPT_NOTICE.get():
+            notice(INTERRUPT_NOTICE.get())
+    COMMAND.set(None)
     _drop_unwritable_streams()
     return code if isinstance(code, int) else 0
 

@@ -14,7 +14,7 @@ from genlm.errors import UsageError
 from genlm.formats.output import open_output
 from genlm.formats.prompt import check_utf8
 from genlm.formats.texts import read_prompt_or_file
-from genlm.records.next import Comparison, NextToken, Tree
+from genlm.records.inspection import Comparison, NextToken, Tree
 from genlm.records.serialize import as_object
 from genlm.tasks.next import DEFAULT_TOP, check_at_least_one, compare_continuations, grow_tree, next_token
 from genlm.views.next import next_record, show_next
@@ -75,7 +75,7 @@ def next_command(
     _check(top, given, steps, branches)
     text = read_prompt_or_file(prompt, file)
     with open_output(output) as stream, Spinner(enabled=not quiet) as spinner:
-        loaded = model.load(notify, spinner)
+        loaded = model.load(notify, spinner, identify=format == "json")
         found: NextToken | Comparison | Tree
         if given:
             found = compare_continuations(loaded, text, given, strategy=chosen, overflow=overflow)

@@ -15,6 +15,7 @@ import typer
 from genlm.cli.signals import insistent_interrupts
 from genlm.errors import UsageError
 from genlm.formats.output import is_standard_output, open_output
+from genlm.model.fingerprint import fingerprinted
 from genlm.model.info import Engine
 from genlm.model.source import ModelFolder, Notify, find_model
 from genlm.views.spinner import Spinner
@@ -128,10 +129,14 @@ class ModelOptions:
         """Return the model's folder, downloading it if necessary. Raise ModelError if that fails."""
         return find_model(self.name, revision=self.revision, allow_pickle=self.allow_pickle, notify=notify)
 
-    def load(self, notify: Notify, spinner: Spinner, engine: Engine = "genlm") -> Model:
-        """Find and load the model. Raise ModelError if that fails."""
+    def load(self, notify: Notify, spinner: Spinner, engine: Engine = "genlm", *, identify: bool = False) -> Model:
+        """Find and load the model; `identify` computes the fingerprint of its weights. Raise ModelError on failure."""
         with insistent_interrupts():
-            return self.load_found(self.find(notify), spinner, engine)
+            folder = self.find(notify)
+            if identify:
+                spinner.say(f"reading {folder.name}")
+                folder = fingerprinted(folder, allow_pickle=self.allow_pickle)
+            return self.load_found(folder, spinner, engine)
 
     def load_found(self, folder: ModelFolder, spinner: Spinner, engine: Engine = "genlm") -> Model:
         """Load the model from its folder. Raise ModelError if that fails."""
@@ -253,7 +258,7 @@ def open_page(path: Path | None, output: Path | None) -> Iterator[TextIO | None]
         return
     if is_standard_output(path):
         raise UsageError("--html needs a file: standard output carries the result")
-    if output is not None and path.resolve() == output.resolve():
+    if output is not None and os.path.realpath(path) == os.path.realpath(output):
         raise UsageError(f"--output and --html are the same file, {path}")
     with open_output(path) as stream:
         yield stream

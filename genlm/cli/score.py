@@ -9,9 +9,9 @@ from genlm.cli.command import grouped
 from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.texts import read_texts
 from genlm.model.info import ModelInfo
+from genlm.records.made_by import MadeBy
 from genlm.tasks.score import Scoring
-from genlm.views.pages.score import ScorePage
-from genlm.views.score import ScoreJson, ScoreJsonLines, ScoreText, ScoreView, score_summary
+from genlm.views.score import ScoreJson, ScoreJsonLines, ScorePage, ScoreText, ScoreView, score_summary
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices
 
@@ -67,12 +67,13 @@ def score(
         options.open_page(html, output) as page_file,
         Spinner(enabled=not quiet) as spinner,
     ):
-        loaded = model.load(notify, spinner)
+        loaded = model.load(notify, spinner, identify=format == "json" or page_file is not None)
         is_single = not files and per != "line"
         wanted = tokens if tokens is not None else format != "text" or is_single or per != "file"
         keeps = wanted or page_file is not None
         scoring = Scoring(loaded, texts, bos=bos, stride=stride, keep_tokens=keeps)
-        view = _view(format, stream, loaded.info, scoring, alone=is_single, tokens=tokens)
+        made_by = MadeBy.now()
+        view = _view(format, stream, loaded.info, made_by, scoring, alone=is_single, tokens=tokens)
         page = ScorePage()
         spinner.say("scoring")
         is_live = is_standard_output(output) and stream.isatty()
@@ -87,15 +88,22 @@ def score(
         spinner.stop()
         view.finish(scoring.total)
         if page_file is not None:
-            page_file.write(page.page(loaded.info, scoring.total, **scoring.settings))
+            page_file.write(page.page(loaded.info, made_by, scoring.total, **scoring.settings))
     notify(score_summary(loaded.info, **scoring.settings))
 
 
 def _view(
-    format: str, stream: TextIO, model: ModelInfo, scoring: Scoring, *, alone: bool, tokens: bool | None
+    format: str,
+    stream: TextIO,
+    model: ModelInfo,
+    made_by: MadeBy,
+    scoring: Scoring,
+    *,
+    alone: bool,
+    tokens: bool | None,
 ) -> ScoreView:
     if format == "json":
-        return ScoreJson(stream, model, tokens=tokens is not False, **scoring.settings)
+        return ScoreJson(stream, model, made_by, tokens=tokens is not False, **scoring.settings)
     if format == "jsonl":
         return ScoreJsonLines(stream, tokens=tokens is not False)
     return ScoreText(stream, alone=alone, tokens=tokens is True)

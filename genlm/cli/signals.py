@@ -8,10 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 
 # Ctrl-C, and how SLURM, Kubernetes and systemd end a program.
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
+
+# The notice to show if Ctrl-C ends the program. `genlm.cli.main` resets and shows it.
+INTERRUPT_NOTICE: ContextVar[str] = ContextVar("INTERRUPT_NOTICE", default="")
 
 
 def unwind_on_signals() -> None:

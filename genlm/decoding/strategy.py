@@ -24,11 +24,15 @@ DEFAULT_KIND = "top-p"
 
 @dataclass(frozen=True)
 class Strategy:
-    """A decoding strategy: its kind and the value of every field that applies to it."""
+    """A decoding strategy: its kind and the value of every field that applies to it.
+
+    `given` names the fields that were set explicitly, which changes nothing but `as_given`.
+    """
 
     kind: str
     values: tuple[tuple[str, Value], ...]
     name: str = dataclasses.field(default="", compare=False)
+    given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
     def of(cls, kind: str, fields: Mapping[str, Given] | None = None, *, name: str = "") -> Strategy:
@@ -49,7 +53,7 @@ class Strategy:
             complaint = rule(values)
             if complaint:
                 raise UsageError(complaint)
-        made = cls(declared.name, tuple(values.items()), name)
+        made = cls(declared.name, tuple(values.items()), name, frozenset(checked))
         return made if name else dataclasses.replace(made, name=made.spec)
 
     @classmethod
@@ -89,16 +93,26 @@ class Strategy:
     @property
     def spec(self) -> str:
         """The spec of this strategy: the kind's main field, and every field that is not at its default."""
-        declared = self.declaration
-        shown = [
-            f"{key}={declared.fields[key].format(value)}"
-            for key, value in self.values
-            if key == declared.main or value != declared.fields[key].default
-        ]
-        return f"{self.kind}:{','.join(shown)}" if shown else self.kind
+        return self._spec_with(frozenset())
+
+    @property
+    def as_given(self) -> str:
+        """The spec with every field that was given, even if it is at its default."""
+        return self._spec_with(self.given)
 
     def __str__(self) -> str:
         return self.spec
+
+    def _spec_with(self, names: frozenset[str]) -> str:
+        declared = self.declaration
+        shown = [
+            f"{key}={text}"
+            for key, value in self.values
+            # A spec cannot give an empty list.
+            if (text := declared.fields[key].format(value))
+            and (key == declared.main or key in names or value != declared.fields[key].default)
+        ]
+        return f"{self.kind}:{','.join(shown)}" if shown else self.kind
 
     def to_json(self) -> dict[str, Any]:
         """Return the strategy with every resolved field, as results in JSON have it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
@@ -15,6 +15,8 @@ from genlm.model.tokenizer import BYTE_OF, Tokenizer
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 # SentencePiece's character for a space.
 SPACE_MARK = "\u2581"
+# The bytes of UTF-8 that are not the first of a character.
+CONTINUATIONS = bytes(range(0x80, 0xC0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,23 @@ class Piece(NamedTuple):
     text: str
     bytes: bytes
     whole: bool
+
+
+class Tokens(Collection[Token]):
+    """The tokens of a text. They are created while one iterates over them, because millions would take gigabytes."""
+
+    def __init__(self, ids: Sequence[int], create: Callable[[], Iterator[Token]]) -> None:
+        self.ids = ids
+        self._create = create
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Token]:
+        return self._create()
+
+    def __contains__(self, token: object) -> bool:
+        return any(token == each for each in self)
 
 
 class Pieces:
@@ -100,7 +119,7 @@ class Pieces:
         for part in self._tokenizer.parts(text):
             yield self._tokenizer.encoding(part, add_special_tokens=False).ids
 
-    def tokens(self, text: str) -> list[Token]:
+    def tokens(self, text: str) -> Tokens:
         """Return the tokens of a text with their spans, and the special tokens that the tokenizer adds around it.
 
         Raises:
@@ -125,13 +144,18 @@ class Pieces:
         data = text.encode("utf-8")
         spelled = [b"" if added else self.bytes_of(id) for id, added in zip(ids, is_added, strict=True)]
         is_exact = b"".join(spelled) == data
-        spans = _spans_of_bytes(data, spelled) if is_exact else _spans_of_offsets(text, starts, ends)
-        return self._with_spans(ids, is_added, spans)
 
-    def tokens_of_ids(self, ids: Sequence[int]) -> list[Token]:
+        def create() -> Iterator[Token]:
+            spans = _spans_of_bytes(data, spelled) if is_exact else _spans_of_offsets(text, starts, ends)
+            return self._with_spans(ids, is_added, spans)
+
+        return Tokens(ids, create)
+
+    def tokens_of_ids(self, ids: Sequence[int]) -> Tokens:
         """Return the tokens of ids, with their spans in the text that they form."""
         spelled = [self.bytes_of(id) for id in ids]
-        return self._with_spans(ids, bytes(len(ids)), _spans_of_bytes(b"".join(spelled), spelled))
+        data = b"".join(spelled)
+        return Tokens(ids, lambda: self._with_spans(ids, bytes(len(ids)), _spans_of_bytes(data, spelled)))
 
     def _look_up(self, id: int) -> Piece:
         if id not in self._known:
@@ -156,11 +180,9 @@ class Pieces:
             return str(piece).replace(SPACE_MARK, " ").encode("utf-8")
         return (self.backend.decode([id]) or str(piece)).encode("utf-8")
 
-    def _with_spans(self, ids: Iterable[int], is_added: Iterable[int], spans: Iterable[Span]) -> list[Token]:
-        return [
-            Token(id, *self._look_up(id), bool(added) or id in self._added, *span)
-            for id, added, span in zip(ids, is_added, spans, strict=True)
-        ]
+    def _with_spans(self, ids: Iterable[int], is_added: Iterable[int], spans: Iterable[Span]) -> Iterator[Token]:
+        for id, added, span in zip(ids, is_added, spans, strict=True):
+            yield Token(id, *self._look_up(id), bool(added) or id in self._added, *span)
 
 
 # start, end, byte_start, byte_end: see Token.
@@ -172,8 +194,8 @@ def _spans_of_bytes(data: bytes, spelled: Iterable[bytes]) -> Iterator[Span]:
     at = begun = 0
     for piece in spelled:
         # A character that an earlier token began is also the first of this one.
-        start = begun - (at < len(data) and _continues(data[at]) and bool(piece))
-        begun += sum(not _continues(byte) for byte in piece)
+        start = begun - (at < len(data) and data[at] in CONTINUATIONS and bool(piece))
+        begun += len(piece.translate(None, CONTINUATIONS))
         yield start, max(start, begun), at, at + len(piece)
         at += len(piece)
 
@@ -182,11 +204,6 @@ def _spans_of_offsets(text: str, starts: Iterable[int], ends: Iterable[int]) -> 
     """Yield the spans that the tokenizer reports, which may omit a space before a word."""
     byte_at = array("Q", accumulate((len(character.encode()) for character in text), initial=0))
     return ((start, end, byte_at[start], byte_at[end]) for start, end in zip(starts, ends, strict=True))
-
-
-def _continues(byte: int) -> bool:
-    """Return whether a UTF-8 byte is not the first of its character."""
-    return byte & 0xC0 == 0x80
 
 
 def _state(part: Any) -> bytes:

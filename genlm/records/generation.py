@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from genlm.decoding.completion import Completion
 from genlm.decoding.declaration import Plain
 from genlm.decoding.strategy import Strategy
 from genlm.model.info import Engine, ModelInfo
+from genlm.records.made_by import MadeBy
 from genlm.records.serialize import from_builtins, to_builtins
 
 Overflow: TypeAlias = Literal["error", "truncate-left"]
@@ -45,10 +46,14 @@ class Generation:
     prompt_token_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
     timing: Timing
+    # None in a result that an older version saved.
+    made_by: MadeBy | None = field(default_factory=MadeBy.now, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the JSON holds."""
         values: dict[str, Any] = to_builtins(vars(self) | {"strategy": self.strategy.to_json()})
+        if self.made_by is None:
+            del values["made_by"]
         for completion in values["completions"]:
             if completion.get("trace") is None:
                 completion.pop("trace", None)
@@ -66,7 +71,8 @@ class Generation:
         """
         saved = from_builtins(_SavedGeneration, values)
         strategy = Strategy.of(saved.strategy.kind, saved.strategy.fields, name=saved.strategy.name)
-        return cls(**(vars(saved) | {"strategy": strategy}))
+        # The JSON has every field, whether it was given or not.
+        return cls(**(vars(saved) | {"strategy": replace(strategy, given=frozenset())}))
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class _SavedStrategy:
 @dataclass(frozen=True, kw_only=True)
 class _SavedGeneration(Generation):
     strategy: _SavedStrategy  # type: ignore[assignment]
+    made_by: MadeBy | None = None
 
 
 def compact_trace(trace: list[dict[str, Any]]) -> None:

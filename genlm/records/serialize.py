@@ -6,14 +6,21 @@ import contextlib
 import json
 import math
 import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TextIO, TypeVar, get_args, get_type_hints
 
 T = TypeVar("T")
 
 # Characters a terminal may act on: control characters except line feed and tab, Unicode's line and paragraph
 # separators, bidirectional marks, embeddings, overrides and isolates, and lone surrogates.
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# A longer document waits in a temporary file instead of memory.
+MEMORY_BYTES = 1 << 24
+CHUNK = 1 << 20
 TOO_DEEP = "the JSON is nested too deeply"
 _PROBLEM = re.compile(r"(?P<problem>.+?)(?: - at `\$\.?(?P<place>.*)`)?", re.DOTALL)
 
@@ -79,6 +86,39 @@ def as_object(values: Any) -> str:
 def as_line(values: Any) -> str:
     """Return one JSON object on one line, without a line break. Bytes become lists of numbers."""
     return escaped(_LINE.encode(values))
+
+
+class ItemsWriter:
+    """Writes one JSON object with a list `items` of any length: `head`, the items as they come, then `finish`.
+
+    The object is kept in a temporary file until it is complete, so that an error does not leave half of it in the
+    stream.
+    """
+
+    def __init__(self, stream: TextIO, head: Mapping[str, Any]) -> None:
+        self._stream = stream
+        self._draft = tempfile.SpooledTemporaryFile(MEMORY_BYTES, "w+", encoding="utf-8", newline="\n")  # noqa: SIM115
+        # An error ends the command without `finish`.
+        weakref.finalize(self, self._draft.close)
+        self._count = 0
+        self._draft.write("{\n" + _members(head) + ',\n  "items": [')
+
+    def add(self, item: Iterable[str]) -> None:
+        """Write an item: a JSON object on one line, in pieces."""
+        self._draft.write(",\n    " if self._count else "\n    ")
+        self._draft.writelines(item)
+        self._count += 1
+
+    def finish(self, tail: Mapping[str, Any]) -> None:
+        """Write the other members, and then the whole object to the stream."""
+        self._draft.write("\n  ],\n" if self._count else "],\n")
+        self._draft.write(_members(tail) + "\n}\n")
+        self._draft.seek(0)
+        shutil.copyfileobj(self._draft, self._stream, CHUNK)
+
+
+def _members(values: Mapping[str, Any]) -> str:
+    return ",\n".join(f"  {as_line(key)}: {as_line(value)}" for key, value in values.items())
 
 
 def escaped(json_text: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from genlm.errors import ModelError, UsageError
 from genlm.model.pieces import Pieces
-from genlm.records.attention import AttentionCheck, AttentionMaps, Head
+from genlm.records.inspection import AttentionCheck, AttentionMaps, Head
 from genlm.tasks.generate import Overflow, prompt_ids
 
 if TYPE_CHECKING:

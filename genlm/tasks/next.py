@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from genlm.errors import InputError, UsageError
 from genlm.model.pieces import Pieces
-from genlm.records.next import Branch, Candidate, Comparison, Continuation, ContinuationToken, Filtered, NextToken, Tree
+from genlm.records.inspection import (
+    Branch,
+    Candidate,
+    Comparison,
+    Continuation,
+    ContinuationToken,
+    Filtered,
+    NextToken,
+    Tree,
+)
 from genlm.tasks.generate import Overflow, prompt_ids
 from genlm.tasks.words import bad_words_ids, check_biases
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 DEVICES = ("cpu", "cuda", "mps")
+# More than any vocabulary has; tokenizers store ids in 32 bits.
+MOST_IDS = 1 << 32
 
 
 def read_result(path: Path) -> Generation:
@@ -34,8 +36,13 @@ def read_result(path: Path) -> Generation:
     for name, value, choices in (("dtype", saved.model.dtype, DTYPES), ("device", saved.model.device, DEVICES)):
         if value not in choices:
             raise _not_repeatable(path, f"model.{name}: {value!r} is not one of {', '.join(choices)}")
-    if not saved.prompt_token_ids or min(saved.prompt_token_ids) < 0:
+    if not saved.prompt_token_ids:
         raise _not_repeatable(path, "prompt_token_ids: no token ids")
+    completions = {f"completions[{at}].token_ids": each.token_ids for at, each in enumerate(saved.completions)}
+    for name, ids in ({"prompt_token_ids": saved.prompt_token_ids} | completions).items():
+        wrong = next((id for id in ids if not 0 <= id < MOST_IDS), None)
+        if wrong is not None:
+            raise _not_repeatable(path, f"{name}: {wrong} is not a token id")
     if len(saved.completions) != saved.num_return_sequences:
         raise _not_repeatable(
             path, f"completions: {len(saved.completions)}, but num_return_sequences is {saved.num_return_sequences}"

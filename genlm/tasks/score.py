@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from genlm.errors import InputError
 from genlm.formats.texts import Text
 from genlm.model.pieces import Pieces
-from genlm.records.score import RANK_BOUNDS, ScoredText, ScoreSettings, Tally, TokenScore
+from genlm.records.inspection import RANK_BOUNDS, ScoredText, ScoreSettings, Tally, TokenScore
 from genlm.tasks.windows import Sliding, Window, score_windows, tokens_at_once
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 
 from genlm.errors import InputError
@@ -11,10 +12,13 @@ from genlm.model.files import read_json
 from genlm.model.pieces import Pieces
 from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import Tokenizer, load_tokenizer
-from genlm.records.tokenize import TokenizedText
+from genlm.records.inspection import TokenizedText
 
 # Ids as a person or a program writes them: 1 2 3, or [1, 2, 3].
-SEPARATORS = re.compile(r"[\s,\[\]]+")
+WORD = re.compile(r"[^\s,\[\]]+")
+# No vocabulary has an id with more digits.
+MOST_DIGITS = 10
+LONGEST_SHOWN = 40
 
 
 def open_tokenizer(folder: ModelFolder) -> Tokenizer:
@@ -26,7 +30,7 @@ def tokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[TokenizedT
     """The tokens of each text, as `generate` would run it: with special tokens where the tokenizer adds any."""
     pieces = Pieces(tokenizer)
     for text in texts:
-        yield TokenizedText(text.text, text.source, text.line, tuple(pieces.tokens(text.text)))
+        yield TokenizedText(text.text, text.source, text.line, pieces.tokens(text.text))
 
 
 def detokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[TokenizedText]:
@@ -37,14 +41,16 @@ def detokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[Tokenize
     """
     pieces = Pieces(tokenizer)
     for text in texts:
-        ids = [_read_id(pieces, word) for word in SEPARATORS.split(text.text) if word]
-        tokens = tuple(pieces.tokens_of_ids(ids))
-        yield TokenizedText(pieces.join(ids), text.source, text.line, tokens)
+        ids = array("Q", (_read_id(pieces, word[0]) for word in WORD.finditer(text.text)))
+        yield TokenizedText(pieces.join(ids), text.source, text.line, pieces.tokens_of_ids(ids))
 
 
 def _read_id(pieces: Pieces, word: str) -> int:
+    shown = word if len(word) <= LONGEST_SHOWN else word[:LONGEST_SHOWN] + "…"
     if not re.fullmatch(r"[0-9]+", word):
-        raise InputError(f"not a token id: {word!r}", hint="ids are whole numbers, as 5 17 300 or [5, 17, 300]")
-    if not pieces.knows(int(word)):
-        raise InputError(f"the tokenizer has no token {word}", hint=f"its ids are 0 to {pieces.size - 1}")
-    return int(word)
+        raise InputError(f"not a token id: {shown!r}", hint="ids are whole numbers, as 5 17 300 or [5, 17, 300]")
+    # Python refuses to convert thousands of digits.
+    digits = word.lstrip("0") or "0"
+    if len(digits) > MOST_DIGITS or not pieces.knows(int(digits)):
+        raise InputError(f"the tokenizer has no token {shown}", hint=f"its ids are 0 to {pieces.size - 1}")
+    return int(digits)

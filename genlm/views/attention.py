@@ -1,16 +1,20 @@
-"""Attention weights: a heat map of one head in the terminal, and all heads as JSON."""
+"""Attention weights: a heat map of one head in the terminal, and all heads as JSON or as a page."""
 
 from __future__ import annotations
 
+import base64
+import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from genlm.errors import UsageError
 from genlm.model.pieces import Token
-from genlm.records.attention import AttentionCheck, AttentionMaps
-from genlm.views.terminal import make_console
+from genlm.records.inspection import AttentionCheck, AttentionMaps
+from genlm.views.terminal import make_console, visible
 from genlm.views.tokenize import token_record
-from genlm.views.tokens import label, shortened
+from genlm.views.tokens import counted, label, shortened
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -20,6 +24,9 @@ SHADES = " ·░▒▓█"
 RAMP = ((20, 20, 40), (50, 40, 110), (110, 45, 130), (180, 60, 110), (235, 110, 80), (252, 190, 100), (252, 240, 190))
 LABEL_WIDTH = 16
 WIDEST_CELL = 4
+# A page holds weights in steps of 1 / STEPS, in two bytes each, and most machines cannot open one with more weights.
+STEPS = 65535
+MOST_WEIGHTS = 40_000_000
 
 
 @dataclass(frozen=True)
@@ -146,9 +153,48 @@ def attention_record(maps: AttentionMaps) -> dict[str, Any]:
     }
     if maps.check is not None:
         record["check"] = asdict(maps.check)
-    return record
+    return record | {"made_by": asdict(maps.made_by)}
 
 
 def _short(weight: float) -> float:
     """Drop the digits that a float32 does not have."""
     return float(f"{weight:.8g}")
+
+
+def attention_page(maps: AttentionMaps) -> str:
+    """Return the page of all heads in `maps`.
+
+    Raises:
+        UsageError: more weights than a browser can hold.
+    """
+    size = len(maps.tokens)
+    weights = len(maps.heads) * size * (size + 1) // 2
+    if weights > MOST_WEIGHTS:
+        raise UsageError(
+            f"a page of {len(maps.heads)} heads over {size} tokens would be too large for a browser",
+            code="page-too-large",
+        )
+    from genlm.views.pages import make_page, provenance
+
+    model = maps.model
+    data = {
+        "about": f"{model.name} ({model.parameters:,} parameters), {maps.num_layers} layers of {maps.num_heads} heads, "
+        f"{counted(size, 'token')}",
+        "prompt": visible(maps.prompt),
+        "tokens": [label(token.text, None if token.whole else token.bytes) for token in maps.tokens],
+        "heads": [[head.layer, head.head] for head in maps.heads],
+        "weights": _packed(maps),
+        "check": describe_check(maps.check) if maps.check is not None else None,
+    }
+    return make_page("Attention", data, "attention", footer=provenance(maps.made_by, model))
+
+
+def _packed(maps: AttentionMaps) -> str:
+    """Return the lower triangles of all heads as base64: two bytes per weight, low byte first."""
+    packed = array("H")
+    for head in maps.heads:
+        for number, row in enumerate(head.weights):
+            packed.extend(round(weight * STEPS) for weight in row[: number + 1])
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return base64.b64encode(packed.tobytes()).decode("ascii")

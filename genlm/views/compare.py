@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from genlm.records.compare import Cell, Estimate, Sample, StrategyComparison, StrategyRow
 from genlm.records.serialize import as_object
+from genlm.views.generation import parts
 from genlm.views.pages import provenance
 from genlm.views.terminal import make_console, one_line, visible
 from genlm.views.tokens import counted, shortened
-from genlm.views.trace import parts
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genlm.decoding.strategy import Strategy
-from genlm.records.next import Branch, Candidate, Comparison, Filtered, NextToken, Tree
+from genlm.records.inspection import Branch, Candidate, Comparison, Filtered, NextToken, Tree
 from genlm.records.serialize import finite, split_bytes
-from genlm.views.bars import Bar, percent
 from genlm.views.terminal import make_console
-from genlm.views.tokens import counted, label, shortened
+from genlm.views.tokens import Bar, counted, label, percent, shortened
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,9 +32,8 @@ def show_next(stream: TextIO, found: NextToken | Comparison | Tree) -> None:
 
 def next_record(found: NextToken | Comparison | Tree) -> dict[str, Any]:
     """Return the JSON object of `genlm next --format json`."""
-    if isinstance(found, Comparison):
-        return _comparison_record(found)
-    return _tree_record(found) if isinstance(found, Tree) else _distribution_record(found)
+    to_record: Any = {NextToken: _distribution_record, Comparison: _comparison_record, Tree: _tree_record}[type(found)]
+    return {**to_record(found), "made_by": asdict(found.made_by)}
 
 
 def _show_distribution(stream: TextIO, found: NextToken) -> None:
@@ -87,7 +85,7 @@ def _strategy_findings(filtered: Filtered) -> list[str]:
     strategy = filtered.strategy
     lines = [
         "",
-        f"{strategy} keeps {counted(filtered.kept, 'token')} "
+        f"{strategy.as_given} keeps {counted(filtered.kept, 'token')} "
         f"with {percent(1 - filtered.cut_probability)} of the probability",
         _entropy(filtered.entropy),
     ]
@@ -138,7 +136,7 @@ def _show_comparison(stream: TextIO, found: Comparison) -> None:
             parts = "  ".join(f"{label(token.text)} {_nats(token.logprob)}" for token in continuation.tokens)
             console.print(Text(f"{continuation.rank}  {parts}", style="dim"), soft_wrap=False)
     if found.strategy is not None:
-        console.print(f"after: under {found.strategy}, which never chooses a continuation at -inf")
+        console.print(f"after: under {found.strategy.as_given}, which never chooses a continuation at -inf")
         for note in _notes(found.strategy):
             console.print(note, soft_wrap=False)
 
@@ -157,7 +155,7 @@ def _show_tree(stream: TextIO, found: Tree) -> None:
     _hang(root, found.branches)
     console.print(root)
     console.print()
-    under = f" under {found.strategy}" if found.strategy else ""
+    under = f" under {found.strategy.as_given}" if found.strategy else ""
     console.print(
         f"{_count(found.branches):,} tokens: the most likely continuations, {counted(found.steps, 'token')} long. "
         f"Beside each token: its probability{under}, and that of the whole path.",

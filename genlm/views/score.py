@@ -1,29 +1,26 @@
-"""Scored texts: coloured by rank, one line each, as a table of tokens, or as JSON."""
+"""Scored texts: coloured by rank, one line each, as a table of tokens, as JSON, or as a page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from genlm.decoding.completion import TracedToken
 from genlm.model.info import ModelInfo
-from genlm.records.score import RANK_BOUNDS, ScoredText, Tally, TokenScore
-from genlm.records.serialize import as_line, split_bytes
-from genlm.views.bars import bar, percent
+from genlm.records.inspection import RANK_BOUNDS, ScoredText, Tally, TokenScore
+from genlm.records.made_by import MadeBy
+from genlm.records.serialize import ItemsWriter, as_line, split_bytes
 from genlm.views.terminal import make_console, visible
-from genlm.views.tokens import counted, label, shortened
+from genlm.views.tokens import STYLES, bar, counted, label, percent, rounded, shortened, whole_pieces
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 BUCKETS = (*(f"top {bound:,}" for bound in RANK_BOUNDS), "beyond")
-# GLTR's green, yellow, red and violet. Rare tokens stand out without colours, too.
-STYLES = ("green", "yellow", "red underline", "magenta reverse")
 UNSCORED = "dim"
 BAR_WIDTH = 30
-
-AnyToken = TypeVar("AnyToken", TokenScore, TracedToken)
+# Browsers get slow with more tokens.
+MOST_PAGE_TOKENS = 50_000
 
 
 class ScoreView(Protocol):
@@ -75,7 +72,7 @@ class ScoreText:
         if not self._shown:
             self._console.print("perplexity  bits/byte  tokens  text", style="dim")
         tally = scored.tally
-        numbers = f"{_number(tally.perplexity, 1):>10}  {_number(tally.bits_per_byte, 3):>9}  {tally.num_tokens:>6,}  "
+        numbers = f"{rounded(tally.perplexity, 1):>10}  {rounded(tally.bits_per_byte, 3):>9}  {tally.num_tokens:>6,}  "
         if scored.line is None and scored.source is not None:
             self._console.print(Text(numbers + visible(scored.source)))
         else:
@@ -92,9 +89,9 @@ class ScoreText:
             table.add_row(
                 Text(shortened(label(token.text, token.bytes), 24), style=_style(token)),
                 str(token.id),
-                _number(token.logprob, 3),
+                rounded(token.logprob, 3),
                 "–" if token.rank is None else f"{token.rank:,}",
-                _number(token.entropy, 3),
+                rounded(token.entropy, 3),
             )
         self._console.print(table)
         self._console.print()
@@ -115,28 +112,6 @@ def _coloured(scored: ScoredText, show: Any) -> Text:
     for text, token in whole_pieces(scored.tokens):
         shown.append(show(text), style=_style(token))
     return shown
-
-
-def whole_pieces(tokens: Sequence[AnyToken]) -> list[tuple[str, AnyToken]]:
-    """Return the text token by token. The bytes of a split character are joined and belong to its last token."""
-    pieces: list[tuple[str, AnyToken]] = []
-    held = b""
-    for token in tokens:
-        if token.bytes is None:
-            if held:
-                pieces.append((held.decode("utf-8", "replace"), token))
-                held = b""
-            pieces.append((token.text, token))
-            continue
-        held += token.bytes
-        try:
-            pieces.append((held.decode("utf-8"), token))
-            held = b""
-        except UnicodeDecodeError:
-            continue
-    if held:
-        pieces.append((held.decode("utf-8", "replace"), tokens[-1]))
-    return pieces
 
 
 def bucket(rank: int) -> int:
@@ -160,13 +135,9 @@ def _sum(total: Tally) -> str:
     if not total.num_scored_tokens:
         return counts + "none could be scored"
     return (
-        f"{counts}log-probability {total.logprob:,.3f} nats, perplexity {_number(total.perplexity, 2)}, "
-        f"{_number(total.bits_per_byte, 3)} bits per byte"
+        f"{counts}log-probability {total.logprob:,.3f} nats, perplexity {rounded(total.perplexity, 2)}, "
+        f"{rounded(total.bits_per_byte, 3)} bits per byte"
     )
-
-
-def _number(value: float | None, places: int) -> str:
-    return "–" if value is None else f"{value:,.{places}f}"
 
 
 class ScoreJsonLines:
@@ -186,25 +157,24 @@ class ScoreJsonLines:
 
 
 class ScoreJson:
-    """Writes one object bit by bit, so at most one text is in memory."""
+    """Writes one object when all texts are scored."""
 
-    def __init__(self, stream: TextIO, model: ModelInfo, *, tokens: bool, bos: bool, window: int, stride: int) -> None:
-        self._stream = stream
+    def __init__(
+        self, stream: TextIO, model: ModelInfo, made_by: MadeBy, *, tokens: bool, bos: bool, window: int, stride: int
+    ) -> None:
         self._tokens = tokens
-        self._shown = 0
-        stream.write('{\n  "model": ' + as_line(asdict(model)) + ",\n")
-        stream.write(f'  "bos": {as_line(bos)},\n  "window": {window},\n  "stride": {stride},\n  "items": [')
+        self._made_by = made_by
+        head = {"model": asdict(model), "bos": bos, "window": window, "stride": stride}
+        self._writer = ItemsWriter(stream, head)
 
     def show(self, scored: ScoredText) -> None:
         """See ScoreView."""
-        self._stream.write(("," if self._shown else "") + "\n    " + as_line(item_record(scored, tokens=self._tokens)))
-        self._shown += 1
+        self._writer.add([as_line(item_record(scored, tokens=self._tokens))])
 
     def finish(self, total: Tally) -> None:
         """See ScoreView."""
-        self._stream.write("\n  ],\n" if self._shown else "],\n")
         record = {"num_texts": total.num_texts, **tally_record(total), "ranks": ranks_record(total)}
-        self._stream.write('  "total": ' + as_line(record) + "\n}\n")
+        self._writer.finish({"total": record, "made_by": asdict(self._made_by)})
 
 
 def item_record(scored: ScoredText, *, tokens: bool) -> dict[str, Any]:
@@ -243,3 +213,69 @@ def _token_record(token: TokenScore) -> dict[str, Any]:
         "entropy": token.entropy,
         **split_bytes(token.bytes),
     }
+
+
+class ScorePage:
+    """Collects scored texts for a page. The totals count all tokens; the page shows the first MOST_PAGE_TOKENS."""
+
+    def __init__(self) -> None:
+        self._items: list[dict[str, Any]] = []
+        self._tokens = 0
+
+    def show(self, scored: ScoredText) -> None:
+        """Add a text if there is room."""
+        tokens = scored.tokens or ()
+        room = MOST_PAGE_TOKENS - self._tokens
+        self._tokens += len(tokens)
+        if room > 0:
+            pieces = whole_pieces(tokens[:room])
+            shown = [_page_token(text, token) for text, token in pieces]
+            self._items.append({"place": _heading(scored), "tokens": shown})
+
+    def page(self, model: ModelInfo, made_by: MadeBy, total: Tally, *, bos: bool, window: int, stride: int) -> str:
+        """Return the page."""
+        first = "a start token is put before each text" if bos else "the first token of a text is not scored"
+        data = {
+            "about": f"{model.name} ({model.parameters:,} parameters); {first}; windows of {window:,} tokens, "
+            f"stride {stride:,}",
+            "total": _total(total),
+            "ranks": [[name, count] for name, count in zip(BUCKETS, total.ranks, strict=True)],
+            "bounds": RANK_BOUNDS,
+            "items": self._items,
+            "cut": self._cut(),
+        }
+        from genlm.views.pages import make_page, provenance
+
+        return make_page("Score", data, "score", footer=provenance(made_by, model))
+
+    def _cut(self) -> str | None:
+        if self._tokens <= MOST_PAGE_TOKENS:
+            return None
+        return f"Shown are the first {MOST_PAGE_TOKENS:,} of {self._tokens:,} tokens; the numbers above count all."
+
+
+def _page_token(text: str, token: TokenScore) -> list[Any]:
+    """Return the token as the page's script reads it."""
+    return [visible(text), label(text), token.id, token.logprob, token.rank, token.entropy]
+
+
+def _heading(scored: ScoredText) -> str:
+    tally = scored.tally
+    place = [visible(scored.source)] if scored.source is not None else []
+    line = [f"line {scored.line:,}"] if scored.line is not None else []
+    return " \u00b7 ".join([*place, *line, f"perplexity {rounded(tally.perplexity, 2)}", _bits(tally)])
+
+
+def _total(total: Tally) -> list[list[str]]:
+    return [
+        ["texts", f"{total.num_texts:,}"],
+        ["tokens", f"{total.num_tokens:,}"],
+        ["bytes", f"{total.num_bytes:,}"],
+        ["log-probability", f"{total.logprob:,.2f} nats"],
+        ["perplexity", rounded(total.perplexity, 2)],
+        ["bits per byte", rounded(total.bits_per_byte, 3)],
+    ]
+
+
+def _bits(tally: Tally) -> str:
+    return f"{rounded(tally.bits_per_byte, 3)} bits per byte"

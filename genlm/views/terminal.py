@@ -79,10 +79,20 @@ def notices(*, quiet: bool) -> Callable[[str], None]:
     return (lambda _: None) if quiet else notice
 
 
-def say(*parts: tuple[str | None, str]) -> None:
-    """Write one line of (style, text) parts to stderr. A closed or full stderr is ignored: it must not end a run."""
+def say(*parts: tuple[str | None, str], wrap: bool = False) -> None:
+    """Write one line of (style, text) parts to stderr. A closed or full stderr is ignored: it must not end a run.
+
+    With `wrap`, a line that is too long for the terminal is broken at spaces. Without it, a command can be copied.
+    """
     with contextlib.suppress(OSError):
         writer = Writer(sys.stderr)
+        if wrap and writer.console is not None:
+            from rich.text import Text
+
+            line = Text.assemble(*((visible(text), style or "") for style, text in parts))
+            writer.console.print(line, soft_wrap=False)
+            sys.stderr.flush()
+            return
         for style, text in parts:
             writer.write(visible(text), style)
         writer.write("\n")

@@ -1,14 +1,29 @@
-"""Tokens as they are shown: white space and parts of characters made visible."""
+"""Tokens, probabilities and counts as every view shows them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
+from genlm.decoding.completion import TracedToken
+from genlm.records.inspection import TokenScore
 from genlm.views.terminal import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
+
+AnyToken = TypeVar("AnyToken", TokenScore, TracedToken)
 
 OPEN_BOX = "\u2423"
 # All white space except the usual characters, which have their own signs.
 OTHER_SPACES = re.compile(r"[^\S \n\t]")
+# Of four buckets, from the most likely tokens: GLTR's green, yellow, red and violet. Rare tokens stand out without
+# colours, too.
+STYLES = ("green", "yellow", "red underline", "magenta reverse")
+LEAST_BAR_WIDTH = 6
+EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def label(text: str, split: bytes | None = None) -> str:
@@ -26,6 +41,68 @@ def shortened(text: str, width: int) -> str:
     return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
 
 
+def whole_pieces(tokens: Sequence[AnyToken]) -> list[tuple[str, AnyToken]]:
+    """Return the text token by token. The bytes of a split character are joined and belong to its last token."""
+    pieces: list[tuple[str, AnyToken]] = []
+    held = b""
+    for token in tokens:
+        if token.bytes is None:
+            if held:
+                pieces.append((held.decode("utf-8", "replace"), token))
+                held = b""
+            pieces.append((token.text, token))
+            continue
+        held += token.bytes
+        try:
+            pieces.append((held.decode("utf-8"), token))
+            held = b""
+        except UnicodeDecodeError:
+            continue
+    if held:
+        pieces.append((held.decode("utf-8", "replace"), tokens[-1]))
+    return pieces
+
+
 def counted(number: int, noun: str) -> str:
     """Return "1 token", "2,000 tokens"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def rounded(value: float | None, places: int) -> str:
+    """Return "1,234.57", or a dash for a number that is not defined."""
+    return "–" if value is None else f"{value:,.{places}f}"
+
+
+def percent(part: float) -> str:
+    """Return 0.1234 as "12.3 %". Small values have more digits, so no positive probability looks like zero."""
+    value = 100 * part
+    if value >= 0.01 or value == 0:
+        return f"{value:.2f} %" if value < 9.995 else f"{value:.1f} %"
+    return f"{value:.0e} %"
+
+
+def bar(part: float, width: int) -> str:
+    """Return a bar that fills `part` (0 to 1) of `width` cells. Any part above 0 is visible."""
+    eighths = round(min(1.0, max(0.0, part)) * width * 8)
+    if part > 0:
+        eighths = max(1, eighths)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (EIGHTHS[rest] if rest else "")
+
+
+class Bar:
+    """A bar that fills `part` of the width that a table gives it."""
+
+    def __init__(self, part: float, style: str) -> None:
+        self.part = part
+        self.style = style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        yield Text(bar(self.part, options.max_width), style=self.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
+        return Measurement(LEAST_BAR_WIDTH, options.max_width)

@@ -29,6 +29,18 @@ PACKAGE = Path(genlm.__file__).parent
         (["generate", "x", "--top-k", "1.5"], "--top-k: '1.5' is not a whole number", "genlm generate --help"),
         (["generate", "x", "--top-p", "half"], "--top-p: 'half' is not a number", "genlm generate --help"),
         (
+            ["generate", "x", "--max-new-tokens", "abc"],
+            "--max-new-tokens: 'abc' is not a whole number",
+            "genlm generate --help",
+        ),
+        (
+            ["generate", "x", "--seed", "9" * 5000],
+            f"--seed: '{'9' * 40}…' has too many digits",
+            "genlm generate --help",
+        ),
+        (["generate", "x", "--top-p", "\udcff"], "--top-p: '\\udcff' is not valid UTF-8", "genlm generate --help"),
+        (["train", "x.txt", "--seed", "y" * 99], f"--seed: '{'y' * 40}…' is not a whole number", "genlm train --help"),
+        (
             ["generate", "x", "-n", "1e3"],
             "--num-return-sequences: '1e3' is not a whole number",
             "genlm generate --help",

@@ -11,6 +11,9 @@ from support.driving import call, generate, generate_json
 from support.gpt2 import edit_json
 from tokenizers import Tokenizer
 
+from genlm.model.fingerprint import fingerprinted
+from genlm.model.source import find_model
+
 
 class TestPrompt:
     def test_an_argument_a_pipe_and_a_dash_are_equivalent(self, tiny: Path) -> None:
@@ -101,6 +104,30 @@ class TestOutput:
         assert done.err.startswith(f"{tiny} (float32, cpu)  greedy  4 tokens in ")
         assert done.err.count("\n") == 1
 
+    @pytest.mark.parametrize(
+        ("options", "shown"),
+        [
+            (["-s", "contrastive:penalty_alpha=0.6,top_k=4"], "contrastive:penalty_alpha=0.6,top_k=4"),
+            (["-s", "contrastive"], "contrastive:penalty_alpha=0.6"),
+            (["-s", "top-k:temperature=1"], "top-k:top_k=50,temperature=1.0"),
+            (["--top-k", "50", "--temperature", "1"], "top-k:top_k=50,temperature=1.0"),
+            (["--temperature", "0", "--top-k", "50", "--repetition-penalty", "1"], "greedy:repetition_penalty=1.0"),
+        ],
+    )
+    def test_the_summary_has_every_field_that_was_given(self, tiny: Path, options: list[str], shown: str) -> None:
+        done = generate(tiny, "Once", *options, "--max-new-tokens", "1")
+        assert done.err.splitlines()[-1].split("  ")[1] == shown
+
+    def test_the_json_of_a_strategy_does_not_depend_on_which_fields_were_given(
+        self, tiny: Path, tmp_path: Path
+    ) -> None:
+        shared = ("Once", "--seed", "1", "--max-new-tokens", "1")
+        short, long = (generate_json(tiny, *shared, "-s", spec) for spec in ("top-k", "top-k:top_k=50,temperature=1"))
+        assert short["strategy"] == long["strategy"]
+        file = tmp_path / "long.json"
+        file.write_text(json.dumps(long))
+        assert "  top-k:top_k=50  " in call("generate", "--replay", file).err
+
     def test_no_echo_omits_the_prompt(self, tiny: Path) -> None:
         shared = ("Once", "-s", "greedy", "--max-new-tokens", "4")
         assert "Once" + generate(tiny, *shared, "--no-echo").out == generate(tiny, *shared, "--echo").out
@@ -117,6 +144,7 @@ class TestOutput:
             "parameters": sum(weight.numel() for weight in load_file(tiny / "model.safetensors").values()),
             "dtype": "float32",
             "device": "cpu",
+            "fingerprint": fingerprinted(find_model(str(tiny))).fingerprint,
         }
         assert (record["seed"], record["max_new_tokens"], record["prompt"]) == (3, 9, "Once")
         assert all(isinstance(token, int) for token in record["prompt_token_ids"])

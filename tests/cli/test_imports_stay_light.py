@@ -24,6 +24,7 @@ FOR_HELP = {
     "genlm.cli.signals",
     "genlm.errors",
     "genlm.records",
+    "genlm.records.made_by",
     "genlm.records.serialize",
     "genlm.views",
     "genlm.views.terminal",
@@ -60,7 +61,7 @@ def test_a_command_imports_no_other_command() -> None:
     loaded = loaded_after(RUN, "generate", "--help")
     commands = {row.place.partition(":")[0] for row in COMMANDS.values()}
     assert commands & loaded == {"genlm.cli.generate"}
-    assert not {"genlm.views.replay", "genlm.views.pages.trace", "genlm.views.python"} & loaded
+    assert not {"genlm.tasks.saved", "genlm.views.pages", "genlm.views.python"} & loaded
 
 
 def test_help_and_wrong_usage_import_nothing_heavy() -> None:

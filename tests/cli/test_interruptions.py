@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,8 +52,9 @@ def test_ctrl_c_keeps_the_text_written_so_far(tiny: Path, tmp_path: Path) -> Non
 def test_ctrl_c_writes_no_half_object(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     file.write_text("before")
-    done = generate(tiny, "Once", "--format", "json", "-o", file)
-    assert (done.code, done.out, done.err) == (130, "", "")
+    done = generate(tiny, "Once", "--seed", "5", "--format", "json", "-o", file)
+    assert (done.code, done.out) == (130, "")
+    assert done.err == "interrupted; --seed 5 generates the same text again\n"
     assert file.read_text() == "before"
 
 
@@ -68,6 +70,24 @@ def test_text_is_streamed_and_ctrl_c_keeps_it(endless: Path) -> None:
     text = (first + rest).decode("utf-8")
     assert text.startswith("Once")
     assert text.endswith("\n")
+
+
+@needs_unix("Ctrl-C cannot be sent to one process")
+def test_the_seed_that_ctrl_c_shows_generates_the_same_text(endless: Path) -> None:
+    arguments = ("generate", "-m", endless, "Once", "--max-new-tokens", "19000")
+    with start(*arguments) as process:
+        first = read_first(process, len("Once") + 40)
+        process.send_signal(2)
+        rest, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (seed,) = re.findall(r"^interrupted; --seed (\d+) generates the same text again\n$", err.decode())
+    text = (first + rest).removesuffix(b"\n")
+    with start(*arguments, "-q", "--seed", seed) as process:
+        again = read_first(process, len(text))
+        process.send_signal(2)
+        _, err = process.communicate(timeout=60)
+    assert again == text
+    assert err == b""
 
 
 def test_a_reader_that_leaves_ends_the_run_silently(endless: Path) -> None:

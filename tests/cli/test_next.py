@@ -84,9 +84,14 @@ def test_steps_set_the_depth_and_width_of_a_tree(tiny: Path) -> None:
 def test_the_prompt_can_be_piped_or_read_from_a_file(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("Once\n")
-    expected = as_json("next", "Once", "-m", tiny)
-    assert as_json("next", "-m", tiny, stdin=b"Once\n") == expected
-    assert as_json("next", "--file", path, "-m", tiny) == expected
+    found = [
+        as_json("next", "Once", "-m", tiny),
+        as_json("next", "-m", tiny, stdin=b"Once\n"),
+        as_json("next", "--file", path, "-m", tiny),
+    ]
+    for record in found:
+        del record["made_by"]
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support.driving import Terminal, as_json, call, read_first, start
+from support.systems import needs_unix
 
 
 def test_json_has_the_documented_keys(tiny: Path) -> None:
@@ -95,6 +100,17 @@ def test_invalid_utf8_is_an_error_before_any_output(tiny: Path, tmp_path: Path) 
     assert (done.code, done.out, done.error()) == (1, "", f"{bad}: not valid UTF-8 at byte 7")
 
 
+@pytest.mark.parametrize("format", ["text", "json", "jsonl"])
+def test_damaged_weights_are_an_error_without_half_a_document(copied: Path, format: str) -> None:
+    weights = load_file(copied / "model.safetensors")
+    save_file(
+        {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}, copied / "model.safetensors"
+    )
+    done = call("score", "Once upon a time", "-m", copied, "--format", format)
+    assert (done.code, done.out) == (1, "")
+    assert done.error().startswith("the model's logits are not numbers")
+
+
 @pytest.mark.parametrize("stride", ["0", "65"])
 def test_a_stride_beyond_the_context_is_an_error(tiny: Path, stride: str) -> None:
     done = call("score", "x", "-m", tiny, "--stride", stride)
@@ -124,6 +140,16 @@ def test_a_page_that_cannot_be_written_is_an_error(
     done = call("score", "x", "-m", tiny, *options)
     assert (done.code, done.error()) == (code, error)
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_unix("no symbolic links")
+@pytest.mark.parametrize("output", ["out.txt", "loop"])
+def test_a_loop_of_symbolic_links_is_no_page(tiny: Path, tmp_path: Path, output: str) -> None:
+    (tmp_path / "loop").symlink_to("other")
+    (tmp_path / "other").symlink_to("loop")
+    done = call("score", "x", "-m", tiny, "--html", tmp_path / "loop", "-o", tmp_path / output)
+    assert (done.code, done.out) == (1, "")
+    assert done.error() == f"cannot write {tmp_path / 'loop'}: {os.strerror(errno.ELOOP)}"
 
 
 def test_lines_are_scored_as_they_arrive(tiny: Path) -> None:

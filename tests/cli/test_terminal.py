@@ -12,7 +12,8 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("pseudo-terminals exist on Unix only", allow_module_level=True)
 
-from support.driving import Shown, Terminal, call_in_terminal, save_endless
+from rich.cells import cell_len
+from support.driving import Shown, Terminal, call, call_in_terminal, save_endless
 from support.gpt2 import save_gpt2
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -102,14 +103,14 @@ def test_json_goes_to_the_pipe_and_progress_to_the_terminal(tiny: Path) -> None:
     assert text_shown(terminal).count("\n") == 1
 
 
-def test_ctrl_c_keeps_the_text_and_ends_the_line(endless: Path) -> None:
+def test_ctrl_c_keeps_the_text_ends_the_line_and_shows_the_seed(endless: Path) -> None:
     with Terminal("generate", "-m", endless, "Once", "--max-new-tokens", "19000") as terminal:
         terminal.wait_for("Once")
         terminal.press(b"\x03")
         assert terminal.end() == 130
     shown = text_shown(terminal)
     assert shown.startswith("Once")
-    assert shown.endswith("^C\n")
+    assert re.search(r"\^C\ninterrupted; --seed \d+ generates the same text again\n$", shown)
     assert "Traceback" not in shown
     assert "error" not in shown
 
@@ -131,8 +132,25 @@ def test_a_missing_prompt_is_an_error_on_a_terminal() -> None:
     assert text_shown(terminal) == 'error: no prompt\nhint: give one, such as "Once upon a time", or pipe one in\n'
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "Once", "-s", "top-p:top_q=1"),
+        ("generate", "Once", "-s", "nucleus"),
+        ("generate", "Once", "-m", "fable", "--max-new-tokens", "600"),
+        ("generate", "a " * 600, "-m", "fable"),
+        ("generate", "Once", "-s", "@mine"),
+    ],
+)
+def test_errors_and_hints_break_between_words(arguments: tuple[str, ...]) -> None:
+    lines = text_shown(call_in_terminal(*arguments)).splitlines()
+    whole = call(*arguments).err
+    assert all(cell_len(line) <= 80 for line in lines)
+    assert [word for line in lines for word in line.split()] == whole.split()
+
+
 def test_control_characters_of_an_error_are_made_visible() -> None:
-    with Terminal("generate", "Once", "-s", "top-p:[bold]\x1b[31m=1", env={"NO_COLOR": "1"}) as terminal:
+    with Terminal("generate", "Once", "-s", "top-p:[bold]\x1b[31m=1", columns=400, env={"NO_COLOR": "1"}) as terminal:
         assert terminal.end() == 2
     error, spec, marks, hint = text_shown(terminal).splitlines()
     assert error.startswith("error: no field '[bold]")

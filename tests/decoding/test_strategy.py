@@ -227,6 +227,22 @@ def test_json_has_lists_as_a_spec_writes_them() -> None:
     assert record["fields"]["early_stopping"] is True
 
 
+def test_as_given_has_every_given_field_and_changes_nothing_else() -> None:
+    given, plain = Strategy.parse("contrastive:top_k=4,penalty_alpha=0.6"), Strategy.parse("contrastive")
+    assert given.as_given == "contrastive:penalty_alpha=0.6,top_k=4"
+    assert str(given) == given.spec == plain.spec == plain.as_given == "contrastive:penalty_alpha=0.6"
+    assert given == plain
+    assert hash(given) == hash(plain)
+    assert given.to_json() == plain.to_json()
+
+
+@given(genlm_strategies())
+def test_as_given_can_be_parsed(strategy: Strategy) -> None:
+    again = Strategy.parse(strategy.as_given)
+    assert again == strategy
+    assert again.as_given == strategy.as_given
+
+
 @given(genlm_strategies())
 def test_a_strategy_equals_the_one_read_from_its_json(strategy: Strategy) -> None:
     record = json.loads(json.dumps(strategy.to_json()))

@@ -20,8 +20,7 @@ from genlm.decoding.processors import keep_top_k
 from genlm.decoding.trace import trace_tokens
 from genlm.model.load import Model
 from genlm.model.pieces import Pieces
-from genlm.views.generation import as_json
-from genlm.views.trace import BUCKETS, STYLES, TraceView, bucket, parts
+from genlm.views.generation import BUCKETS, STYLES, TraceView, as_json, bucket, parts
 
 PROMPT = "Once upon a time"
 KEYS = ["text", "id", "logprob", "probability", "rank", "entropy", "candidates", "mass", "alternatives"]

@@ -36,7 +36,7 @@ UNNEEDED = {
     "original/tokenizer.model": b"in another format",
     "model.fp16.safetensors": b"a variant",
 }
-HINT = "hint: HF_ENDPOINT selects another Hub; -m fable runs the bundled model\n"
+HINT = "hint: HF_ENDPOINT selects another Hub; the bundled model fable needs no download\n"
 
 # Find a model as the command does, and print how it went. The client is imported first, so the time is that of the Hub.
 FIND = """
@@ -386,7 +386,7 @@ def test_a_cache_that_cannot_be_created(variable: str, user: User, published: Re
     *_, error, hint = done.stderr.splitlines()
     assert error.startswith(f"error: cannot save {NAME} in the cache: {tmp_path / 'file' / 'cache'}")
     assert error.endswith(": Not a directory")
-    assert hint == "hint: set HF_HOME to a writable folder; -m fable runs the bundled model"
+    assert hint == "hint: set HF_HOME to a writable folder; the bundled model fable needs no download"
 
 
 @needs_unix("folders have no permissions")

@@ -18,7 +18,7 @@ from genlm.decoding.kinds import KINDS
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, ModelError, UsageError
 from genlm.model.load import Model
-from genlm.records.next import Branch, Candidate
+from genlm.records.inspection import Branch, Candidate
 from genlm.tasks.next import compare_continuations, grow_tree, next_token
 
 PROMPT = "Once upon a"

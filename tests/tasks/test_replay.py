@@ -15,8 +15,7 @@ from genlm.decoding.kinds import KINDS
 from genlm.errors import InputError
 from genlm.records.generation import Difference, Replay
 from genlm.tasks.replay import read_result
-from genlm.views.generation import as_json
-from genlm.views.replay import replay_text
+from genlm.views.generation import as_json, replay_text
 
 
 def save(tiny: Path, path: Path, spec: str = "top-p", **options: Any) -> dict[str, Any]:
@@ -120,6 +119,14 @@ def test_the_tokens_of_the_prompt_are_run_and_not_its_text(saved: Path) -> None:
         (lambda r: r["strategy"]["fields"].update(top_p=2), "top_p must be a number greater than 0 and at most 1"),
         (lambda r: r.update(prompt_token_ids=[]), "prompt_token_ids: no token ids"),
         (lambda r: r.update(prompt_token_ids=[1, "a"]), "prompt_token_ids[1]: expected int, got str"),
+        (lambda r: r.update(prompt_token_ids=[1, -1]), "prompt_token_ids: -1 is not a token id"),
+        (lambda r: r.update(prompt_token_ids=[10**30]), f"prompt_token_ids: {10**30} is not a token id"),
+        (lambda r: r["completions"][1]["token_ids"].append(-1), "completions[1].token_ids: -1 is not a token id"),
+        (
+            lambda r: r["completions"][0].update(token_ids=[2**32]),
+            "completions[0].token_ids: 4294967296 is not a token id",
+        ),
+        (lambda r: r.update(made_by={"genlm": 1}), "made_by.genlm: expected str, got int"),
         (lambda r: r["completions"].pop(), "completions: 2, but num_return_sequences is 3"),
         (lambda r: r["completions"][0].pop("text"), "completions[0].text is missing"),
         (lambda r: r.update(overflow="cut"), "overflow: 'cut' is not one of error, truncate-left"),
@@ -139,6 +146,19 @@ def test_a_file_that_is_no_result_is_one_clear_error(tmp_path: Path, content: by
     done = call("generate", "--replay", tmp_path / "bad.json")
     assert (done.code, done.out) == (1, "")
     assert "bad.json" in done.error()
+
+
+@pytest.mark.parametrize("id", [-1, 10**30])
+def test_a_number_that_is_no_token_id_is_one_clear_error(saved: Path, id: int) -> None:
+    change(saved, lambda record: record["completions"][2].update(token_ids=[id]))
+    done = call("generate", "--replay", saved)
+    assert (done.code, done.out) == (1, "")
+    assert done.error() == f"{saved}: cannot be run again: completions[2].token_ids: {id} is not a token id"
+
+
+def test_an_id_beyond_the_vocabulary_is_a_difference(saved: Path) -> None:
+    change(saved, lambda record: record["completions"][0]["token_ids"].__setitem__(0, 2**32 - 1))
+    assert again(saved)[0] == 1
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import genlm
 from genlm.errors import InputError, ModelError, UsageError
 from genlm.formats.texts import Text
 from genlm.model.load import Model
-from genlm.records.score import ScoredText, Tally
+from genlm.records.inspection import ScoredText, Tally
 from genlm.tasks.score import Scoring
 from genlm.tasks.windows import Sliding
 

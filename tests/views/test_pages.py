@@ -16,21 +16,20 @@ from genlm.decoding.strategy import Strategy
 from genlm.errors import UsageError
 from genlm.formats.texts import Text
 from genlm.model.load import Model
-from genlm.records.attention import AttentionMaps
 from genlm.records.compare import StrategyComparison, StrategyRow
 from genlm.records.generation import Generation
-from genlm.records.score import ScoredText
+from genlm.records.inspection import AttentionMaps, ScoredText
+from genlm.records.made_by import MadeBy
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
 from genlm.tasks.generate import Limits, continue_prompt, result_of
 from genlm.tasks.score import Scoring
+from genlm.views.attention import attention_page
+from genlm.views.generation import bucket, parts, trace_page
 from genlm.views.pages import make_page
-from genlm.views.pages.attention import attention_page
 from genlm.views.pages.compare import comparison_page
-from genlm.views.pages.score import ScorePage
-from genlm.views.pages.trace import trace_page
+from genlm.views.score import ScorePage
 from genlm.views.terminal import visible
-from genlm.views.trace import bucket, parts
 
 # What would act on a page if it were not text.
 HOSTILE = "fox </script><script>alert(1)</script> <!-- <b>&lt;\x1b[31m\u202e狐"
@@ -55,7 +54,7 @@ def scored(model: Model) -> tuple[list[ScoredText], str]:
     texts = list(scoring)
     for text in texts:
         page.show(text)
-    return texts, page.page(model.info, scoring.total, **scoring.settings)
+    return texts, page.page(model.info, MadeBy.now(), scoring.total, **scoring.settings)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +255,7 @@ def test_a_page_of_very_many_tokens_shows_the_first_and_says_so(
     generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (len(list(parts(completion))) for completion in generation.completions)
-    monkeypatch.setattr("genlm.views.pages.trace.MOST_TOKENS", first + 5)
+    monkeypatch.setattr("genlm.views.generation.MOST_PAGE_TOKENS", first + 5)
     data = json.loads(trace_page(generation).split('id="data">')[1].split("<")[0])
     assert [len(sample["tokens"]) for sample in data["samples"]] == [first, 5]
     assert data["cut"] == f"Shown are the first {first + 5} of {first + second} tokens."
@@ -430,12 +429,14 @@ def test_the_data_of_a_page_can_end_no_element() -> None:
 def test_a_score_page_shows_no_more_than_a_browser_can_and_says_so(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genlm.views.pages.score.MOST_TOKENS", 5)
+    monkeypatch.setattr("genlm.views.score.MOST_PAGE_TOKENS", 5)
     scoring = Scoring(model, [Text("fox"), Text("wolf and fox"), Text("fox")])
     page = ScorePage()
     for text in scoring:
         page.show(text)
-    data = json.loads(page.page(model.info, scoring.total, **scoring.settings).split('id="data">')[1].split("<")[0])
+    data = json.loads(
+        page.page(model.info, MadeBy.now(), scoring.total, **scoring.settings).split('id="data">')[1].split("<")[0]
+    )
     assert sum(len(item["tokens"]) for item in data["items"]) == 5
     assert data["cut"].startswith(f"Shown are the first 5 of {scoring.total.num_tokens} tokens")
     assert data["total"][0] == ["texts", "3"]
@@ -444,6 +445,6 @@ def test_a_score_page_shows_no_more_than_a_browser_can_and_says_so(
 def test_an_attention_page_too_large_for_a_browser_is_refused(
     maps: AttentionMaps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genlm.views.pages.attention.MOST_WEIGHTS", 100)
+    monkeypatch.setattr("genlm.views.attention.MOST_WEIGHTS", 100)
     with pytest.raises(UsageError, match="too large for a browser"):
         attention_page(maps)

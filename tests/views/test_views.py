@@ -186,7 +186,7 @@ class TestJson:
         assert list(record) == [
             *("model", "engine", "strategy", "seed", "max_new_tokens"),
             *("num_return_sequences", "stop", "overflow", "deterministic"),
-            *("prompt", "prompt_token_ids", "completions", "timing"),
+            *("prompt", "prompt_token_ids", "completions", "timing", "made_by"),
         ]
         assert record["model"] == {
             "name": "tiny",
@@ -195,6 +195,7 @@ class TestJson:
             "parameters": 1234,
             "dtype": "float32",
             "device": "cpu",
+            "fingerprint": None,
         }
         assert list(record["strategy"]) == ["name", "kind", "spec", "fields"]
         assert record["completions"] == [

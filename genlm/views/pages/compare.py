@@ -17,13 +17,12 @@ from genlm.views.compare import (
     table_notes,
     token_marks,
 )
+from genlm.views.generation import BOUNDS, BUCKETS, parts, token_record
 from genlm.views.pages import make_page, provenance
 from genlm.views.pages.plots import make_plots
 from genlm.views.pages.svg import SERIES_COLOURS
-from genlm.views.pages.trace import token_record
 from genlm.views.terminal import one_line, visible
 from genlm.views.tokens import counted
-from genlm.views.trace import BOUNDS, BUCKETS, parts
 
 
 def comparison_page(comparison: StrategyComparison) -> str:
