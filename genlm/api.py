@@ -19,7 +19,7 @@ from genlm.records.inspection import AttentionMaps, NextToken, ScoredText
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.batch.jobs import BatchSettings, make_jobs
 from genlm.tasks.batch.work import run_jobs
-from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
+from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparer, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Limits, Overflow, continue_prompt, result_of
 from genlm.tasks.next import DEFAULT_TOP, next_token
 from genlm.tasks.score import score_text
@@ -140,7 +140,7 @@ class LanguageModel:
             InputError, ModelError: the first failure, if no strategy has a completion.
         """
         chosen = [Strategy.parse(each) if isinstance(each, str) else each for each in strategies]
-        comparing = Comparing(
+        comparing = Comparer(
             self._model,
             [prompts] if isinstance(prompts, str) else prompts,
             [Contender(strategy, {}) for strategy in chosen],

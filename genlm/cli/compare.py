@@ -22,18 +22,18 @@ from genlm.formats.prompts import read_human_texts, read_prompts
 from genlm.model.fingerprint import fingerprinted
 from genlm.model.source import Notify
 from genlm.records.compare import METRICS, StrategyComparison
-from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
+from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparer, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS
 from genlm.tasks.saved import read_comparison
 from genlm.views.compare import (
     comparison_csv,
     comparison_json,
     comparison_markdown,
+    comparison_page,
     comparison_summary,
     failures,
     show_comparison,
 )
-from genlm.views.pages.compare import comparison_page
 from genlm.views.progress import ProgressBar
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import Writer, notices
@@ -196,7 +196,7 @@ def compare(
             judging = None if judge is None else _load(replace(model, name=judge, revision=None), notify, spinner)
             loaded = _load(model, notify, spinner)
         with ProgressBar("comparing", cells, enabled=not quiet) as bar:
-            comparing = Comparing(
+            comparing = Comparer(
                 loaded,
                 prompts,
                 contenders,
@@ -260,7 +260,7 @@ def _swept(
     return [Contender(choose_strategy(spec, presets, fields, notify), fields) for fields in crossed(axes)]
 
 
-def _run(comparing: Comparing, bar: ProgressBar) -> bool:
+def _run(comparing: Comparer, bar: ProgressBar) -> bool:
     """Run all cells, or as many as finish before Ctrl-C. Return whether it was interrupted.
 
     Raises:

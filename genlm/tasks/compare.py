@@ -14,12 +14,14 @@ from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, ModelError, UsageError
 from genlm.model.memory import check_free, is_out_of_memory
-from genlm.records.compare import METRICS, Cell, Sample, StrategyComparison, StrategyRow
+from genlm.model.pieces import Pieces
+from genlm.records.compare import METRICS, Cell, Judgement, Sample, StrategyComparison, StrategyRow
 from genlm.records.generation import Generation
 from genlm.records.made_by import MadeBy
-from genlm.tasks.generate import Limits, Overflow, continue_prompt, result_of
+from genlm.tasks.generate import Limits, Overflow, continue_prompt, prompt_ids, result_of
 from genlm.tasks.metrics import distances, measure
-from genlm.tasks.reference import HumanTexts, Judge
+from genlm.tasks.next import continuation_ids
+from genlm.tasks.windows import Sliding, Window, score_windows
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
@@ -71,7 +73,7 @@ class ComparisonSettings:
         return Limits(self.max_new_tokens, min(self.samples, most), (), self.overflow)
 
 
-class Comparing:
+class Comparer:
     """A running comparison. Iterate to run it cell by cell; `result` is complete afterwards.
 
     Each human text is a cell, and so is each prompt under each strategy; human texts come first. A cell has an error if
@@ -270,3 +272,94 @@ def _sample(prompt: int, completion: Completion) -> Sample:
         tuple(token.entropy for token in trace),
         trace=trace,
     )
+
+
+# Texts that the model did not write: human texts, and what a judge says of completions.
+
+
+class HumanTexts:
+    """Reads human texts as completions of a model: from each, as many tokens as a completion may have."""
+
+    def __init__(self, model: Model, prompts: Sequence[str], most: int) -> None:
+        self._model = model
+        self._prompts = prompts
+        self._most = most
+        self._pieces = Pieces(model.tokenizer)
+
+    def prompt_of(self, text: str) -> int | None:
+        """Return the longest prompt that the text continues, if any."""
+        begun = [at for at, prompt in enumerate(self._prompts) if prompt and text.startswith(prompt) and text != prompt]
+        return max(begun, key=lambda at: len(self._prompts[at]), default=None)
+
+    def read(self, index: int, text: str) -> Sample:
+        """Return a text as a sample, scored after its prompt, or else after a start token.
+
+        Without either, its first token is not scored. Raise InputError if the model cannot take the text.
+        """
+        from genlm.decoding.trace import trace_text
+
+        place = self.prompt_of(text)
+        prompt = "" if place is None else self._prompts[place]
+        text = text[len(prompt) :]
+        ids = continuation_ids(self._model, prompt, text)
+        if len(ids) > self._most:
+            ids = ids[: self._most]
+            text = self._pieces.join(ids)
+        before = _context(self._model, prompt, self._most)
+        unscored = 0 if before else 1
+        trace = trace_text(self._model.network, before or ids[:1], ids[unscored:], self._pieces)
+        return Sample(
+            place,
+            index,
+            text,
+            ids,
+            None,
+            (*[None] * unscored, *(token.logprob for token in trace)),
+            (*[None] * unscored, *(token.entropy for token in trace)),
+            trace=None if unscored else tuple(trace),
+        )
+
+
+class Judge:
+    """A model that scores the texts of another, each after its prompt, in its own tokens."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._sliding = Sliding.over(model.network.context, None)
+
+    def judge(self, prompts: Sequence[str], texts: Sequence[str]) -> list[Judgement | None]:
+        """Return the judgement of each text; None if it is empty, or if the model's tokenizer cannot express it."""
+        counts, windows_of = [], []
+        for prompt, text in zip(prompts, texts, strict=True):
+            windows, count = self._windows(prompt, text)
+            counts.append(count)
+            windows_of.append(windows)
+        scores = iter(score_windows(self._model.network, [window for windows in windows_of for window in windows]))
+        judged: list[Judgement | None] = []
+        for windows, count in zip(windows_of, counts, strict=True):
+            found = [next(scores) for _ in windows]
+            logprobs = [number for each in found if each is not None for number in each.logprobs.tolist()]
+            judged.append(Judgement(sum(logprobs[-count:]), count) if count else None)
+        return judged
+
+    def _windows(self, prompt: str, text: str) -> tuple[list[Window], int]:
+        """Return the windows over a text after its prompt, and how many of the last scores are the text's."""
+        try:
+            new = continuation_ids(self._model, prompt, text) if text else ()
+            before = _context(self._model, prompt, None) if new else ()
+        except InputError:
+            new, before = (), ()
+        count = len(new) if before else max(0, len(new) - 1)
+        return list(self._sliding.windows([[*before, *new]])), count
+
+
+def _context(model: Model, prompt: str, room: int | None) -> tuple[int, ...]:
+    """Return the tokens before a text: those of its prompt, a start token, or none.
+
+    Raise InputError if the context has no room for `room` more.
+    """
+    if not prompt and model.start_id is None:
+        return ()
+    if room is None:
+        return tuple(model.tokenizer.encode(prompt)) if prompt else (model.start_id or 0,)
+    return prompt_ids(model, prompt, room, "error")

@@ -31,7 +31,7 @@ from genlm.model.source import find_model
 from genlm.records.compare import METRICS, Cell, Estimate, StrategyComparison, StrategyRow
 from genlm.records.made_by import MadeBy
 from genlm.tasks import compare
-from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
+from genlm.tasks.compare import Comparer, ComparisonSettings, Contender
 from genlm.tasks.saved import read_comparison
 from genlm.views.compare import (
     NAME_WIDTH,
@@ -74,7 +74,7 @@ def run(model: Model, *specs: str, prompts: tuple[str, ...] = PROMPTS, **options
     settings = ComparisonSettings(
         options.pop("new", 12), options.pop("samples", 4), 7, options.pop("overflow", "error")
     )
-    comparing = Comparing(model, prompts, contenders(*(specs or SPECS)), settings, **options)
+    comparing = Comparer(model, prompts, contenders(*(specs or SPECS)), settings, **options)
     assert len(list(comparing)) == len(comparing)
     return comparing.result
 
@@ -851,7 +851,7 @@ def test_the_seed_is_drawn_and_told(tiny: Path) -> None:
 def test_a_comparison_without_cells_has_no_result(model: Model) -> None:
     with pytest.raises(UsageError):
         ComparisonSettings(0, 1, 0)
-    comparing = Comparing(model, ["fox " * 90], contenders("greedy"), ComparisonSettings(2, 1, 0))
+    comparing = Comparer(model, ["fox " * 90], contenders("greedy"), ComparisonSettings(2, 1, 0))
     list(comparing)
     with pytest.raises((InputError, ModelError)):
         _ = comparing.result

@@ -21,13 +21,13 @@ from genlm.records.generation import Generation
 from genlm.records.inspection import AttentionMaps, ScoredText
 from genlm.records.made_by import MadeBy
 from genlm.tasks.attention import look_at_attention
-from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
+from genlm.tasks.compare import Comparer, ComparisonSettings, Contender
 from genlm.tasks.generate import Limits, continue_prompt, result_of
 from genlm.tasks.score import Scoring
 from genlm.views.attention import attention_page
+from genlm.views.compare import comparison_page
 from genlm.views.generation import bucket, parts, trace_page
 from genlm.views.pages import make_page
-from genlm.views.pages.compare import comparison_page
 from genlm.views.score import ScorePage
 from genlm.views.terminal import visible
 
@@ -68,7 +68,7 @@ def comparison(model: Model) -> StrategyComparison:
     sampled = [Contender(Strategy.parse(f"top-p:top_p={top_p}"), {"top_p": top_p}) for top_p in (0.5, 0.7, 0.9)]
     greedy = Contender(Strategy.of("greedy", name=HOSTILE), {})
     prompts = (HOSTILE[:20], "مرحبا 狐")
-    comparing = Comparing(
+    comparing = Comparer(
         model, prompts, [greedy, *sampled], ComparisonSettings(20, 3, 1), human=[f"{prompts[0]} {HOSTILE}"]
     )
     assert list(comparing)

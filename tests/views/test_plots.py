@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from genlm.views.pages.svg import INK, PALETTE, SERIES_COLOURS, series_colour, svg_tree
+from genlm.views.pages.plots import INK, PALETTE, SERIES_COLOURS, series_colour, svg_tree
 
 
 def drawn(name: str = "plot") -> Any:
