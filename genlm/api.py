@@ -14,13 +14,13 @@ from genlm.model.info import Engine, ModelInfo
 from genlm.model.source import Notify, find_model
 from genlm.records.batch import BatchRecord
 from genlm.records.compare import METRICS, StrategyComparison
-from genlm.records.generation import Generation
+from genlm.records.generation import Generation, Overflow
 from genlm.records.inspection import AttentionMaps, NextToken, ScoredText
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.batch.jobs import BatchSettings, make_jobs
 from genlm.tasks.batch.work import run_jobs
 from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparer, ComparisonSettings, Contender
-from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Limits, Overflow, continue_prompt, result_of
+from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Limits, continue_prompt, result_of
 from genlm.tasks.next import DEFAULT_TOP, next_token
 from genlm.tasks.score import score_text
 

@@ -1,4 +1,4 @@
-"""The Python side: `import genlm` and what it offers."""
+"""The Python interface."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def lm(tiny: Path) -> LanguageModel:
     return genlm.load(str(tiny), device="cpu")
 
 
-def test_import_is_light() -> None:
+def test_the_import_is_quick() -> None:
     code = "import sys, genlm; print([name for name in sys.modules if name.partition('.')[0] in ('genlm', 'torch')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "['genlm']"
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     assert {name for name in genlm.__all__ if getattr(genlm, name).__name__ != name} == set()
     assert set(genlm.__all__) <= set(dir(genlm))
     with pytest.raises(AttributeError, match="module 'genlm' has no attribute 'generate'"):
@@ -66,7 +66,7 @@ def test_stop_is_one_text_or_several(lm: LanguageModel) -> None:
     assert lm.generate(PROMPT, stop=("never said", stop), **options).completions == one
 
 
-def test_stream_gives_what_generate_gives(lm: LanguageModel) -> None:
+def test_stream_yields_the_text_of_generate(lm: LanguageModel) -> None:
     options: dict[str, Any] = {"num_return_sequences": 2, "max_new_tokens": 8, "seed": 1}
     events = list(lm.stream(PROMPT, **options))
     completions = [event for event in events if isinstance(event, genlm.Completion)]
@@ -76,7 +76,7 @@ def test_stream_gives_what_generate_gives(lm: LanguageModel) -> None:
     assert tuple(ordered) == lm.generate(PROMPT, **options).completions
 
 
-def test_stream_can_be_left_half_way(lm: LanguageModel) -> None:
+def test_a_stream_can_be_abandoned(lm: LanguageModel) -> None:
     events = lm.stream(PROMPT, strategy="greedy", max_new_tokens=40)
     assert isinstance(next(events), genlm.Piece)
     del events
@@ -110,7 +110,7 @@ def test_a_model_is_named_as_on_the_command_line(tiny: Path, monkeypatch: pytest
     assert genlm.load("fable", device="cpu").info.source == "bundled"
 
 
-def test_what_a_model_expects_finds_likely_and_attends_to(tiny: Path) -> None:
+def test_next_score_and_attention(tiny: Path) -> None:
     lm = genlm.load(str(tiny), device="cpu")
     found = lm.next("Once upon a", top=5, strategy="top-k:top_k=2")
     best = found.candidates[0]
@@ -123,7 +123,7 @@ def test_what_a_model_expects_finds_likely_and_attends_to(tiny: Path) -> None:
     assert len(head.weights) == len(found.prompt_token_ids)
 
 
-def test_a_batch_gives_for_each_prompt_what_generate_gives(lm: LanguageModel) -> None:
+def test_a_batch_has_the_completions_of_generate(lm: LanguageModel) -> None:
     prompts = ["fox", {"id": "w", "prompt": "The wolf", "strategy": "greedy", "tag": 1}, {"id": 3}]
     records = {record.id: record for record in lm.batch(prompts, max_new_tokens=6, seed=4, batch_size=2)}
     assert records.keys() == {"rows:1", "w", 3}
@@ -146,12 +146,12 @@ def test_a_record_of_a_batch_can_be_written_and_read_again(lm: LanguageModel) ->
         assert genlm.BatchRecord.from_line(record.to_line()) == record
 
 
-def test_a_batch_takes_prompts_as_it_needs_them(lm: LanguageModel) -> None:
+def test_a_batch_reads_prompts_as_it_needs_them(lm: LanguageModel) -> None:
     made = lm.batch(f"fox {number}" for number in itertools.count())
     assert [len(next(made).completions) for _ in range(3)] == [1, 1, 1]
 
 
-def test_a_batch_that_makes_no_sense_is_refused_at_once(lm: LanguageModel) -> None:
+def test_an_invalid_batch_is_refused_at_once(lm: LanguageModel) -> None:
     for wrong in ({"strategy": "nope"}, {"batch_size": 0}, {"max_new_tokens": 0}):
         with pytest.raises(UsageError):
             lm.batch(["fox"], **wrong)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Imports point down the layers only: a room knows the rooms below it and none above."""
+"""Imports point down the layers only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import genlm
 
 PACKAGE = Path(genlm.__file__).parent
-# From the top down. A room may import itself and what stands in its row.
+# From the top down. A layer may import itself and those in its row.
 MAY_IMPORT = {
     "__main__": {"cli"},
     "cli": {"views", "tasks", "records", "decoding", "model", "formats", "errors", "__init__"},
@@ -28,41 +28,41 @@ MAY_IMPORT = {
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(module: str) -> str:
-    """`genlm.model.load` is in `model`; the package itself is `__init__`."""
+def layer_of(module: str) -> str:
+    """Return the layer of a module: that of `genlm.model.load` is `model`, that of the package `__init__`."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
-    """Every room of genlm that a file imports, with the line; inside functions and under TYPE_CHECKING too."""
+def imported_layers(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield every layer that a module imports, with the line; also inside functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, room_of(name.name)) for name in node.names if name.name.split(".")[0] == "genlm")
+            yield from ((node.lineno, layer_of(name.name)) for name in node.names if name.name.split(".")[0] == "genlm")
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
             if node.module == "genlm":
                 for name in node.names:
-                    is_room = (PACKAGE / name.name).is_dir() or (PACKAGE / f"{name.name}.py").is_file()
-                    yield node.lineno, name.name if is_room else "__init__"
+                    is_layer = (PACKAGE / name.name).is_dir() or (PACKAGE / f"{name.name}.py").is_file()
+                    yield node.lineno, name.name if is_layer else "__init__"
             elif node.module and node.module.startswith("genlm."):
-                yield node.lineno, room_of(node.module)
+                yield node.lineno, layer_of(node.module)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_imports_only_rooms_below_its_own(path: Path) -> None:
+def test_a_module_imports_only_layers_below_its_own(path: Path) -> None:
     own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for line, room in imported_rooms(path):
-        assert room == own or room in MAY_IMPORT[own], f"{path}:{line}: {own} imports {room}"
+    for line, layer in imported_layers(path):
+        assert layer == own or layer in MAY_IMPORT[own], f"{path}:{line}: {own} imports {layer}"
 
 
-def test_the_rows_themselves_point_down() -> None:
+def test_the_table_itself_points_down() -> None:
     order = list(MAY_IMPORT)
-    for room, below in MAY_IMPORT.items():
+    for layer, below in MAY_IMPORT.items():
         # Any layer may read the version from the package, which imports nothing by itself.
-        assert all(order.index(name) > order.index(room) for name in below - {"__init__"})
+        assert all(order.index(name) > order.index(layer) for name in below - {"__init__"})
 
 
-def test_every_room_has_a_row() -> None:
-    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
-    assert rooms == set(MAY_IMPORT)
+def test_every_layer_has_a_row() -> None:
+    layers = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    assert layers == set(MAY_IMPORT)

@@ -1,4 +1,4 @@
-"""Every command that the README shows runs, from the README's own place."""
+"""Every command in the README runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMANDS = [line for line in SHOWN if line.startswith("genlm ") or "| genlm " in
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all commands, for some read what the one before has written."""
+    """One folder for all commands, because some read the output of earlier ones."""
     return Path(shutil.copytree(ROOT / "prompts", tmp_path_factory.mktemp("readme") / "prompts")).parent
 
 
@@ -54,7 +54,7 @@ def test_the_python_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(capsys.readouterr().out) > 50
 
 
-def test_the_sample_prompts_are_of_use(beside_the_prompts: Path) -> None:
+def test_the_sample_prompts_fit_the_bundled_model(beside_the_prompts: Path) -> None:
     lines = Path("prompts/openings.txt").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in Path("prompts/openings.jsonl").read_text("utf-8").splitlines()]
     for prompt in [*lines, *(row["prompt"] for row in rows)]:

@@ -136,7 +136,7 @@ def _show(
 
 def _replay(path: Path, *, allow_pickle: bool, format: str, output: Path | None, quiet: bool) -> None:
     """Run a saved result again and report whether its output is the same. Exit with code 1 if it is not."""
-    from genlm.tasks.replay import read_result, run_again
+    from genlm.tasks.saved import read_result, run_again
     from genlm.views.generation import replay_json, replay_text
 
     notify = notices(quiet=quiet)

@@ -10,7 +10,7 @@ from genlm.formats.output import is_standard_output, open_output
 from genlm.formats.texts import read_texts
 from genlm.model.info import ModelInfo
 from genlm.records.made_by import MadeBy
-from genlm.tasks.score import Scoring
+from genlm.tasks.score import Scorer
 from genlm.views.score import ScoreJson, ScoreJsonLines, ScorePage, ScoreText, ScoreView, score_summary
 from genlm.views.spinner import Spinner
 from genlm.views.terminal import notices
@@ -71,25 +71,25 @@ def score(
         is_single = not files and per != "line"
         wanted = tokens if tokens is not None else format != "text" or is_single or per != "file"
         keeps = wanted or page_file is not None
-        scoring = Scoring(loaded, texts, bos=bos, stride=stride, keep_tokens=keeps)
+        scorer = Scorer(loaded, texts, bos=bos, stride=stride, keep_tokens=keeps)
         made_by = MadeBy.now()
-        view = _view(format, stream, loaded.info, made_by, scoring, alone=is_single, tokens=tokens)
+        view = _view(format, stream, loaded.info, made_by, scorer, alone=is_single, tokens=tokens)
         page = ScorePage()
         spinner.say("scoring")
         is_live = is_standard_output(output) and stream.isatty()
-        for scored in scoring:
+        for scored in scorer:
             if is_live:
                 spinner.stop()
             else:
-                spinner.say(f"scoring: {scoring.total.num_texts:,} texts, {scoring.total.num_tokens:,} tokens")
+                spinner.say(f"scoring: {scorer.total.num_texts:,} texts, {scorer.total.num_tokens:,} tokens")
             view.show(scored)
             if page_file is not None:
                 page.show(scored)
         spinner.stop()
-        view.finish(scoring.total)
+        view.finish(scorer.total)
         if page_file is not None:
-            page_file.write(page.page(loaded.info, made_by, scoring.total, **scoring.settings))
-    notify(score_summary(loaded.info, **scoring.settings))
+            page_file.write(page.page(loaded.info, made_by, scorer.total, **scorer.settings))
+    notify(score_summary(loaded.info, **scorer.settings))
 
 
 def _view(
@@ -97,13 +97,13 @@ def _view(
     stream: TextIO,
     model: ModelInfo,
     made_by: MadeBy,
-    scoring: Scoring,
+    scorer: Scorer,
     *,
     alone: bool,
     tokens: bool | None,
 ) -> ScoreView:
     if format == "json":
-        return ScoreJson(stream, model, made_by, tokens=tokens is not False, **scoring.settings)
+        return ScoreJson(stream, model, made_by, tokens=tokens is not False, **scorer.settings)
     if format == "jsonl":
         return ScoreJsonLines(stream, tokens=tokens is not False)
     return ScoreText(stream, alone=alone, tokens=tokens is True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from genlm.errors import ModelError, UsageError
 from genlm.model.pieces import Pieces
+from genlm.records.generation import Overflow
 from genlm.records.inspection import AttentionCheck, AttentionMaps, Head
-from genlm.tasks.generate import Overflow, prompt_ids
+from genlm.tasks.generate import prompt_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +26,9 @@ def look_at_attention(
     check: bool = False,
     overflow: Overflow = "error",
 ) -> AttentionMaps:
-    """The attention weights of `prompt` in the layer and head asked for, or in all of them; both count from 0.
+    """Return the attention weights of `prompt` in one layer and head or in all; both count from 0.
 
-    `check` computes them anew from the queries and keys and tells how far apart the two are.
+    `check` also recomputes all weights from the queries and keys, and reports the largest difference.
 
     Raises:
         UsageError: a layer or head that the model does not have.
@@ -42,7 +43,7 @@ def look_at_attention(
     if not all(bool(weights.isfinite().all()) for weights in layers):
         raise ModelError(
             "the model's attention weights are not numbers (NaN or infinite)",
-            hint="its weights may be damaged, or float16 too narrow for it",
+            hint="the weights may be damaged, or float16 too narrow for this model",
         )
     return AttentionMaps(
         model.info,
@@ -71,10 +72,11 @@ def _check(model: Model, ids: Sequence[int], layers: Sequence[Tensor]) -> Attent
 
     from genlm.model.attention import softmax_of
 
+    # MPS has no float64.
     precise = torch.float32 if layers[0].device.type == "mps" else torch.float64
-    anew = (softmax_of(made, precise) for made in model.network.queries_and_keys(ids))
+    recomputed = (softmax_of(made, precise) for made in model.network.queries_and_keys(ids))
     return AttentionCheck(
-        max((weights - again).abs().max().item() for weights, again in zip(layers, anew, strict=True)),
+        max((weights - again).abs().max().item() for weights, again in zip(layers, recomputed, strict=True)),
         max((weights.double().sum(-1) - 1).abs().max().item() for weights in layers),
         max(weights.triu(1).abs().max().item() for weights in layers),
     )

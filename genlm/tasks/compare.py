@@ -16,12 +16,12 @@ from genlm.errors import GenlmError, InputError, ModelError, UsageError
 from genlm.model.memory import check_free, is_out_of_memory
 from genlm.model.pieces import Pieces
 from genlm.records.compare import METRICS, Cell, Judgement, Sample, StrategyComparison, StrategyRow
-from genlm.records.generation import Generation
+from genlm.records.generation import Generation, Overflow
 from genlm.records.made_by import MadeBy
-from genlm.tasks.generate import Limits, Overflow, continue_prompt, prompt_ids, result_of
+from genlm.tasks.generate import Limits, continue_prompt, prompt_ids, result_of
 from genlm.tasks.metrics import distances, measure
 from genlm.tasks.next import continuation_ids
-from genlm.tasks.windows import Sliding, Window, score_windows
+from genlm.tasks.score import SlidingWindow, Window, score_windows
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
@@ -325,7 +325,7 @@ class Judge:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._sliding = Sliding.over(model.network.context, None)
+        self._sliding = SlidingWindow.over(model.network.context, None)
 
     def judge(self, prompts: Sequence[str], texts: Sequence[str]) -> list[Judgement | None]:
         """Return the judgement of each text; None if it is empty, or if the model's tokenizer cannot express it."""

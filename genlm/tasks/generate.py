@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from genlm.decoding.completion import Completion, Piece, Prefilled
 from genlm.decoding.dispatch import decode
+from genlm.decoding.kinds.shared import BAD_WORDS, LOGIT_BIAS
 from genlm.decoding.kinds.standard import NUM_BEAMS
 from genlm.decoding.request import Request, draw_seed
 from genlm.decoding.strategy import Strategy, transformers_settings
@@ -16,9 +17,7 @@ from genlm.errors import InputError, UsageError, show
 from genlm.model.info import Engine
 from genlm.model.memory import check_free
 from genlm.model.pieces import Pieces
-from genlm.records.generation import Generation, Timing
-from genlm.records.generation import Overflow as Overflow
-from genlm.tasks.words import bad_words_ids, check_biases
+from genlm.records.generation import Generation, Overflow, Timing
 
 if TYPE_CHECKING:
     from genlm.model.load import Model
@@ -183,6 +182,36 @@ def make_request(
         bad_words_ids=bad_words_ids(model, strategy),
         engine=model.engine,
     )
+
+
+def check_biases(model: Model, strategy: Strategy) -> None:
+    """Raise UsageError if a strategy's logit_bias names a token that the model does not have."""
+    size = model.network.vocab_size
+    beyond = next((token for token, _ in strategy[LOGIT_BIAS] if token >= size), None)
+    if beyond is not None:
+        raise UsageError(
+            f"logit_bias has token {beyond}, beyond the model's vocabulary of {size}", hint=f"ids end at {size - 1}"
+        )
+
+
+def bad_words_ids(model: Model, strategy: Strategy) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens of a strategy's bad words, with and without a leading space: GPT-2 has other tokens for each.
+
+    Raises:
+        InputError: a word that the tokenizer cannot express.
+    """
+    if not strategy[BAD_WORDS]:
+        return ()
+    pieces = Pieces(model.tokenizer)
+    found: dict[tuple[int, ...], None] = {}
+    for word in strategy[BAD_WORDS]:
+        for text in (word, f" {word}"):
+            ids = tuple(token for part in pieces.encode(text) for token in part)
+            if not ids:
+                raise InputError(f"the model's tokenizer gives no tokens for the bad word {word!r}")
+            found[ids] = None
+    # A token beyond the vocabulary is never generated.
+    return tuple(ids for ids in found if max(ids) < model.network.vocab_size)
 
 
 def encode_prompt(model: Model, prompt: str, limits: Limits) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from genlm.errors import InputError, UsageError
 from genlm.model.pieces import Pieces
+from genlm.records.generation import Overflow
 from genlm.records.inspection import (
     Branch,
     Candidate,
@@ -19,8 +20,7 @@ from genlm.records.inspection import (
     NextToken,
     Tree,
 )
-from genlm.tasks.generate import Overflow, prompt_ids
-from genlm.tasks.words import bad_words_ids, check_biases
+from genlm.tasks.generate import bad_words_ids, check_biases, prompt_ids
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,4 +1,4 @@
-"""Texts to tokens and ids to texts, with the place and the bytes of every token. No weights are needed."""
+"""From texts to tokens with their offsets and bytes, and from ids to texts. No weights are needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import Tokenizer, load_tokenizer
 from genlm.records.inspection import TokenizedText
 
-# Ids as a person or a program writes them: 1 2 3, or [1, 2, 3].
+# An id in a list that a person or a program wrote: 1 2 3, or [1, 2, 3].
 WORD = re.compile(r"[^\s,\[\]]+")
 # No vocabulary has an id with more digits.
 MOST_DIGITS = 10
@@ -22,22 +22,26 @@ LONGEST_SHOWN = 40
 
 
 def open_tokenizer(folder: ModelFolder) -> Tokenizer:
-    """The tokenizer of a model's folder. Raises ModelError where there is none, or it is damaged."""
+    """Return the tokenizer of a model's folder. Raise ModelError if there is none or it is damaged."""
     return load_tokenizer(folder.path, read_json(folder.path / "config.json").get("model_type"))
 
 
 def tokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[TokenizedText]:
-    """The tokens of each text, as `generate` would run it: with special tokens where the tokenizer adds any."""
+    """Yield the tokens of each text as `generate` runs it: with the special tokens that the tokenizer adds.
+
+    Raises:
+        InputError: a text that the tokenizer cannot encode.
+    """
     pieces = Pieces(tokenizer)
     for text in texts:
         yield TokenizedText(text.text, text.source, text.line, pieces.tokens(text.text))
 
 
 def detokenize(tokenizer: Tokenizer, texts: Iterable[Text]) -> Iterator[TokenizedText]:
-    """The text of the ids that each text lists.
+    """Yield the text of the ids that each text lists.
 
     Raises:
-        InputError: something that is no id, or one that the tokenizer does not have.
+        InputError: a word that is not a token id, or an id that the tokenizer does not have.
     """
     pieces = Pieces(tokenizer)
     for text in texts:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genlm.decoding.completion import Alternative, Completion, Piece, TracedToken
-from genlm.records.compare import Sample
 from genlm.records.generation import Difference, Generation, Replay
 from genlm.records.serialize import as_object
 from genlm.views.terminal import Writer, visible
@@ -16,6 +15,8 @@ from genlm.views.tokens import STYLES, counted, label, whole_pieces
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+    from genlm.records.compare import Sample
 
 # Between samples, instead of the headings on a terminal.
 SEPARATOR = "---"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from genlm.decoding.strategy import Strategy
-from genlm.records.inspection import Branch, Candidate, Comparison, Filtered, NextToken, Tree
+from genlm.records.inspection import Branch, Candidate, Comparison, Continuation, Filtered, NextToken, Tree
 from genlm.records.serialize import finite, split_bytes
 from genlm.views.terminal import make_console
 from genlm.views.tokens import Bar, counted, label, percent, shortened
@@ -28,12 +28,6 @@ def show_next(stream: TextIO, found: NextToken | Comparison | Tree) -> None:
         _show_tree(stream, found)
     else:
         _show_distribution(stream, found)
-
-
-def next_record(found: NextToken | Comparison | Tree) -> dict[str, Any]:
-    """Return the JSON object of `genlm next --format json`."""
-    to_record: Any = {NextToken: _distribution_record, Comparison: _comparison_record, Tree: _tree_record}[type(found)]
-    return {**to_record(found), "made_by": asdict(found.made_by)}
 
 
 def _show_distribution(stream: TextIO, found: NextToken) -> None:
@@ -199,79 +193,58 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _distribution_record(found: NextToken) -> dict[str, Any]:
-    record = {
-        "model": asdict(found.model),
-        "prompt": found.prompt,
-        "prompt_token_ids": list(found.prompt_token_ids),
-        "vocab_size": found.vocab_size,
-        "entropy": found.entropy,
-        "effective_choices": math.exp(found.entropy),
-        "candidates": [_candidate_record(candidate) for candidate in found.candidates],
-    }
-    if found.filtered is not None:
-        filtered = found.filtered
-        record["strategy"] = filtered.strategy.to_json()
-        record["filtered"] = {
-            "entropy": filtered.entropy,
-            "effective_choices": math.exp(filtered.entropy),
-            "kept": filtered.kept,
-            "cut": filtered.cut,
-            "cut_probability": filtered.cut_probability,
-            "likeliest_cut": [_candidate_record(candidate) for candidate in filtered.likeliest_cut],
-        }
-    return record
-
-
-def _prompt_record(found: Comparison | Tree) -> dict[str, Any]:
+def next_record(found: NextToken | Comparison | Tree) -> dict[str, Any]:
+    """Return the JSON object of `genlm next --format json`."""
+    filtered = found.filtered if isinstance(found, NextToken) else None
+    strategy = filtered.strategy if filtered else None if isinstance(found, NextToken) else found.strategy
     return {
         "model": asdict(found.model),
         "prompt": found.prompt,
         "prompt_token_ids": list(found.prompt_token_ids),
+        **({"vocab_size": found.vocab_size} if isinstance(found, NextToken) else {}),
         "entropy": found.entropy,
         "effective_choices": math.exp(found.entropy),
+        **({"steps": found.steps} if isinstance(found, Tree) else {}),
+        "candidates": _candidate_records(found),
+        **({"strategy": strategy.to_json()} if strategy else {}),
+        **({"filtered": _filtered_record(filtered)} if filtered else {}),
+        "made_by": asdict(found.made_by),
     }
 
 
-def _comparison_record(found: Comparison) -> dict[str, Any]:
-    record = {
-        **_prompt_record(found),
-        "candidates": [
-            {
-                "rank": continuation.rank,
-                "id": continuation.tokens[0].id if len(continuation.tokens) == 1 else None,
-                "text": continuation.text,
-                "probability": math.exp(continuation.logprob),
-                "logprob": continuation.logprob,
-                "share": continuation.share,
-                **_filtered_logprob(continuation.filtered),
-                "tokens": [
-                    {
-                        "id": token.id,
-                        "text": token.text,
-                        "logprob": token.logprob,
-                        **_filtered_logprob(token.filtered),
-                    }
-                    for token in continuation.tokens
-                ],
-            }
-            for continuation in found.continuations
+def _candidate_records(found: NextToken | Comparison | Tree) -> list[dict[str, Any]]:
+    if isinstance(found, Comparison):
+        return [_continuation_record(continuation) for continuation in found.continuations]
+    if isinstance(found, Tree):
+        return _branch_records(found.branches)
+    return [_candidate_record(candidate) for candidate in found.candidates]
+
+
+def _filtered_record(filtered: Filtered) -> dict[str, Any]:
+    return {
+        "entropy": filtered.entropy,
+        "effective_choices": math.exp(filtered.entropy),
+        "kept": filtered.kept,
+        "cut": filtered.cut,
+        "cut_probability": filtered.cut_probability,
+        "likeliest_cut": [_candidate_record(candidate) for candidate in filtered.likeliest_cut],
+    }
+
+
+def _continuation_record(continuation: Continuation) -> dict[str, Any]:
+    return {
+        "rank": continuation.rank,
+        "id": continuation.tokens[0].id if len(continuation.tokens) == 1 else None,
+        "text": continuation.text,
+        "probability": math.exp(continuation.logprob),
+        "logprob": continuation.logprob,
+        "share": continuation.share,
+        **_filtered_logprob(continuation.filtered),
+        "tokens": [
+            {"id": token.id, "text": token.text, "logprob": token.logprob, **_filtered_logprob(token.filtered)}
+            for token in continuation.tokens
         ],
     }
-    if found.strategy is not None:
-        record["strategy"] = found.strategy.to_json()
-    return record
-
-
-def _tree_record(found: Tree) -> dict[str, Any]:
-    record = {
-        **_prompt_record(found),
-        "steps": found.steps,
-        "candidates": _branch_records(found.branches),
-    }
-    if found.strategy is not None:
-        record["strategy"] = found.strategy.to_json()
-    return record
 
 
 def _candidate_record(candidate: Candidate) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from genlm.model.info import ModelInfo
 from genlm.records.inspection import RANK_BOUNDS, ScoredText, Tally, TokenScore
 from genlm.records.made_by import MadeBy
 from genlm.records.serialize import ItemsWriter, as_line, split_bytes
-from genlm.views.terminal import make_console, visible
-from genlm.views.tokens import STYLES, bar, counted, label, percent, rounded, shortened, whole_pieces
+from genlm.views.terminal import Writer, make_console, visible
+from genlm.views.tokens import STYLES, bar, counted, label, percent, rounded, whole_pieces, write_table
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -39,6 +39,7 @@ class ScoreText:
     """Shows a single text in full, and several texts as one line each."""
 
     def __init__(self, stream: TextIO, *, alone: bool, tokens: bool) -> None:
+        self._stream = stream
         self._console = make_console(stream)
         self._alone = alone
         self._tokens = tokens
@@ -52,7 +53,8 @@ class ScoreText:
         else:
             self._line(scored)
         if self._tokens and scored.tokens:
-            self._table(scored.tokens)
+            tokens, names = scored.tokens, ("token", "id", "log-prob", "rank", "entropy")
+            write_table(Writer(self._stream), names, lambda: map(_row, tokens), map(_style, tokens))
         self._shown += 1
 
     def finish(self, total: Tally) -> None:
@@ -78,23 +80,15 @@ class ScoreText:
         else:
             self._console.print(Text.assemble(numbers, _coloured(scored, label_line)))
 
-    def _table(self, tokens: Sequence[TokenScore]) -> None:
-        from rich.table import Table
-        from rich.text import Text
 
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-        for name in ("token", "id", "log-prob", "rank", "entropy"):
-            table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
-        for token in tokens:
-            table.add_row(
-                Text(shortened(label(token.text, token.bytes), 24), style=_style(token)),
-                str(token.id),
-                rounded(token.logprob, 3),
-                "–" if token.rank is None else f"{token.rank:,}",
-                rounded(token.entropy, 3),
-            )
-        self._console.print(table)
-        self._console.print()
+def _row(token: TokenScore) -> Sequence[str]:
+    return (
+        label(token.text, token.bytes),
+        str(token.id),
+        rounded(token.logprob, 3),
+        "–" if token.rank is None else f"{token.rank:,}",
+        rounded(token.entropy, 3),
+    )
 
 
 def label_line(text: str) -> str:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice, repeat
-from typing import Any, Protocol, TextIO, TypeVar
+from itertools import repeat
+from typing import Any, Protocol, TextIO
 
 from genlm.model.pieces import Token, Tokens
 from genlm.records.inspection import TokenizedText
 from genlm.records.made_by import MadeBy
 from genlm.records.serialize import ItemsWriter, as_line, split_bytes
 from genlm.views.terminal import Writer, make_console, visible
-from genlm.views.tokens import counted, label, shortened
-
-T = TypeVar("T")
-
-# Rows or tokens that are written at once.
-CHUNK = 1000
-LEAST_TOKEN_WIDTH, LARGEST_TOKEN_WIDTH = 8, 32
+from genlm.views.tokens import chunks, counted, label, write_table
 
 
 class TokensView(Protocol):
@@ -51,69 +45,25 @@ class TokensText:
             self._writer.write(visible(place), "bold")
             self._writer.write("\n")
         if len(found.tokens):
-            self._write_table(found.tokens)
+            names = ("#", "token", "id", "characters", "bytes", "mask", "")
+            write_table(self._writer, names, lambda: _rows(found.tokens))
         self._console.print(_counts(found), soft_wrap=False)
 
     def finish(self) -> None:
         """Do nothing: there is no total."""
 
-    def _write_table(self, tokens: Tokens) -> None:
-        """Write the rows as they are formatted. A Rich table would take most of a millisecond for each."""
-        from rich.cells import cell_len
 
-        labels: dict[int, str] = {}
-        longest = [0, 0, 0]
-        for token in tokens:
-            if token.id not in labels:
-                labels[token.id] = label(token.text, None if token.whole else token.bytes)
-            longest = list(map(max, longest, (token.end, token.byte_end, len(_remark(token)))))
-        end, byte_end, remark = longest
-        widths = [
-            len(str(len(tokens) - 1)),
-            max(len("token"), *map(cell_len, labels.values())),
-            max(len("id"), *(len(str(id)) for id in labels)),
-            max(len("characters"), len(f"{end}-{end}")),
-            max(len("bytes"), len(f"{byte_end}-{byte_end}")),
-            len("mask"),
-        ]
-        room = self._console.width - sum(widths) + widths[1] - 2 * len(widths) - remark
-        widths[1] = min(widths[1], LARGEST_TOKEN_WIDTH, max(LEAST_TOKEN_WIDTH, room))
-        cells = {id: _padded(shortened(text, widths[1]), widths[1]) for id, text in labels.items()}
-        head = ("#", _padded("token", widths[1]), "id", "characters", "bytes", "mask", "")
-        self._writer.write(_row(head, widths), "dim")
-        rows = (
-            _row(
-                (
-                    str(number),
-                    cells[token.id],
-                    str(token.id),
-                    f"{token.start}-{token.end}",
-                    f"{token.byte_start}-{token.byte_end}",
-                    "1",
-                    _remark(token),
-                ),
-                widths,
-            )
-            for number, token in enumerate(tokens)
+def _rows(tokens: Tokens) -> Iterator[Sequence[str]]:
+    for number, token in enumerate(tokens):
+        yield (
+            str(number),
+            label(token.text, None if token.whole else token.bytes),
+            str(token.id),
+            f"{token.start}-{token.end}",
+            f"{token.byte_start}-{token.byte_end}",
+            "1",
+            _remark(token),
         )
-        for chunk in chunks(rows):
-            self._writer.write("".join(chunk))
-        self._writer.write("\n")
-
-
-def _padded(text: str, width: int) -> str:
-    from rich.cells import cell_len
-
-    return text + " " * (width - cell_len(text))
-
-
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return a line; all cells but those of tokens and remarks are right-justified."""
-    *columns, remark = cells
-    shown = [
-        cell if at == 1 else cell.rjust(width) for at, (cell, width) in enumerate(zip(columns, widths, strict=True))
-    ]
-    return "  ".join([*shown, remark]).rstrip() + "\n"
 
 
 def _remark(token: Token) -> str:
@@ -218,13 +168,6 @@ def _totals(found: TokenizedText) -> dict[str, int]:
         "num_characters": len(found.text),
         "num_bytes": len(found.text.encode("utf-8")),
     }
-
-
-def chunks(values: Iterable[T]) -> Iterator[list[T]]:
-    """Yield the values in lists that are neither long nor many."""
-    remaining = iter(values)
-    while chunk := list(islice(remaining, CHUNK)):
-        yield chunk
 
 
 def token_record(token: Token) -> dict[str, Any]:

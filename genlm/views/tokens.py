@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from genlm.decoding.completion import TracedToken
-from genlm.records.inspection import TokenScore
-from genlm.views.terminal import visible
+from genlm.views.terminal import Writer, make_console, visible
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.measure import Measurement
 
-AnyToken = TypeVar("AnyToken", TokenScore, TracedToken)
+    from genlm.decoding.completion import TracedToken
+    from genlm.records.inspection import TokenScore
+
+T = TypeVar("T")
+AnyToken = TypeVar("AnyToken", "TokenScore", "TracedToken")
 
 OPEN_BOX = "\u2423"
 # All white space except the usual characters, which have their own signs.
@@ -22,7 +25,10 @@ OTHER_SPACES = re.compile(r"[^\S \n\t]")
 # Of four buckets, from the most likely tokens: GLTR's green, yellow, red and violet. Rare tokens stand out without
 # colours, too.
 STYLES = ("green", "yellow", "red underline", "magenta reverse")
+LEAST_TOKEN_WIDTH, LARGEST_TOKEN_WIDTH = 8, 32
 LEAST_BAR_WIDTH = 6
+# Rows or tokens that are written at once.
+CHUNK = 1000
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -66,6 +72,55 @@ def whole_pieces(tokens: Sequence[AnyToken]) -> list[tuple[str, AnyToken]]:
 def counted(number: int, noun: str) -> str:
     """Return "1 token", "2,000 tokens"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def write_table(
+    writer: Writer,
+    names: Sequence[str],
+    rows: Callable[[], Iterable[Sequence[str]]],
+    styles: Iterable[str] | None = None,
+) -> None:
+    """Write a table of tokens with the columns `names`, and an empty line. `styles` are those of the tokens.
+
+    The column `token` and one without a name are aligned left, all others right. If the terminal is too narrow, tokens
+    are shortened. `rows` is called twice. A Rich table would take most of a millisecond for each row.
+    """
+    from rich.cells import cell_len
+
+    at = names.index("token")
+    widths = [len(name) for name in names]
+    for row in rows():
+        widths = [max(width, cell_len(cell)) for width, cell in zip(widths, row, strict=True)]
+    room = make_console(writer.stream).width - sum(widths) + widths[at] - 2 * (len(widths) - 1)
+    widths[at] = min(widths[at], LARGEST_TOKEN_WIDTH, max(LEAST_TOKEN_WIDTH, room))
+
+    def cells_of(row: Sequence[str]) -> list[str]:
+        cells = [cell.rjust(width) if name else cell for name, cell, width in zip(names, row, widths, strict=True)]
+        token = shortened(row[at], widths[at])
+        cells[at] = token + " " * (widths[at] - cell_len(token))
+        return cells
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(cells_of(row)).rstrip() + "\n"
+
+    writer.write(line(names), "dim")
+    if styles is None or not writer.is_terminal:
+        for chunk in chunks(map(line, rows())):
+            writer.write("".join(chunk))
+    else:
+        for row, style in zip(rows(), styles, strict=True):
+            cells = cells_of(row)
+            writer.write("".join(f"{cell}  " for cell in cells[:at]))
+            writer.write(cells[at], style)
+            writer.write("  ".join(["", *cells[at + 1 :]]).rstrip() + "\n")
+    writer.write("\n")
+
+
+def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the values in lists of CHUNK."""
+    remaining = iter(values)
+    while chunk := list(islice(remaining, CHUNK)):
+        yield chunk
 
 
 def rounded(value: float | None, places: int) -> str:

@@ -68,7 +68,7 @@ def test_a_full_disk_under_stdout_is_an_error(arguments: list[str]) -> None:
 
 
 def test_a_closed_pipe_on_windows_is_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """Windows calls it an invalid argument."""
+    """Windows reports an invalid argument."""
 
     class Closed(io.StringIO):
         def write(self, text: str) -> int:

@@ -56,7 +56,7 @@ def test_a_damaged_file_shows_while_it_is_read(tmp_path: Path, suffix: str, brok
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".gz", ".zst"])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, suffix: str) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(InputError, match=r"tales.*: No such file or directory"):
         open_bytes(tmp_path / f"tales{suffix}")
 

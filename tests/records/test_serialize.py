@@ -1,4 +1,4 @@
-"""Records as JSON and back: what is kept, and how a wrong value is reported."""
+"""Records as JSON and back, and errors about wrong values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Outer:
 VALUES: dict[str, Any] = {"id": 3, "inner": [{"count": 1, "share": 0.1}], "anything": {"bytes": [1, 2], "n": 10**30}}
 
 
-def test_a_record_survives_both_ways() -> None:
+def test_a_record_survives_json() -> None:
     record = from_builtins(Outer, VALUES)
     assert record == Outer(3, (Inner(1, 0.1),), VALUES["anything"])
     assert json.loads(as_line(to_builtins(record))) == VALUES
@@ -85,7 +85,7 @@ def test_a_line_that_is_not_a_record_is_a_value_error(line: bytes) -> None:
         from_line(Outer, line)
 
 
-def test_text_that_is_not_unicode_is_kept() -> None:
+def test_lone_surrogates_are_kept() -> None:
     values = VALUES | {"anything": {"\ud800": "\udfff"}}
     line = as_line(values)
     assert line.isascii()
@@ -93,7 +93,7 @@ def test_text_that_is_not_unicode_is_kept() -> None:
 
 
 @pytest.mark.parametrize("text", ["\x7f", "\x1b[31m", "é\u202e", "\x9b", "\u2028", "plain", "é"])
-def test_json_does_nothing_to_a_terminal(text: str) -> None:
+def test_json_controls_no_terminal(text: str) -> None:
     line = as_line({"text": text})
     assert json.loads(line)["text"] == text
     assert not set("\x1b\x7f\x9b\u202e\u2028") & set(line)

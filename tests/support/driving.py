@@ -158,7 +158,7 @@ def start(
     env: dict[str, str] | None = None,
     start_new_session: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start the command in a process of its own."""
+    """Start the command in its own process."""
     return subprocess.Popen(
         [sys.executable, "-m", "genlm", *arguments],
         stdin=stdin,
@@ -191,7 +191,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Terminal:
-    """The command as a process in a terminal of its own, with keys to press; what it shows is in `shown`."""
+    """The command in its own process and terminal, with keys to press; `shown` is what it has written."""
 
     def __init__(self, *arguments: str | Path, columns: int = 80, env: dict[str, str] | None = None) -> None:
         fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
@@ -254,7 +254,7 @@ def genlm(
     cwd: Path | None = None,
     timeout: float = PATIENCE_S,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does, in a process of its own; without `stdin` there is nothing to read."""
+    """Run the command in its own process, as a user does; without `stdin` its standard input is empty."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run(
         [sys.executable, "-m", "genlm", *arguments],

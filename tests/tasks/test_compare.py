@@ -1,4 +1,4 @@
-"""`genlm compare`: every cell is what `genlm generate` gives, a failure is a cell, and all of it can be shown again."""
+"""`genlm compare`: its cells are those of `genlm generate`, its numbers are fair, and it can be shown again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from genlm.views.compare import (
 PROMPTS = ("Once upon a time", "The king")
 HUMAN = (f"{PROMPTS[0]} there was a wolf who had three sons.", "It was dark in the wood, and nobody heard them.")
 SPECS = ("greedy", "beam:num_beams=3", "top-k:top_k=20", "top-p", "contrastive")
-# What time decides.
+# The keys that differ between equal runs.
 TIMED = {"seconds", "tokens_per_s", "made_by"}
 
 
@@ -80,7 +80,7 @@ def run(model: Model, *specs: str, prompts: tuple[str, ...] = PROMPTS, **options
 
 
 def untimed(record: Any) -> Any:
-    """A record without the numbers that time decides."""
+    """Return a record without the keys that differ between equal runs."""
     if isinstance(record, dict):
         return {key: untimed(value) for key, value in record.items() if key not in TIMED}
     return [untimed(value) for value in record] if isinstance(record, list) else record
@@ -92,7 +92,7 @@ def as_json(done: Done) -> Any:
 
 
 class Bounded(Counting):
-    """A network that fails for want of memory where a prompt has more than so many tokens."""
+    """A network that runs out of memory if a prompt has more than so many tokens."""
 
     def __init__(self, network: Any, most: int, says: Exception) -> None:
         super().__init__(network)
@@ -119,12 +119,12 @@ class TestCells:
     def test_a_strategy_has_as_many_samples_as_it_can_give(self, compared: StrategyComparison) -> None:
         assert [len(row.cells[0].samples) for row in compared.strategies] == [1, 3, 4, 4, 1]
 
-    def test_a_prompt_is_encoded_once_for_all(self, model: Model) -> None:
+    def test_a_prompt_is_prefilled_once_for_all_strategies(self, model: Model) -> None:
         counting = Counting(model.network)
         run(replace(model, network=counting))  # type: ignore[arg-type]
         assert len(counting.prefills) == len(PROMPTS)
 
-    def test_all_samples_of_a_strategy_take_their_steps_together(self, model: Model) -> None:
+    def test_the_samples_of_a_strategy_are_decoded_together(self, model: Model) -> None:
         class Steps(Counting):
             def __init__(self, network: Any) -> None:
                 super().__init__(network)
@@ -147,15 +147,15 @@ class TestCells:
         again = run(model, human=HUMAN, judge=model)
         assert untimed(json.loads(comparison_json(again))) == untimed(json.loads(comparison_json(compared)))
 
-    def test_the_model_as_its_own_judge_agrees_with_itself(self, compared: StrategyComparison) -> None:
-        # Of human text, whose tokens are those that encoding it gives.
+    def test_a_model_that_judges_itself_finds_the_same_perplexity(self, compared: StrategyComparison) -> None:
+        # For human text only: encoding a completion need not give back its tokens.
         assert compared.reference is not None
         own, judged = (compared.reference.metrics[name] for name in ("perplexity", "judge_perplexity"))
         assert own is not None
         assert judged is not None
         assert judged.mean == pytest.approx(own.mean, rel=1e-4)
 
-    def test_alternatives_are_kept_of_no_more_tokens_than_a_page_shows(
+    def test_only_as_many_tokens_as_a_page_shows_keep_their_trace(
         self, model: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(compare, "MOST_TRACED", 2 * 30)
@@ -165,8 +165,28 @@ class TestCells:
             assert all(len(sample.logprobs) == len(sample.token_ids) for sample in row.samples)
 
 
+class TestProgress:
+    def test_it_names_the_strategy_and_moves_within_it(self, model: Model) -> None:
+        told: list[tuple[str, float]] = []
+        run(model, "greedy", "sample", "contrastive", human=HUMAN, on_progress=lambda *each: told.append(each))
+        assert {name for name, _ in told} == {"greedy", "sample", "contrastive:penalty_alpha=0.6", "reference"}
+        done = [number for _, number in told]
+        assert done == sorted(done)
+        for name, _ in told:
+            steps = {number % 1 for each, number in told if each == name}
+            assert len(steps) > 5 or name == "reference"
+
+    def test_a_bar_shows_it(self, tmp_path: Path) -> None:
+        endless = save_endless(tmp_path / "endless")
+        with Terminal("compare", "Once", "-m", endless, "-s", "top-k:top_k=7", "--max-new-tokens", "15000") as terminal:
+            terminal.wait_for("top-k:top_k=7")
+            terminal.wait_for("━")
+            terminal.press(b"\x03")
+            assert terminal.end() == 130
+
+
 class TestHumanText:
-    def test_a_text_that_goes_on_from_a_prompt_is_read_after_it(self, compared: StrategyComparison, tiny: Path) -> None:
+    def test_a_text_that_continues_a_prompt_is_scored_after_it(self, compared: StrategyComparison, tiny: Path) -> None:
         assert compared.reference is not None
         first, second = compared.reference.samples
         assert (first.prompt, first.text) == (0, " there was a wolf who had three sons."[: len(first.text)])
@@ -174,16 +194,16 @@ class TestHumanText:
         scored = genlm.load(str(tiny)).score(HUMAN[1]).tokens or ()
         assert [token.logprob for token in scored[:12]] == pytest.approx(list(second.logprobs), rel=1e-4)
 
-    def test_as_much_is_read_as_a_completion_may_have(self, compared: StrategyComparison) -> None:
+    def test_it_is_cut_to_the_maximum_length_of_a_completion(self, compared: StrategyComparison) -> None:
         assert compared.reference is not None
         assert [len(sample.token_ids) for sample in compared.reference.samples] == [12, 12]
 
-    def test_it_has_the_metrics_but_those_of_time(self, compared: StrategyComparison) -> None:
+    def test_it_has_all_metrics_except_speed_and_endings(self, compared: StrategyComparison) -> None:
         assert compared.reference is not None
         undefined = {name for name, each in compared.reference.metrics.items() if each is None}
         assert undefined == {"ended", "tokens_per_s"}
 
-    def test_distances_are_to_it(self, compared: StrategyComparison) -> None:
+    def test_distances_are_differences_from_it(self, compared: StrategyComparison) -> None:
         assert compared.reference is not None
         for row in compared.strategies:
             for name, distance in (row.distances or {}).items():
@@ -203,7 +223,7 @@ class TestHumanText:
         assert sample.judgement.tokens == 2
         assert sample.judgement.logprob == pytest.approx(sum(number or 0 for number in sample.logprobs), rel=1e-4)
 
-    def test_the_longest_prompt_that_it_begins_with_counts(self, model: Model) -> None:
+    def test_it_continues_the_longest_prompt_that_it_begins_with(self, model: Model) -> None:
         found = run(model, "greedy", prompts=("The", "The king"), human=["The king had", "The king", "The"]).reference
         assert found is not None
         assert [(sample.prompt, sample.text) for sample in found.samples] == [(1, " had"), (0, " king"), (None, "The")]
@@ -224,7 +244,7 @@ class TestFailures:
         assert [cell["completions"] for cell in rows[strict]["cells"]] == [1, 0]
         assert rows["sample"]["error"] is None
         assert [cell["completions"] for cell in rows["sample"]["cells"]] == [1, 1]
-        assert rows[strict]["metrics"]["perplexity"]["mean"] > 1, "of what there is"
+        assert rows[strict]["metrics"]["perplexity"]["mean"] > 1, "of the other prompt"
         text = call("compare", *options, "-s", strict, "-s", "sample")
         assert text.code == 3
         assert f"failed: {strict}, prompt 2: " in " ".join(text.out.split())
@@ -241,30 +261,30 @@ class TestFailures:
         (row,) = [line for line in done.out.splitlines() if line.startswith(f"{strict} ")][:1]
         assert set(row.removeprefix(strict).split()) == {"0", "–"}
 
-    def test_where_every_cell_fails_it_is_the_error(self, tiny: Path) -> None:
+    def test_if_every_cell_fails_the_first_failure_is_the_error(self, tiny: Path) -> None:
         done = call("compare", "fox " * 60, "-m", tiny, "--seed", "1", "-s", "greedy", "-s", "sample")
         assert (done.code, done.out) == (1, "")
         assert "beyond the model's context of 64" in done.error()
 
     @pytest.mark.parametrize("says", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
-    def test_a_cell_that_the_memory_does_not_hold_leaves_the_others(self, model: Model, says: Exception) -> None:
+    def test_a_cell_that_runs_out_of_memory_leaves_the_others(self, model: Model, says: Exception) -> None:
         full = Bounded(model.network, 4, says)
         found = run(replace(model, network=full), "sample", prompts=("The king", "fox " * 9))  # type: ignore[arg-type]
         (alone,), (row,) = run(model, "sample", prompts=("The king",)).rows, found.rows
         assert [cell.error for cell in row.cells] == [None, "out of memory"]
         assert row.cells[0].samples == alone.cells[0].samples
 
-    def test_where_the_memory_holds_no_cell_it_is_the_error(self, model: Model) -> None:
+    def test_if_every_cell_runs_out_of_memory_that_is_the_error(self, model: Model) -> None:
         full = Bounded(model.network, 0, MemoryError())
         with pytest.raises(ModelError, match="out of memory"):
             run(replace(model, network=full), "sample")  # type: ignore[arg-type]
 
-    def test_another_error_of_the_model_is_none_of_memory(self, model: Model) -> None:
+    def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory(self, model: Model) -> None:
         broken = Bounded(model.network, 0, RuntimeError("shapes"))
         with pytest.raises(RuntimeError, match="shapes"):
             run(replace(model, network=broken), "sample")  # type: ignore[arg-type]
 
-    def test_an_interrupt_keeps_the_cells_that_are_there(
+    def test_an_interrupt_keeps_the_finished_cells(
         self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         prompts, out, page = tmp_path / "prompts.txt", tmp_path / "out.json", tmp_path / "page.html"
@@ -303,7 +323,7 @@ class TestFailures:
         assert "interrupted" in page.read_text()
         assert call("compare", "--from", out).code == 3
 
-    def test_an_interrupt_before_anything_is_there_leaves_nothing(
+    def test_an_interrupt_before_the_first_cell_leaves_no_file(
         self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def pressed(*_: Any, **__: Any) -> Any:
@@ -314,18 +334,18 @@ class TestFailures:
         assert (done.code, done.out) == (130, "")
         assert not list(tmp_path.iterdir())
 
-    def test_human_text_that_does_not_fit_is_a_failed_cell_too(self, model: Model) -> None:
+    def test_human_text_that_is_too_long_is_a_failed_cell(self, model: Model) -> None:
         long = "fox " * 60
         found = run(model, "greedy", prompts=("The king", long), human=[f"{long}wolf", "It was"])
         assert found.reference is not None
         assert [cell.error is None for cell in found.reference.cells] == [False, True]
 
-    def test_a_mistake_in_the_request_is_no_failed_cell(self, tiny: Path) -> None:
+    def test_a_mistake_in_the_request_ends_the_comparison(self, tiny: Path) -> None:
         done = call("compare", "The", "-m", tiny, "-s", "greedy", "-s", "greedy:logit_bias=9999:1")
         assert done.code == 2
         assert "logit_bias has token 9999" in done.error()
 
-    def test_what_no_model_could_do_is_refused_before_one_is_loaded(self, tmp_path: Path) -> None:
+    def test_impossible_requests_are_refused_before_a_model_is_loaded(self, tmp_path: Path) -> None:
         (tmp_path / "empty.txt").write_text("\n\n")
         (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": 5}\n')
         for arguments, message in [
@@ -346,7 +366,7 @@ class TestFailures:
 
 
 class TestJson:
-    def test_it_has_the_keys_that_are_promised(self, tiny: Path) -> None:
+    def test_it_has_the_documented_keys(self, tiny: Path) -> None:
         found = as_json(
             call(
                 "compare", PROMPTS[0], "-m", tiny, "-n", "2", "--seed", "3", "--max-new-tokens", "5", "--format", "json"
@@ -369,12 +389,14 @@ class TestJson:
             logprobs = [number for completion in row["completions"] for number in completion["logprobs"]]
             assert row["metrics"]["perplexity"]["mean"] == pytest.approx(math.exp(-sum(logprobs) / len(logprobs)))
 
-    def test_what_was_saved_is_read_as_it_was(self, compared: StrategyComparison, tmp_path: Path) -> None:
+    def test_a_saved_comparison_is_read_unchanged(self, compared: StrategyComparison, tmp_path: Path) -> None:
         path = tmp_path / "saved.json"
         path.write_text(comparison_json(compared), encoding="utf-8")
         assert read_comparison(path) == compared
 
-    def test_whole_numbers_in_lists_of_others_are_such_too(self, compared: StrategyComparison, tmp_path: Path) -> None:
+    def test_whole_numbers_are_read_as_floats_and_booleans_are_refused(
+        self, compared: StrategyComparison, tmp_path: Path
+    ) -> None:
         record = json.loads(comparison_json(compared))
         completion = record["rows"][0]["completions"][0]
         completion["logprobs"] = [-1, None, *completion["logprobs"][2:]]
@@ -400,7 +422,7 @@ class TestJson:
             shown = {"json": comparison_json(compared), "markdown": comparison_markdown(compared)}
             assert done.out == shown.get(format, stream.getvalue())
 
-    def test_nothing_else_goes_with_what_was_saved(self, tmp_path: Path) -> None:
+    def test_options_that_a_saved_comparison_settles_are_refused(self, tmp_path: Path) -> None:
         for arguments in (("x",), ("-s", "greedy"), ("--seed", "1"), ("--judge", "gpt2")):
             done = call("compare", "--from", tmp_path / "saved.json", *arguments)
             assert done.code == 2
@@ -437,7 +459,7 @@ class TestJson:
             (lambda record: record | {"prompts": ["only one"]}, "cells: one names a prompt that is not in the file"),
         ],
     )
-    def test_a_file_that_is_no_comparison_is_refused(
+    def test_a_file_without_a_comparison_is_refused(
         self, compared: StrategyComparison, tmp_path: Path, change: Callable[[Any], Any], message: str
     ) -> None:
         path = tmp_path / "saved.json"
@@ -447,7 +469,7 @@ class TestJson:
         assert message in done.error()
         assert done.hint() == "genlm compare --format json writes one"
 
-    def test_a_file_that_cannot_be_read_is_said(self, tmp_path: Path) -> None:
+    def test_a_file_that_cannot_be_read_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot read"):
             read_comparison(tmp_path / "no.json")
         (tmp_path / "half.json").write_text('{"rows": [')
@@ -456,7 +478,7 @@ class TestJson:
 
 
 class TestTables:
-    def test_csv_has_a_line_a_row_and_a_column_a_number(self, compared: StrategyComparison, tmp_path: Path) -> None:
+    def test_csv_has_a_line_per_row_and_a_column_per_number(self, compared: StrategyComparison, tmp_path: Path) -> None:
         path = tmp_path / "saved.json"
         path.write_text(comparison_json(compared), encoding="utf-8")
         lines = list(csv.DictReader(io.StringIO(call("compare", "--from", path, "--format", "csv").out)))
@@ -470,7 +492,7 @@ class TestTables:
                 assert line[f"{name}_distance"] == ("" if distance is None else str(distance))
             assert line["completions"] == str(len(row.samples))
 
-    def test_markdown_marks_the_best_and_takes_no_name_for_markup(self, compared: StrategyComparison) -> None:
+    def test_markdown_marks_the_best_and_escapes_names(self, compared: StrategyComparison) -> None:
         odd = replace(compared.rows[0], name="a|b*c\n<i>", best=("perplexity",))
         others = (replace(row, best=()) for row in compared.rows[1:])
         lines = comparison_markdown(replace(compared, rows=(odd, *others))).splitlines()
@@ -483,14 +505,14 @@ class TestTables:
         show_comparison(stream, compared)
         assert max(map(cell_len, stream.getvalue().splitlines())) <= 80
 
-    def test_no_heading_or_number_is_cut_whatever_the_names(self, compared: StrategyComparison) -> None:
+    def test_no_heading_or_number_is_cut_beside_long_names(self, compared: StrategyComparison) -> None:
         for length in range(1, NAME_WIDTH + 1):
             stream = io.StringIO()
             rows = tuple(replace(row, name="x" * length) for row in compared.rows)
             show_comparison(stream, replace(compared, rows=rows))
             assert "…" not in stream.getvalue()
 
-    def test_what_rounds_to_zero_has_no_sign(self) -> None:
+    def test_zero_after_rounding_has_no_sign(self) -> None:
         (value,) = values_of("zipf", Estimate(-0.004, -0.2, -0.001))
         assert (value.text, value.interval) == ("0.00", "[-0.20, 0.00]")
         (value,) = values_of("tokens_per_s", Estimate(1234.6, None, None))
@@ -519,11 +541,11 @@ def values_of(name: str, *estimates: Estimate | None) -> list[Any]:
         ("", ""),
     ],
 )
-def test_a_passage_is_marked_where_it_comes_again(tokens: str, expected: str) -> None:
+def test_repeated_passages_are_marked(tokens: str, expected: str) -> None:
     assert "".join(".#"[mark] for mark in repeated(list(map(ord, tokens)))) == expected
 
 
-def test_of_many_failures_some_are_told(compared: StrategyComparison) -> None:
+def test_only_the_first_of_many_failures_are_shown(compared: StrategyComparison) -> None:
     row = compared.rows[0]
     failed = replace(row, cells=(*row.cells, *(Cell(0, error="interrupted") for _ in range(14))))
     shown = io.StringIO()
@@ -757,13 +779,13 @@ class TestHostileNames:
 
 
 class TestTerminal:
-    def test_a_panel_a_strategy_with_what_it_repeats_marked(self, compared: StrategyComparison) -> None:
+    def test_each_strategy_has_a_panel(self, compared: StrategyComparison) -> None:
         stream = FakeTerminal()
         show_comparison(stream, compared)
         shown = stream.getvalue()
         assert shown.count("╭") == shown.count("╰") == len(compared.rows)
 
-    def test_repeated_text_is_marked_and_none_of_it_is_lost(self, model: Model) -> None:
+    def test_marking_repeated_text_loses_none_of_it(self, model: Model) -> None:
         found = run(model, "greedy", "top-p", prompts=PROMPTS[:1], new=40)
         for row in found.rows:
             for sample in row.samples:
@@ -772,7 +794,7 @@ class TestTerminal:
         again = replace(found.rows[0].samples[0], trace=None)
         assert list(marked(again)) == [(again.text, False)]
 
-    def test_texts_and_names_never_act(self, compared: StrategyComparison) -> None:
+    def test_texts_and_names_never_act_on_the_terminal(self, compared: StrategyComparison) -> None:
         row = compared.rows[0]
         hostile = "\x1b[31m[bold]x[/bold]\u202e"
         sample = replace(row.cells[0].samples[0], text=hostile, trace=None)
@@ -793,21 +815,21 @@ class TestTerminal:
         assert "comparing" in shown
         assert "greedy" in shown.split("╭")[0], "the bar names the strategy"
         assert "0/1" in shown
-        assert shown.rindex("\x1b[2K") < shown.index("╭"), "the bar is gone before anything is shown"
+        assert shown.rindex("\x1b[2K") < shown.index("╭"), "the bar is gone before the texts are shown"
         assert "1 strategy" in shown
 
-    def test_an_interrupt_takes_the_bar_away_and_leaves_no_half_file(self, tmp_path: Path) -> None:
+    def test_an_interrupt_removes_the_bar_and_leaves_no_file(self, tmp_path: Path) -> None:
         endless, out = save_endless(tmp_path / "endless"), tmp_path / "out.json"
         options = ("--max-new-tokens", "15000", "--seed", "1", "--format", "json", "-o", out)
         with Terminal("compare", "Once", "-m", endless, "-s", "greedy", *options) as terminal:
             terminal.wait_for("0/1")
             terminal.press(b"\x03")
             assert terminal.end() == 130
-        assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l"), "the cursor is there again"
+        assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l"), "the cursor is visible again"
         assert not out.exists()
 
 
-def test_the_page_and_the_result_are_written_beside_each_other(tiny: Path, tmp_path: Path) -> None:
+def test_the_page_and_the_result_can_be_written_together(tiny: Path, tmp_path: Path) -> None:
     page, out = tmp_path / "page.html", tmp_path / "out.json"
     options = ("--seed", "1", "--max-new-tokens", "4", "--format", "json")
     done = call("compare", "Once", "-m", tiny, *options, "-o", out, "--html", page)
@@ -817,7 +839,7 @@ def test_the_page_and_the_result_are_written_beside_each_other(tiny: Path, tmp_p
     assert page.read_text() == again.read_text()
 
 
-def test_a_judge_is_another_model(tiny: Path, tmp_path: Path) -> None:
+def test_a_judge_scores_the_texts_in_its_own_tokens(tiny: Path, tmp_path: Path) -> None:
     judge = save_gpt2(tmp_path / "judge", seed=9)
     options = ("--seed", "1", "--max-new-tokens", "8", "-s", "top-p", "-s", "greedy", "--format", "json")
     found = as_json(call("compare", "Once", "-m", tiny, "--judge", judge, *options))
@@ -834,7 +856,7 @@ def test_a_judge_is_another_model(tiny: Path, tmp_path: Path) -> None:
         )
 
 
-def test_from_python_it_is_the_same(compared: StrategyComparison, tiny: Path) -> None:
+def test_from_python_the_result_is_the_same(compared: StrategyComparison, tiny: Path) -> None:
     lm = genlm.load(str(tiny))
     found = lm.compare(PROMPTS, SPECS, num_return_sequences=4, max_new_tokens=12, seed=7, reference=HUMAN, judge=lm)
     assert untimed(json.loads(comparison_json(found))) == untimed(json.loads(comparison_json(compared)))
@@ -842,7 +864,7 @@ def test_from_python_it_is_the_same(compared: StrategyComparison, tiny: Path) ->
     assert (alone.prompts, len(alone.rows), len(alone.rows[0].samples)) == (PROMPTS[:1], 1, 1)
 
 
-def test_the_seed_is_drawn_and_told(tiny: Path) -> None:
+def test_without_a_seed_one_is_drawn_and_recorded(tiny: Path) -> None:
     options = ("--max-new-tokens", "2", "-s", "sample", "--format", "json")
     seeds = {as_json(call("compare", "Once", "-m", tiny, *options))["seed"] for _ in range(2)}
     assert len(seeds) == 2

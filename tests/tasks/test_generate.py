@@ -1,4 +1,4 @@
-"""Continuing a prompt: what runs, where it ends, and that only the request decides."""
+"""Continuing a prompt: limits, prompts, where a text ends, and which settings apply."""
 
 from __future__ import annotations
 

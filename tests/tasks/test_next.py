@@ -1,4 +1,4 @@
-"""What may come next: the softmax of a forward pass, and the distribution that a strategy chooses from."""
+"""The next token: the softmax of a forward pass, and the distribution that a strategy draws from."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ import genlm
 from genlm.errors import InputError, ModelError, UsageError
 from genlm.formats.texts import Text
 from genlm.model.load import Model
+from genlm.model.tokenizer import PART
 from genlm.records.inspection import ScoredText, Tally
-from genlm.tasks.score import Scoring
-from genlm.tasks.windows import Sliding
+from genlm.tasks.score import Scorer, SlidingWindow
 
 SHORT = "The king had three sons."
 
@@ -31,12 +31,12 @@ def model(tiny: Path) -> Model:
 
 
 def score(model: Model, text: str, **options: Any) -> ScoredText:
-    (scored,) = Scoring(model, [Text(text)], **options)
+    (scored,) = Scorer(model, [Text(text)], **options)
     return scored
 
 
 def reference(folder: Path, ids: list[int], window: int, stride: int) -> list[float]:
-    """The log-probability of every id but the first by transformers' own loss, window by window."""
+    """Return the log-probability of every id but the first by transformers' own loss, window by window."""
     logprobs: list[float] = []
     start = 0
     while len(logprobs) < len(ids) - 1:
@@ -65,7 +65,7 @@ def test_a_text_scores_as_by_transformers(name: str, variant: Callable[[str], Pa
         assert scored.tally.logprob == pytest.approx(sum(found))
 
 
-def test_the_loss_that_transformers_itself_returns_is_the_mean_surprise(tiny: Path, model: Model) -> None:
+def test_the_mean_negative_log_probability_is_the_loss_of_transformers(tiny: Path, model: Model) -> None:
     ids = torch.tensor([[model.start_id or 0, *model.tokenizer.encode(SHORT)]])
     with torch.inference_mode():
         loss = stock(tiny)(ids, labels=ids).loss.item()
@@ -77,7 +77,7 @@ def test_the_loss_that_transformers_itself_returns_is_the_mean_surprise(tiny: Pa
 def test_another_architecture_scores_the_same_in_a_batch_as_alone(tmp_path: Path) -> None:
     loaded = load(save_other(tmp_path / "llama", "llama", num_key_value_heads=2))
     texts = [SHORT, "", "a", TEXT, "Hans"]
-    together = [scored.tally.logprob for scored in Scoring(loaded, map(Text, texts))]
+    together = [scored.tally.logprob for scored in Scorer(loaded, map(Text, texts))]
     assert together == pytest.approx([score(loaded, text).tally.logprob for text in texts], abs=1e-3)
 
 
@@ -91,7 +91,7 @@ def test_a_score_is_the_logprob_of_the_same_tokens_in_generate() -> None:
         tokens = (scored.tokens or ())[len(generation.prompt_token_ids) :]
         assert tuple(token.id for token in tokens) == completion.token_ids
         logprob = sum(token.logprob or 0 for token in tokens)
-        # A prompt runs as it is, without a start token.
+        # `generate` puts no start token before a prompt.
         assert (logprob == pytest.approx(completion.logprob, abs=1e-4)) is not bos
 
 
@@ -104,7 +104,7 @@ def test_rank_and_entropy_are_those_of_the_forward_pass(model: Model) -> None:
         assert token.entropy == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), abs=1e-5)
 
 
-def test_the_tokens_put_together_are_the_text(model: Model) -> None:
+def test_the_tokens_form_the_text(model: Model) -> None:
     tokens = score(model, TEXT).tokens or ()
     assert b"".join(token.bytes or token.text.encode() for token in tokens) == TEXT.encode()
 
@@ -115,7 +115,7 @@ def test_bits_per_byte_is_over_the_bytes_of_the_text(model: Model) -> None:
     assert tally.bits_per_byte == pytest.approx(-tally.logprob / math.log(2) / len(TEXT.encode()))
 
 
-def test_without_a_start_token_the_first_is_shown_and_not_scored(model: Model) -> None:
+def test_without_a_start_token_the_first_token_has_no_score(model: Model) -> None:
     scored = score(model, SHORT, bos=False)
     first, *others = scored.tokens or ()
     assert (first.text, first.logprob, first.rank, first.entropy) == ("The", None, None, None)
@@ -125,13 +125,13 @@ def test_without_a_start_token_the_first_is_shown_and_not_scored(model: Model) -
     assert scored.tally.logprob == pytest.approx(sum(token.logprob or 0 for token in others))
 
 
-def test_a_model_without_a_start_token_scores_from_the_second_on(tmp_path: Path) -> None:
+def test_a_model_without_a_start_token_scores_from_the_second_token(tmp_path: Path) -> None:
     loaded = load(save_three_words(tmp_path / "words"))
     tally = score(loaded, "wolf king fox").tally
     assert (tally.num_tokens, tally.num_scored_tokens) == (3, 2)
     assert tally.num_scored_bytes == len("wolf king fox") - len("wolf")
     with pytest.raises(InputError, match="the model has no start token"):
-        Scoring(loaded, [], bos=True)
+        Scorer(loaded, [], bos=True)
 
 
 @pytest.mark.parametrize(("text", "bos", "scored"), [("", True, 0), ("", False, 0), ("a", True, 1), ("a", False, 0)])
@@ -141,18 +141,18 @@ def test_the_shortest_texts_have_a_score_or_none(model: Model, text: str, bos: b
     assert (tally.perplexity is None) == (tally.bits_per_byte is None) == (scored == 0)
 
 
-def test_texts_of_all_lengths_come_out_in_their_order_with_the_scores_they_have_alone(model: Model) -> None:
+def test_texts_of_all_lengths_keep_their_order_and_score_as_alone(model: Model) -> None:
     texts = [TEXT[: 7 * n % 90] for n in range(40)] + [TEXT * 3, "", "end"]
-    scoring = Scoring(model, map(Text, texts))
-    found = list(scoring)
+    scorer = Scorer(model, map(Text, texts))
+    found = list(scorer)
     assert [scored.text for scored in found] == texts
     assert [scored.tally.logprob for scored in found] == pytest.approx(
         [score(model, text).tally.logprob for text in texts], abs=1e-3
     )
-    assert scoring.total == sum((scored.tally for scored in found), Tally())
+    assert scorer.total == sum((scored.tally for scored in found), Tally())
 
 
-def test_texts_are_taken_as_they_are_scored_and_not_kept(model: Model) -> None:
+def test_texts_are_read_while_they_are_scored(model: Model) -> None:
     taken = 0
 
     def endless() -> Iterator[Text]:
@@ -161,7 +161,7 @@ def test_texts_are_taken_as_they_are_scored_and_not_kept(model: Model) -> None:
             taken += 1
             yield Text("once")
 
-    first = next(iter(Scoring(model, endless())))
+    first = next(iter(Scorer(model, endless())))
     assert first.tally.num_tokens > 0
     assert taken <= 300
 
@@ -171,23 +171,27 @@ def test_texts_that_come_slowly_do_not_wait_for_each_other(model: Model, monkeyp
     monkeypatch.setattr("genlm.tasks.score.monotonic", lambda: next(now))
     taken: list[str] = []
     texts = (Text(taken.append(word) or word) for word in ("fox", "wolf", "king"))  # type: ignore[func-returns-value]
-    for number, scored in enumerate(Scoring(model, texts), 1):
+    for number, scored in enumerate(Scorer(model, texts), 1):
         assert len(taken) == number
         assert scored.text == taken[-1]
 
 
-def test_a_long_text_encoded_in_parts_scores_the_same(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (TEXT + "\n") * 3
-    whole = score(model, text)
-    monkeypatch.setattr("genlm.model.pieces.PART", 100)
-    parts = score(model, text, keep_tokens=False)
-    assert parts.tokens is None
-    assert parts.tally == whole.tally
+def test_a_long_text_encoded_in_parts_has_the_tokens_of_the_whole_text(model: Model) -> None:
+    text = TEXT + "\n"
+    text *= 1 + PART // len(text)
+    scored = score(model, text, stride=64)
+    assert [token.id for token in scored.tokens or ()] == model.tokenizer.encode(text)
 
 
-def test_a_smaller_stride_gives_every_token_more_to_go_by() -> None:
+def test_tokens_are_not_kept_unless_they_are_wanted(model: Model) -> None:
+    scored = score(model, TEXT, keep_tokens=False)
+    assert scored.tokens is None
+    assert scored.tally == score(model, TEXT).tally
+
+
+def test_a_smaller_stride_gives_every_token_more_context() -> None:
     def least_before(stride: int) -> int:
-        windows = list(Sliding(8, stride).windows([list(range(50))]))
+        windows = list(SlidingWindow(8, stride).windows([list(range(50))]))
         return min(window.skip for window in windows[1:])
 
     assert [least_before(stride) for stride in (8, 4, 1)] == [0, 4, 7]
@@ -195,22 +199,22 @@ def test_a_smaller_stride_gives_every_token_more_to_go_by() -> None:
 
 @pytest.mark.parametrize("length", range(30))
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (5, 1), (5, 3), (5, 5), (11, 5)])
-def test_windows_count_every_token_but_the_first_exactly_once(length: int, size: int, stride: int) -> None:
+def test_windows_score_every_token_but_the_first_exactly_once(length: int, size: int, stride: int) -> None:
     ids = list(range(length))
-    windows = list(Sliding(size, stride).windows([ids[:7], ids[7:]]))
+    windows = list(SlidingWindow(size, stride).windows([ids[:7], ids[7:]]))
     assert [target for window in windows for target in window.targets] == ids[1:]
     assert [window.is_last for window in windows] == [False] * (len(windows) - 1) + [True]
     for window in windows:
         assert len(window.inputs) <= size
         assert len(window.inputs) - window.skip == len(window.targets) or not window.targets
-        # What an input tells of is the token after it.
+        # The target of an input is the token after it.
         assert [token + 1 for token in window.inputs[window.skip :]] == list(window.targets)
 
 
 @pytest.mark.parametrize("stride", [0, -3, 65])
 def test_a_stride_outside_the_context_is_refused(model: Model, stride: int) -> None:
     with pytest.raises(UsageError, match="from 1 to the model's context of 64"):
-        Scoring(model, [], stride=stride)
+        Scorer(model, [], stride=stride)
 
 
 def test_logits_that_are_not_numbers_are_an_error(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from genlm.decoding.completion import Completion
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, UsageError
 from genlm.model.load import Model
-from genlm.tasks.words import bad_words_ids
+from genlm.tasks.generate import bad_words_ids
 
 PROMPT = "Once upon a time"
 SPECS = ["greedy", "beam:num_beams=3", "sample", "top-k", "contrastive", "dola", "diverse-beam", "beam-sample"]

@@ -1,4 +1,4 @@
-"""Pages opened in Chromium: they work, reach for nothing, say nothing on the console, and show text as text."""
+"""Pages in Chromium: they work, load nothing, write nothing to the console, and show text as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from genlm.records.made_by import MadeBy
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.compare import Comparer, ComparisonSettings, Contender
 from genlm.tasks.generate import Limits, continue_prompt, result_of
-from genlm.tasks.score import Scoring
+from genlm.tasks.score import Scorer
 from genlm.views.attention import attention_page
 from genlm.views.compare import comparison_page
 from genlm.views.generation import bucket, parts, trace_page
@@ -49,12 +49,12 @@ def maps(model: Model) -> AttentionMaps:
 @pytest.fixture(scope="module")
 def scored(model: Model) -> tuple[list[ScoredText], str]:
     """Scored texts and their page."""
-    scoring = Scoring(model, [Text(HOSTILE, "a<b>.txt", 1), Text("", "a<b>.txt", 2), Text("The king. " * 20)])
+    scorer = Scorer(model, [Text(HOSTILE, "a<b>.txt", 1), Text("", "a<b>.txt", 2), Text("The king. " * 20)])
     page = ScorePage()
-    texts = list(scoring)
+    texts = list(scorer)
     for text in texts:
         page.show(text)
-    return texts, page.page(model.info, MadeBy.now(), scoring.total, **scoring.settings)
+    return texts, page.page(model.info, MadeBy.now(), scorer.total, **scorer.settings)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def generation(model: Model) -> Generation:
 
 @pytest.fixture(scope="module")
 def comparison(model: Model) -> StrategyComparison:
-    """Three strategies, one of them swept, on two prompts that would act if they could, with human text."""
+    """Three strategies, one of them swept, on two hostile prompts, with human text."""
     sampled = [Contender(Strategy.parse(f"top-p:top_p={top_p}"), {"top_p": top_p}) for top_p in (0.5, 0.7, 0.9)]
     greedy = Contender(Strategy.of("greedy", name=HOSTILE), {})
     prompts = (HOSTILE[:20], "مرحبا 狐")
@@ -110,7 +110,7 @@ def compare(browser: Browser, compared: str, tmp_path: Path) -> Iterator[Page]:
 
 
 def opened(browser: Browser, page: str, path: Path) -> Iterator[Page]:
-    """Open a page, and see at the end that it kept quiet and reached for nothing but itself."""
+    """Open a page; check at the end that it loaded nothing else and wrote nothing to the console."""
     path.write_text(page, encoding="utf-8")
     shown = browser.open(path)
     yield shown
@@ -119,7 +119,7 @@ def opened(browser: Browser, page: str, path: Path) -> Iterator[Page]:
 
 
 def overflows(page: Page) -> bool:
-    """Whether the page is wider than its window."""
+    """Return whether the page is wider than its window."""
     return bool(page.run("document.documentElement.scrollWidth > window.innerWidth"))
 
 
@@ -137,7 +137,7 @@ def test_every_head_has_its_picture(attention: Page, maps: AttentionMaps) -> Non
     assert pixels[7] == 0, "and nothing that comes later"
 
 
-def test_a_head_tells_its_values_under_the_pointer(attention: Page, maps: AttentionMaps) -> None:
+def test_a_head_shows_its_values_under_the_pointer(attention: Page, maps: AttentionMaps) -> None:
     thumbnail = "document.querySelectorAll('.head canvas')[6]"
     x, y = attention.middle(thumbnail)
     attention.move(x - 10, y + 10)
@@ -150,7 +150,7 @@ def test_a_head_tells_its_values_under_the_pointer(attention: Page, maps: Attent
     assert attention.run("note.hidden")
 
 
-def test_a_click_enlarges_a_head_and_keys_turn_to_the_next(attention: Page, maps: AttentionMaps) -> None:
+def test_a_click_enlarges_a_head_and_keys_select_the_next(attention: Page, maps: AttentionMaps) -> None:
     attention.click(*attention.middle("document.querySelectorAll('.head')[3]"))
     assert attention.run("large.open")
     assert attention.run("document.getElementById('large-title').textContent") == "layer 0, head 3"
@@ -168,7 +168,7 @@ def test_a_click_enlarges_a_head_and_keys_turn_to_the_next(attention: Page, maps
     assert not attention.run("large.open")
 
 
-def test_a_token_tells_its_numbers_under_the_pointer(score: Page, scored: tuple[list[ScoredText], str]) -> None:
+def test_a_token_shows_its_numbers_under_the_pointer(score: Page, scored: tuple[list[ScoredText], str]) -> None:
     token = (scored[0][2].tokens or ())[4]
     x, y = score.middle("document.querySelectorAll('.text')[2].querySelectorAll('.token')[4]")
     score.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -210,7 +210,7 @@ def note_of_second_token(page: Page, words: str, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["hover", "tap", "keys"])
-def test_a_generated_token_shows_what_else_was_likely(trace: Page, generation: Generation, how: str) -> None:
+def test_a_generated_token_shows_its_alternatives(trace: Page, generation: Generation, how: str) -> None:
     token = list(parts(generation.completions[0]))[1][1]
     told = note_of_second_token(trace, "document", how)
     assert f"id {token.id}, rank {token.rank}\n" in told
@@ -225,7 +225,7 @@ def test_a_generated_token_shows_what_else_was_likely(trace: Page, generation: G
     assert how == "hover" or trace.run("note.hidden")
 
 
-def test_the_texts_of_a_generation_are_there_as_they_are(trace: Page, generation: Generation) -> None:
+def test_the_texts_of_a_generation_are_unchanged(trace: Page, generation: Generation) -> None:
     found = trace.run("[...document.querySelectorAll('.words')].map(w => w.textContent)")
     assert found == [visible(completion.text) for completion in generation.completions]
     assert trace.run("document.getElementById('prompt').textContent") == HOSTILE[:20]
@@ -293,7 +293,7 @@ def test_a_page_fits_its_window_and_can_be_read(
         assert not overflows(page)
 
 
-def test_texts_stand_side_by_side_as_they_are(compare: Page, comparison: StrategyComparison) -> None:
+def test_texts_are_side_by_side_and_unchanged(compare: Page, comparison: StrategyComparison) -> None:
     shown = visible(HOSTILE)
     assert compare.run("document.getElementById('prompt').textContent") == visible(comparison.prompts[0])
     names = compare.run("[...document.querySelectorAll('.card h3')].map(h => h.textContent)")
@@ -308,7 +308,7 @@ def test_texts_stand_side_by_side_as_they_are(compare: Page, comparison: Strateg
     assert compare.run("document.querySelectorAll('b, i').length") == 0
 
 
-def test_another_prompt_is_chosen(compare: Page, comparison: StrategyComparison) -> None:
+def test_another_prompt_can_be_selected(compare: Page, comparison: StrategyComparison) -> None:
     compare.run(
         "(() => { const s = document.getElementById('prompts'); s.value = 1; s.dispatchEvent(new Event('change')) })()"
     )
@@ -318,7 +318,7 @@ def test_another_prompt_is_chosen(compare: Page, comparison: StrategyComparison)
 
 
 @pytest.mark.parametrize("how", ["hover", "tap", "keys"])
-def test_a_token_of_any_strategy_shows_what_else_was_likely(
+def test_a_token_of_any_strategy_shows_its_alternatives(
     compare: Page, comparison: StrategyComparison, how: str
 ) -> None:
     token = list(parts(comparison.rows[2].cells[0].samples[0]))[1][1]
@@ -342,7 +342,7 @@ def test_repeated_passages_are_underlined(browser: Browser, comparison: Strategy
         assert marks == [False] * 4 + [True] * 4 + [False]
 
 
-def test_the_table_is_sorted_by_a_click_and_by_a_key(compare: Page, comparison: StrategyComparison) -> None:
+def test_a_click_and_a_key_sort_the_table(compare: Page, comparison: StrategyComparison) -> None:
     order = "[...document.querySelectorAll('#rows tr')].map(r => r.querySelector('.number').textContent)"
     assert compare.run(order) == ["1", "2", "3", "4", "H"]
     values = {
@@ -365,9 +365,7 @@ def test_the_table_is_sorted_by_a_click_and_by_a_key(compare: Page, comparison: 
     assert compare.run("document.querySelectorAll('[aria-sort]').length") == 1
 
 
-def test_what_has_no_value_is_last_whichever_way_a_table_is_sorted(
-    compare: Page, comparison: StrategyComparison
-) -> None:
+def test_missing_values_are_last_in_any_order(compare: Page, comparison: StrategyComparison) -> None:
     headings = compare.run("[...document.querySelectorAll('#headings button')].map(b => b.textContent)")
     at = headings.index("tokens/s")
     for _ in range(2):
@@ -410,7 +408,7 @@ def test_a_page_of_very_many_prompts_shows_the_traced_ones_and_says_so(compariso
     assert data["cut"] == "Shown are the texts of 1 of 2 prompts."
 
 
-def test_the_policy_of_a_page_stops_what_is_not_its_own(browser: Browser, maps: AttentionMaps, tmp_path: Path) -> None:
+def test_the_policy_of_a_page_blocks_foreign_scripts(browser: Browser, maps: AttentionMaps, tmp_path: Path) -> None:
     path = tmp_path / "changed.html"
     path.write_text(attention_page(maps).replace("</body>", "<script>window.foreign = 1</script></body>"))
     page = browser.open(path)
@@ -418,7 +416,7 @@ def test_the_policy_of_a_page_stops_what_is_not_its_own(browser: Browser, maps: 
     assert any("Content Security Policy" in line for line in page.console)
 
 
-def test_the_data_of_a_page_can_end_no_element() -> None:
+def test_the_data_of_a_page_cannot_end_an_element() -> None:
     page = make_page("<i>", {"text": "</script><!--<script>&\u2028"}, "score")
     data = page.split('id="data">')[1].split("</script>")[0]
     assert not set("<>&\u2028") & set(data)
@@ -430,15 +428,15 @@ def test_a_score_page_shows_no_more_than_a_browser_can_and_says_so(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("genlm.views.score.MOST_PAGE_TOKENS", 5)
-    scoring = Scoring(model, [Text("fox"), Text("wolf and fox"), Text("fox")])
+    scorer = Scorer(model, [Text("fox"), Text("wolf and fox"), Text("fox")])
     page = ScorePage()
-    for text in scoring:
+    for text in scorer:
         page.show(text)
     data = json.loads(
-        page.page(model.info, MadeBy.now(), scoring.total, **scoring.settings).split('id="data">')[1].split("<")[0]
+        page.page(model.info, MadeBy.now(), scorer.total, **scorer.settings).split('id="data">')[1].split("<")[0]
     )
     assert sum(len(item["tokens"]) for item in data["items"]) == 5
-    assert data["cut"].startswith(f"Shown are the first 5 of {scoring.total.num_tokens} tokens")
+    assert data["cut"].startswith(f"Shown are the first 5 of {scorer.total.num_tokens} tokens")
     assert data["total"][0] == ["texts", "3"]
 
 

@@ -1,4 +1,4 @@
-"""What is shown, on a terminal and elsewhere."""
+"""Views: text for terminals and pipes, JSON, summaries, the spinner."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ended(index: int, text: str = "") -> Completion:
 
 
 class TestVisible:
-    def test_text_stays_as_it_is(self) -> None:
+    def test_plain_text_is_unchanged(self) -> None:
         assert visible("naïve\tcafé — 狐 🦊\n[bold]") == "naïve\tcafé — 狐 🦊\n[bold]"
 
     def test_controls_are_shown_by_their_picture_or_code(self) -> None:
@@ -49,7 +49,7 @@ class TestVisible:
         assert visible("\x9b\u202e\u2028\ud800") == "<U+009B><U+202E><U+2028><U+D800>"
 
     def test_nothing_that_a_terminal_acts_on_is_left(self) -> None:
-        """Every control, surrogate, line and paragraph separator, and what turns the order of reading round."""
+        """Controls, surrogates, line and paragraph separators, and characters that change the reading direction."""
         turning = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
         marks = "\u061c\u200e\u200f"
         characters = map(chr, range(0x110000))
@@ -64,33 +64,33 @@ class TestVisible:
     def test_one_line_is_one(self) -> None:
         assert one_line("a\nerror: b\r\nc\x1b") == "a error: b␍ c␛"
 
-    def test_json_says_the_same_without_the_characters(self) -> None:
+    def test_json_has_escapes_for_the_same_characters(self) -> None:
         written = escaped(json.dumps([NASTY], ensure_ascii=False))
         assert visible(written) == written
         assert json.loads(written) == [NASTY]
 
 
 class TestUnderlined:
-    def test_the_place_is_marked(self) -> None:
+    def test_the_part_is_marked(self) -> None:
         assert underlined("top-p:top_q=1", 6, 13) == "top-p:top_q=1\n      ^^^^^^^"
 
     def test_columns_are_counted_not_characters(self) -> None:
         assert underlined("狐:\x9b=1", 2, 5) == "狐:<U+009B>=1\n   ^^^^^^^^^^"
 
-    def test_a_break_in_the_spec_breaks_no_line(self) -> None:
+    def test_a_line_break_in_the_spec_is_a_sign(self) -> None:
         assert underlined("a\nb", 2, 3).count("\n") == 1
 
-    def test_an_empty_place_is_marked_too(self) -> None:
+    def test_an_empty_part_is_marked_too(self) -> None:
         assert underlined("", 0, 0) == "\n^"
 
 
 class TestWriter:
-    def test_a_pipe_gets_the_text_unaltered(self) -> None:
+    def test_a_pipe_gets_the_text_unchanged(self) -> None:
         stream = io.StringIO(newline="")
         Writer(stream).write(NASTY, style="bold")
         assert stream.getvalue() == NASTY
 
-    def test_every_piece_leaves_at_once(self) -> None:
+    def test_every_piece_is_flushed(self) -> None:
         pipe = io.BytesIO()
         writer = Writer(io.TextIOWrapper(pipe, encoding="utf-8"))
         for text in ("né", "狐"):
@@ -102,7 +102,7 @@ class TestWriter:
         Writer(stream).write(NASTY)
         assert stream.getvalue() == visible(NASTY)
 
-    def test_a_style_is_the_only_thing_that_acts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_the_style_controls_the_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TERM", "xterm-256color")
         stream = FakeTerminal()
         Writer(stream).write(NASTY, style="bold")
@@ -114,7 +114,7 @@ class TestWriter:
         Writer(stream).write("Once", style="bold")
         assert stream.getvalue() == "Once"
 
-    def test_a_notice_that_cannot_be_written_ends_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_notice_that_cannot_be_written_is_ignored(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Full(io.StringIO):
             def write(self, text: str) -> int:
                 raise OSError(28, "No space left on device")
@@ -141,7 +141,7 @@ class TestTextView:
         view.show(ended(0))
         assert stream.getvalue() == " upon\n"
 
-    def test_an_empty_completion_has_its_line(self) -> None:
+    def test_an_empty_completion_has_a_line(self) -> None:
         stream = io.StringIO()
         TextView(stream, "Once", 1, echo=True).show(ended(0))
         assert stream.getvalue() == "Once\n"
@@ -203,7 +203,7 @@ class TestJson:
         ]
         assert record["timing"] == {"load_s": 0.1, "prefill_s": 0.2, "decode_s": 0.3, "tokens_per_s": 8.0}
 
-    def test_nasty_text_comes_back_whole_and_acts_on_no_terminal(self) -> None:
+    def test_control_characters_are_escaped_and_kept(self) -> None:
         text = NASTY + '"\\ \ud800'
         written = as_json(generation(text, prompt=text))
         record = json.loads(written)
@@ -211,7 +211,7 @@ class TestJson:
         assert visible(written) == written
         assert written.encode("utf-8").endswith(b"}\n")
 
-    def test_it_is_written_once_all_is_there(self) -> None:
+    def test_it_is_written_when_the_generation_is_complete(self) -> None:
         stream = io.StringIO()
         view = JsonView(stream)
         view.show(Piece(0, "a"))
@@ -223,17 +223,17 @@ class TestJson:
 
 
 class TestSummary:
-    def test_it_says_what_ran(self) -> None:
+    def test_it_names_model_and_strategy(self) -> None:
         assert summary(generation("a", "b")) == (
             "tiny (float32, cpu)  top-p:top_p=0.9  seed 7  4 tokens in 0.50 s (8/s)"
         )
 
-    def test_a_seed_is_told_only_where_it_matters(self) -> None:
+    def test_it_has_the_seed_of_a_strategy_that_samples(self) -> None:
         assert "seed" not in summary(generation("a", strategy="greedy"))
 
 
 class TestSpinner:
-    def test_it_says_nothing_in_a_pipe_or_when_it_is_not_wanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_is_silent_in_a_pipe_or_if_disabled(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pipe, terminal = io.StringIO(), FakeTerminal()
         for stream, wanted in [(pipe, True), (terminal, False)]:
             monkeypatch.setattr("sys.stderr", stream)
@@ -241,7 +241,7 @@ class TestSpinner:
                 spinner.say("loading")
             assert stream.getvalue() == ""
 
-    def test_its_line_is_taken_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_its_line_is_removed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TERM", "xterm")
         terminal = FakeTerminal()
         monkeypatch.setattr("sys.stderr", terminal)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from genlm.model.info import ModelInfo
 from genlm.tasks.generate import DEFAULT_STRATEGY, Limits, continue_prompt, result_of
-from genlm.tasks.windows import Sliding, Window, score_windows
+from genlm.tasks.score import SlidingWindow, Window, score_windows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -44,7 +44,7 @@ def estimate_loss(model: Any, held: Held, context: int, most_tokens: int) -> flo
 
 def exact_loss(model: Any, held: Held, context: int) -> float:
     """The mean loss (nats a token) over the whole text, windows sliding by half the context."""
-    sliding = Sliding.over(context, None)
+    sliding = SlidingWindow.over(context, None)
     return _mean_loss(model, [window for row in held.rows for window in sliding.windows([row])])
 
 

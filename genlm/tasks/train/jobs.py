@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get
 from genlm.errors import InputError, UsageError
 from genlm.model.source import Notify, find_model
 from genlm.records.serialize import from_builtins, parse, to_builtins
+from genlm.tasks.score import UNBOUNDED
 from genlm.tasks.train.checkpoint import replace_file
 from genlm.tasks.train.defaults import choose_recipe, choose_shape
 from genlm.tasks.train.folder import SavedType
@@ -17,7 +18,6 @@ from genlm.tasks.train.machine import check_compiler, choose_precision
 from genlm.tasks.train.settings import LEAST_CONTEXT, Recipe, Shape
 from genlm.tasks.train.texts import Texts, TextSource, count_bytes
 from genlm.tasks.train.tokenizers import is_made
-from genlm.tasks.windows import UNBOUNDED
 
 if TYPE_CHECKING:
     from genlm.model.load import DeviceChoice

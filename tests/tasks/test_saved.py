@@ -1,4 +1,4 @@
-"""A saved result run again: the same, or where it differs; and what is no such result."""
+"""`--replay`: a saved result runs again, and differences are reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import genlm
 from genlm.decoding.kinds import KINDS
 from genlm.errors import InputError
 from genlm.records.generation import Difference, Replay
-from genlm.tasks.replay import read_result
+from genlm.tasks.saved import read_result
 from genlm.views.generation import as_json, replay_text
 
 
@@ -44,13 +44,13 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_result_of_any_kind_comes_out_the_same(tiny: Path, tmp_path: Path, kind: str) -> None:
+def test_a_result_of_any_kind_can_be_reproduced(tiny: Path, tmp_path: Path, kind: str) -> None:
     save(tiny, tmp_path / "result.json", kind, stop=["zzz", "qq"], trace=True)
     assert again(tmp_path / "result.json")[0] == 0
 
 
 @pytest.mark.parametrize("options", [{"deterministic": True}, {"overflow": "truncate-left"}, {"stop": ["e"]}])
-def test_everything_that_made_it_is_in_the_file(tiny: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_the_file_has_every_setting(tiny: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     record = save(tiny, tmp_path / "result.json", "sample", num_return_sequences=3, **options)
     for key, value in options.items():
         assert record[key] == value
@@ -59,12 +59,12 @@ def test_everything_that_made_it_is_in_the_file(tiny: Path, tmp_path: Path, opti
     assert (code, said.split(",")[0]) == (0, "the same: 3 completions")
 
 
-def test_the_same_is_said_as_json_too(saved: Path) -> None:
+def test_the_report_as_json(saved: Path) -> None:
     code, said = again(saved, "json")
     assert (code, json.loads(said)) == (0, {"same": True, "difference": None})
 
 
-def test_the_first_difference_is_named(saved: Path) -> None:
+def test_the_first_difference_is_reported(saved: Path) -> None:
     record = json.loads(saved.read_text(encoding="utf-8"))
     own = record["completions"][1]["token_ids"][4]
     change(saved, lambda record: record["completions"][1]["token_ids"].__setitem__(4, 70))
@@ -81,14 +81,14 @@ def test_the_first_difference_is_named(saved: Path) -> None:
     assert (difference["saved"]["id"], difference["now"]["id"]) == (70, own)
 
 
-def test_one_that_was_shorter_or_longer_differs_where_it_ended(saved: Path) -> None:
+def test_a_longer_saved_completion_differs_where_the_new_one_ends(saved: Path) -> None:
     change(saved, lambda record: record["completions"][0]["token_ids"].append(70))
     code, said = again(saved)
     assert (code, said.splitlines()[0]) == (1, "differs: sample 1 at new token 13")
     assert said.splitlines()[2] == "now:   no more tokens"
 
 
-def test_another_text_of_the_same_tokens_differs(saved: Path) -> None:
+def test_another_text_of_the_same_tokens_is_a_difference(saved: Path) -> None:
     change(saved, lambda record: record["completions"][0].update(text="other"))
     assert again(saved) == (1, "differs: sample 1 has the same tokens, and another text or end\n")
 
@@ -98,7 +98,7 @@ def test_another_seed_gives_another_result(saved: Path) -> None:
     assert again(saved)[0] == 1
 
 
-def test_the_tokens_of_the_prompt_are_run_and_not_its_text(saved: Path) -> None:
+def test_the_tokens_of_the_prompt_run_and_not_its_text(saved: Path) -> None:
     change(saved, lambda record: record.update(prompt="something else"))
     assert again(saved)[0] == 0
 
@@ -132,7 +132,9 @@ def test_the_tokens_of_the_prompt_are_run_and_not_its_text(saved: Path) -> None:
         (lambda r: r.update(overflow="cut"), "overflow: 'cut' is not one of error, truncate-left"),
     ],
 )
-def test_what_is_lacking_or_wrong_is_named(saved: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:
+def test_an_error_names_the_missing_or_wrong_value(
+    saved: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
     change(saved, edit)
     with pytest.raises(InputError, match=r"result\.json: (not a saved result|cannot be run again): ") as caught:
         read_result(saved)
@@ -141,7 +143,7 @@ def test_what_is_lacking_or_wrong_is_named(saved: Path, edit: Callable[[dict[str
 
 
 @pytest.mark.parametrize("content", [b"", b"not json", b"[1]", b"\xff\xfe", b"[" * 100_000, b"{}", b"3"])
-def test_a_file_that_is_no_result_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_result_is_one_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.json").write_bytes(content)
     done = call("generate", "--replay", tmp_path / "bad.json")
     assert (done.code, done.out) == (1, "")
@@ -149,7 +151,7 @@ def test_a_file_that_is_no_result_is_one_clear_error(tmp_path: Path, content: by
 
 
 @pytest.mark.parametrize("id", [-1, 10**30])
-def test_a_number_that_is_no_token_id_is_one_clear_error(saved: Path, id: int) -> None:
+def test_a_number_that_is_not_a_token_id_is_one_error(saved: Path, id: int) -> None:
     change(saved, lambda record: record["completions"][2].update(token_ids=[id]))
     done = call("generate", "--replay", saved)
     assert (done.code, done.out) == (1, "")
@@ -161,7 +163,7 @@ def test_an_id_beyond_the_vocabulary_is_a_difference(saved: Path) -> None:
     assert again(saved)[0] == 1
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*none\.json: No such file"):
         read_result(tmp_path / "none.json")
 
@@ -188,13 +190,13 @@ def test_a_prompt_that_the_model_cannot_take_is_an_error(saved: Path, edit: Call
         (("--no-echo",), "--echo"),
     ],
 )
-def test_what_the_result_decides_is_not_to_be_given_again(saved: Path, options: tuple[str, ...], named: str) -> None:
+def test_options_that_the_result_decides_are_refused(saved: Path, options: tuple[str, ...], named: str) -> None:
     done = call("generate", "--replay", saved, *options)
     assert done.code == 2
     assert done.error() == f"--replay and {named} cannot be combined"
 
 
-def test_a_token_of_a_difference_acts_on_no_terminal(saved: Path) -> None:
+def test_tokens_in_the_report_are_made_visible(saved: Path) -> None:
     result = read_result(saved)
     made = genlm.load(result.model.name, device="cpu").generate("Once", max_new_tokens=1)
     text = replay_text(Replay(made, Difference(0, 0, (3, "\x1b[5m\u202e"), None)))
