@@ -100,12 +100,11 @@ class Comparer:
         self.prompts = tuple(prompts)
         self.contenders = tuple(contenders)
         self.settings = settings
-        self.judge = judge
         self._human = tuple(human)
         self._on_progress = on_progress
         self._limits = [settings.limits(contender.strategy) for contender in contenders]
         self._check_memory()
-        self._judging = Judge(judge) if judge is not None else None
+        self._judge = Judge(judge) if judge is not None else None
         self.done = 0
         self._errors: list[GenlmError] = []
         self._rows = [_Cells(MOST_TRACED // (len(contenders) + bool(human))) for _ in contenders]
@@ -165,7 +164,7 @@ class Comparer:
         return StrategyComparison(
             MadeBy.now(),
             self.model.info,
-            None if self.judge is None else self.judge.info,
+            None if self._judge is None else self._judge.model.info,
             self.settings.seed,
             self.settings.max_new_tokens,
             self.settings.samples,
@@ -226,10 +225,10 @@ class Comparer:
         return Cell(sample.prompt, (sample,))
 
     def _judged(self, cell: Cell) -> Cell:
-        if self._judging is None or not cell.samples:
+        if self._judge is None or not cell.samples:
             return cell
         prompt = "" if cell.prompt is None else self.prompts[cell.prompt]
-        judgements = self._judging.judge([prompt] * len(cell.samples), [sample.text for sample in cell.samples])
+        judgements = self._judge.judge([prompt] * len(cell.samples), [sample.text for sample in cell.samples])
         pairs = zip(cell.samples, judgements, strict=True)
         return replace(cell, samples=tuple(replace(sample, judgement=each) for sample, each in pairs))
 
@@ -324,7 +323,7 @@ class Judge:
     """A model that scores the texts of another, each after its prompt, in its own tokens."""
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self.model = model
         self._sliding = SlidingWindow.over(model.network.context, None)
 
     def judge(self, prompts: Sequence[str], texts: Sequence[str]) -> list[Judgement | None]:
@@ -334,7 +333,7 @@ class Judge:
             windows, count = self._windows(prompt, text)
             counts.append(count)
             windows_of.append(windows)
-        scores = iter(score_windows(self._model.network, [window for windows in windows_of for window in windows]))
+        scores = iter(score_windows(self.model.network, [window for windows in windows_of for window in windows]))
         judged: list[Judgement | None] = []
         for windows, count in zip(windows_of, counts, strict=True):
             found = [next(scores) for _ in windows]
@@ -345,8 +344,8 @@ class Judge:
     def _windows(self, prompt: str, text: str) -> tuple[list[Window], int]:
         """Return the windows over a text after its prompt, and how many of the last scores are the text's."""
         try:
-            new = continuation_ids(self._model, prompt, text) if text else ()
-            before = _context(self._model, prompt, None) if new else ()
+            new = continuation_ids(self.model, prompt, text) if text else ()
+            before = _context(self.model, prompt, None) if new else ()
         except InputError:
             new, before = (), ()
         count = len(new) if before else max(0, len(new) - 1)

@@ -1,4 +1,4 @@
-"""Strategies side by side: tables and texts for a terminal, and the same as JSON, CSV and Markdown."""
+"""Strategies side by side: tables and texts for a terminal, and the same as JSON, CSV, Markdown and a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A figure as a tree of SVG elements that a page's policy lets be drawn."""
+"""Figures as trees of SVG elements that the policy of a page allows."""
 
 from __future__ import annotations
 
