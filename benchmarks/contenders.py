@@ -137,7 +137,7 @@ class Genlm:
         from dataclasses import replace
 
         from genlm.decoding.strategy import Strategy
-        from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings
+        from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparer, ComparisonSettings
         from genlm.tasks.compare import Contender as Compared
 
         contenders = [Compared(Strategy.parse(spec), {}) for spec in DEFAULT_STRATEGIES]
@@ -145,8 +145,8 @@ class Genlm:
         text = " ".join(f"t{token}" for token in PROMPT)
 
         def run() -> object:
-            comparing = Comparing(model, [text], contenders, ComparisonSettings(NEW, samples, 0))
-            return list(comparing), comparing.result
+            comparer = Comparer(model, [text], contenders, ComparisonSettings(NEW, samples, 0))
+            return list(comparer), comparer.result
 
         return run
 

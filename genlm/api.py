@@ -13,12 +13,12 @@ from genlm.errors import UsageError
 from genlm.model.info import Engine, ModelInfo
 from genlm.model.source import Notify, find_model
 from genlm.records.batch import BatchRecord
-from genlm.records.compare import StrategyComparison
+from genlm.records.compare import METRICS, StrategyComparison
 from genlm.records.generation import Generation, Overflow
 from genlm.records.inspection import AttentionMaps, NextToken, ScoredText
 from genlm.tasks.attention import look_at_attention
 from genlm.tasks.batch.jobs import BatchSettings, make_jobs, run_jobs
-from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
+from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparer, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS, DEFAULT_STRATEGY, Limits, continue_prompt, result_of
 from genlm.tasks.next import DEFAULT_TOP, next_token
 from genlm.tasks.score import score_text
@@ -125,23 +125,31 @@ class LanguageModel:
         reference: Sequence[str] = (),
         judge: LanguageModel | None = None,
         overflow: Overflow = "error",
+        metrics: Sequence[str] = METRICS,
     ) -> StrategyComparison:
         """Compare strategies: their completions of the prompts, and metrics of these with confidence intervals.
 
         Each prompt has `num_return_sequences` completions, or as many as the strategy can give. `reference` are human
-        texts; the distances to their metrics are reported. A prompt that fails under a strategy is a cell with an
-        error.
+        texts; the distances to their metrics are reported. `metrics` are the names of those to compute. A prompt that
+        fails under a strategy is a cell with an error.
 
         Raises:
-            UsageError: an invalid strategy or count; a SpecError has the position in the spec.
+            UsageError: an invalid strategy, count or metric; a SpecError has the position in the spec.
+            ModelError: more completions than memory can hold.
             InputError, ModelError: the first failure, if no strategy has a completion.
         """
         chosen = [Strategy.parse(each) if isinstance(each, str) else each for each in strategies]
-        comparing = Comparing(
+        comparing = Comparer(
             self._model,
             [prompts] if isinstance(prompts, str) else prompts,
             [Contender(strategy, {}) for strategy in chosen],
-            ComparisonSettings(max_new_tokens, num_return_sequences, draw_seed() if seed is None else seed, overflow),
+            ComparisonSettings(
+                max_new_tokens,
+                num_return_sequences,
+                draw_seed() if seed is None else seed,
+                overflow,
+                (metrics,) if isinstance(metrics, str) else tuple(metrics),
+            ),
             human=reference,
             judge=None if judge is None else judge._model,
         )

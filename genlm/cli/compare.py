@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
@@ -15,30 +16,88 @@ from genlm.cli.strategies import choose_strategy
 from genlm.decoding.grid import Axis, axes_of, check_axes, crossed, read_axis
 from genlm.decoding.request import draw_seed
 from genlm.errors import PartlyFailed, UsageError
-from genlm.formats.output import open_output
+from genlm.formats.output import csv_safe, open_output
 from genlm.formats.rows import read_human_texts, read_prompts
 from genlm.formats.texts import read_prompt
-from genlm.records.compare import StrategyComparison
-from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparing, ComparisonSettings, Contender
+from genlm.model.fingerprint import fingerprinted
+from genlm.model.source import Notify
+from genlm.records.compare import METRICS, StrategyComparison
+from genlm.tasks.compare import DEFAULT_STRATEGIES, Comparer, ComparisonSettings, Contender
 from genlm.tasks.generate import DEFAULT_NEW_TOKENS
 from genlm.tasks.saved import read_comparison
 from genlm.views.compare import (
     comparison_csv,
     comparison_json,
     comparison_markdown,
+    comparison_page,
     comparison_summary,
     failures,
     show_comparison,
 )
-from genlm.views.pages.compare import comparison_page
 from genlm.views.progress import ProgressBar, Spinner
-from genlm.views.terminal import notices
+from genlm.views.terminal import Writer, notices
+
+if TYPE_CHECKING:
+    from genlm.model.load import Model
 
 compare_option = options.panel("What to compare")
 # What can be combined with --from: everything that a saved comparison does not hold.
-WITH_SAVED = {"saved", "format", "output", "html", "quiet"}
+WITH_SAVED = {"saved", "metrics", "texts", "format", "csv_safe", "output", "html", "quiet"}
+# The texts of more strategies would push the table off the screen.
+MOST_TEXTS = 4
 Format = Literal["text", "json", "csv", "markdown"]
-WRITERS = {"json": comparison_json, "csv": comparison_csv, "markdown": comparison_markdown}
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """Which parts of the result to show, and how."""
+
+    metrics: Annotated[
+        str | None,
+        options.output_option(
+            metavar="NAME,...", help=f"Compute and show only these metrics. Default: all: {', '.join(METRICS)}."
+        ),
+    ] = None
+    texts: Annotated[
+        bool | None,
+        options.output_option(
+            "--texts/--no-texts",
+            help="Show the first text of each strategy below the tables. Default: for one prompt and at most "
+            f"{MOST_TEXTS} strategies.",
+        ),
+    ] = None
+    format: Annotated[
+        Format,
+        options.output_option(
+            metavar="FORMAT", help="text, json: everything, csv: one line per strategy, or markdown: a table."
+        ),
+    ] = "text"
+    csv_safe: options.CsvSafe = False
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the metrics. Raise UsageError if one does not exist."""
+        if self.metrics is None:
+            return METRICS
+        names = tuple(name.strip() for name in self.metrics.split(","))
+        unknown = next((name for name in names if name not in METRICS), None)
+        if unknown is not None:
+            raise UsageError(f"--metrics: no metric {unknown!r}", hint=f"choose from {', '.join(METRICS)}")
+        return names
+
+    def write(self, comparison: StrategyComparison, stream: TextIO, page: TextIO | None) -> None:
+        """Write the result in its format, and the page."""
+        if self.format == "text":
+            is_short = len(comparison.prompts) == 1 and len(comparison.strategies) <= MOST_TEXTS
+            show_comparison(stream, comparison, texts=is_short if self.texts is None else self.texts)
+        else:
+            writers: dict[str, Callable[[StrategyComparison], str]] = {
+                "json": comparison_json,
+                "csv": partial(comparison_csv, spell=csv_safe if self.csv_safe else str),
+                "markdown": comparison_markdown,
+            }
+            Writer(stream).write(writers[self.format](comparison))
+        if page is not None:
+            page.write(comparison_page(comparison))
 
 
 @grouped
@@ -104,12 +163,7 @@ def compare(
     ] = 1,
     overflow: options.OnOverflow = "error",
     model: options.ModelOptions,
-    format: Annotated[
-        Format,
-        options.output_option(
-            metavar="FORMAT", help="text, json: everything, csv: one line per strategy, or markdown: a table."
-        ),
-    ] = "text",
+    result: ResultOptions,
     output: options.Output = None,
     html: options.Html = None,
     quiet: options.Quiet = False,
@@ -124,28 +178,47 @@ def compare(
     notify = notices(quiet=quiet)
     if saved is not None:
         check_alone(context, "--from", only=WITH_SAVED, hint="the saved comparison holds all other settings")
-        _show_saved(saved, format, output, html)
+        with open_output(output) as stream, options.open_page(html, output) as page:
+            comparison = read_comparison(saved)
+            result.write(_selected(comparison, result.names()), stream, page)
+        _check_whole(comparison)
         return
     with open_output(output) as stream, options.open_page(html, output) as page:
         contenders = choose_contenders(strategy or (), presets, grid or (), notify)
         settings = ComparisonSettings(
-            max_new_tokens, num_return_sequences, draw_seed() if seed is None else seed, overflow
+            max_new_tokens, num_return_sequences, draw_seed() if seed is None else seed, overflow, result.names()
         )
         prompts = _prompts(prompt, file)
         human = read_human_texts(reference) if reference is not None else ()
+        cells = len(human) + len(contenders) * len(prompts)
         with Spinner(enabled=not quiet) as spinner:
-            judging = None if judge is None else replace(model, name=judge, revision=None).load(notify, spinner)
-            loaded = model.load(notify, spinner)
-            comparing = Comparing(loaded, prompts, contenders, settings, human=human, judge=judging)
-        with ProgressBar("comparing", len(comparing), enabled=not quiet) as bar:
+            judging = None if judge is None else _load(replace(model, name=judge, revision=None), notify, spinner)
+            loaded = _load(model, notify, spinner)
+        with ProgressBar("comparing", cells, enabled=not quiet) as bar:
+            comparing = Comparer(
+                loaded,
+                prompts,
+                contenders,
+                settings,
+                human=human,
+                judge=judging,
+                on_progress=lambda name, done: bar.update(done, name),
+            )
             is_interrupted = _run(comparing, bar)
-        result = comparing.result
-        _write(result, format, stream, page)
-    notify(comparison_summary(result))
+        with Spinner(enabled=not quiet) as spinner:
+            spinner.say("measuring")
+            comparison = comparing.result
+        result.write(comparison, stream, page)
+    notify(comparison_summary(comparison))
     if is_interrupted:
         notify(f"interrupted: {comparing.done:,} of {len(comparing):,} cells are complete, the others count as failed")
         raise KeyboardInterrupt
-    _check_whole(result)
+    _check_whole(comparison)
+
+
+def _load(model: options.ModelOptions, notify: Notify, spinner: Spinner) -> Model:
+    """Load a model with its fingerprint. Raise ModelError if that fails."""
+    return model.load_found(fingerprinted(model.find(notify), allow_pickle=model.allow_pickle), spinner)
 
 
 def choose_contenders(
@@ -186,7 +259,7 @@ def _swept(
     return [Contender(choose_strategy(spec, presets, fields, notify), fields) for fields in crossed(axes)]
 
 
-def _run(comparing: Comparing, bar: ProgressBar) -> bool:
+def _run(comparing: Comparer, bar: ProgressBar) -> bool:
     """Run all cells, or as many as finish before Ctrl-C. Return whether it was interrupted.
 
     Raises:
@@ -203,12 +276,24 @@ def _run(comparing: Comparing, bar: ProgressBar) -> bool:
     return False
 
 
-def _show_saved(saved: Path, format: Format, output: Path | None, html: Path | None) -> None:
-    """Show a saved comparison. Raise PartlyFailed if any of its cells failed."""
-    with open_output(output) as stream, options.open_page(html, output) as page:
-        comparison = read_comparison(saved)
-        _write(comparison, format, stream, page)
-    _check_whole(comparison)
+def _selected(comparison: StrategyComparison, names: Sequence[str]) -> StrategyComparison:
+    """Return a saved comparison with only the metrics called `names`. Raise UsageError if it has none of them."""
+    kept = [name for name in comparison.metrics if name in names]
+    if not kept:
+        raise UsageError(
+            "--metrics: the saved comparison has none of these", hint=f"it has {', '.join(comparison.metrics)}"
+        )
+    rows = tuple(
+        replace(
+            row,
+            metrics={name: row.metrics[name] for name in kept},
+            distances=row.distances and {name: row.distances[name] for name in kept},
+            best=tuple(name for name in row.best if name in kept),
+        )
+        for row in comparison.rows
+    )
+    amounts = {name: amount for name, amount in comparison.amounts.items() if name in kept}
+    return replace(comparison, rows=rows, amounts=amounts)
 
 
 def _prompts(prompt: str | None, file: Path | None) -> tuple[str, ...]:
@@ -217,15 +302,6 @@ def _prompts(prompt: str | None, file: Path | None) -> tuple[str, ...]:
     if prompt is not None:
         raise UsageError("PROMPT and --file cannot be combined")
     return read_prompts(file)
-
-
-def _write(comparison: StrategyComparison, format: Format, stream: TextIO, page: TextIO | None) -> None:
-    if format == "text":
-        show_comparison(stream, comparison)
-    else:
-        stream.write(WRITERS[format](comparison))
-    if page is not None:
-        page.write(comparison_page(comparison))
 
 
 def _check_whole(comparison: StrategyComparison) -> None:

@@ -11,6 +11,7 @@ from genlm.decoding.completion import FinishReason, TracedToken
 from genlm.decoding.declaration import Plain
 from genlm.model.info import ModelInfo
 from genlm.records.generation import compact_trace
+from genlm.records.made_by import MadeBy
 from genlm.records.serialize import from_builtins, to_builtins
 
 # The metrics of a comparison, in the order they are shown.
@@ -89,11 +90,19 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Amount:
+    """How much text of each row a metric was computed on: this many texts, with this many tokens together."""
+
+    texts: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class StrategyRow:
     """A strategy in a comparison, or human text, which has no `spec`.
 
     `swept` are the fields that a grid gave it. A metric is None if the texts do not define it. `distances` are the
-    distances of its metrics from those of the human text.
+    distances of its metrics from those of the human text. `best` names the metrics in which it is clearly the best.
     """
 
     name: str
@@ -102,6 +111,12 @@ class StrategyRow:
     cells: tuple[Cell, ...]
     metrics: dict[str, Estimate | None]
     distances: dict[str, float | None] | None = None
+    best: tuple[str, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens of all its texts, without those that end them."""
+        return sum(len(sample.words) for sample in self.samples)
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -116,15 +131,25 @@ class StrategyRow:
 
 @dataclass(frozen=True)
 class StrategyComparison:
-    """Strategies side by side on the same prompts. The row of human text, if there is one, is the last."""
+    """Strategies side by side on the same prompts. The row of human text, if there is one, is the last.
 
+    All rows have the same metrics. `amounts` has those that were computed on equal amounts of text.
+    """
+
+    made_by: MadeBy
     model: ModelInfo
     judge: ModelInfo | None
     seed: int
     max_new_tokens: int
     num_return_sequences: int
     prompts: tuple[str, ...]
+    amounts: dict[str, Amount]
     rows: tuple[StrategyRow, ...]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics of every row."""
+        return tuple(name for name in METRICS if name in self.rows[0].metrics)
 
     @property
     def strategies(self) -> tuple[StrategyRow, ...]:
@@ -150,7 +175,10 @@ class StrategyComparison:
         saved = from_builtins(_SavedComparison, values)
         if not saved.rows or not saved.prompts:
             raise ValueError(f"{'prompts' if saved.rows else 'rows'}: empty")
-        rows = tuple(row.restored(f"rows[{at}]", len(saved.prompts)) for at, row in enumerate(saved.rows))
+        names = set(saved.rows[0].metrics)
+        if not set(saved.amounts) <= names:
+            raise ValueError("amounts: of a metric that the rows lack")
+        rows = tuple(row.restored(f"rows[{at}]", len(saved.prompts), names) for at, row in enumerate(saved.rows))
         return cls(**(vars(saved) | {"rows": rows}))
 
 
@@ -170,8 +198,11 @@ class _SavedRow:
     strategy: str
     spec: str | None
     swept: dict[str, Plain]
+    texts: int
+    tokens: int
     metrics: dict[str, dict[str, float | None]]
     distances: dict[str, float | None] | None
+    best: tuple[str, ...]
     completions: tuple[Sample, ...]
     error: str | None
     cells: tuple[_SavedCell, ...]
@@ -180,34 +211,39 @@ class _SavedRow:
     def of(cls, row: StrategyRow) -> _SavedRow:
         """Return a row as its JSON has it."""
         none: dict[str, float | None] = {"mean": None, "low": None, "high": None}
-        estimates = {name: row.metrics[name] for name in METRICS}
         return cls(
             row.name,
             row.spec,
             row.swept,
-            {name: none if each is None else dict(vars(each)) for name, each in estimates.items()},
+            len(row.samples),
+            row.num_tokens,
+            {name: none if each is None else dict(vars(each)) for name, each in row.metrics.items()},
             row.distances,
+            row.best,
             row.samples,
             row.failed[0].error if row.failed else None,
             tuple(_SavedCell(cell.prompt, len(cell.samples), cell.seconds, cell.error) for cell in row.cells),
         )
 
-    def restored(self, place: str, num_prompts: int) -> StrategyRow:
+    def restored(self, place: str, num_prompts: int, names: set[str]) -> StrategyRow:
         """Return the row. Raise ValueError, naming its place, if parts of it contradict each other."""
         if any(cell.prompt is not None and not 0 <= cell.prompt < num_prompts for cell in self.cells):
             raise ValueError(f"{place}.cells: one names a prompt that is not in the file")
         total = sum(cell.completions for cell in self.cells)
         if total != len(self.completions):
             raise ValueError(f"{place}.cells: {total} completions, but the row has {len(self.completions)}")
-        if set(self.metrics) != set(METRICS):
+        if set(self.metrics) != names or not names or not names <= set(METRICS):
             raise ValueError(f"{place}.metrics: not those of this version of genlm")
+        if not set(self.best) <= names or (self.distances is not None and set(self.distances) != names):
+            raise ValueError(f"{place}: metrics, distances and best name different metrics")
         return StrategyRow(
             self.strategy,
             self.spec,
             self.swept,
             tuple(self._cells()),
-            {name: self._estimate(name, place) for name in METRICS},
+            {name: self._estimate(name, place) for name in METRICS if name in names},
             self.distances,
+            self.best,
         )
 
     def _cells(self) -> Iterator[Cell]:

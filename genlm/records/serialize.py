@@ -68,10 +68,10 @@ def parse(data: str | bytes) -> Any:
     """Return parsed JSON, in which a list of numbers under the key `bytes` has become bytes.
 
     Raises:
-        ValueError: not valid JSON, or nested too deeply.
+        ValueError: not valid JSON, nested too deeply, or a number that is not finite.
     """
     try:
-        return json.loads(data, object_hook=_restore_bytes)
+        return json.loads(data, object_hook=_restore_bytes, parse_float=_finite_float, parse_constant=_finite_float)
     except RecursionError as error:
         raise ValueError(TOO_DEEP) from error
 
@@ -150,6 +150,13 @@ def _numbers(value: Any) -> list[int]:
 
 _LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_numbers)
 _OBJECT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_numbers, indent=2)
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def _restore_bytes(values: dict[str, Any]) -> dict[str, Any]:

@@ -81,10 +81,15 @@ class ProgressBar:
     def count(self, things: Iterable[Thing]) -> Iterator[Thing]:
         """Yield the things and count each as it comes, with the bar shown."""
         self._start()
-        for thing in things:
-            if self._progress is not None:
-                self._progress.advance(self._progress.task_ids[0])
+        for done, thing in enumerate(things, 1):
+            self.update(done)
             yield thing
+
+    def update(self, done: float, text: str | None = None) -> None:
+        """Show how many things are done, the current one in part, and what the current one is."""
+        if self._progress is not None:
+            task = self._progress.task_ids[0]
+            self._progress.update(task, completed=done, description=None if text is None else one_line(text))
 
     def stop(self) -> None:
         """Remove the bar."""

@@ -81,11 +81,12 @@ def test_the_package_imports_nothing_heavy_until_a_model_is_loaded() -> None:
     ("command", "needed"),
     [
         (("generate", "Once", "--format", "json"), set()),
-        (("compare", "Once", "-s", "greedy"), {"sacrebleu"}),
+        (("compare", "Once", "-s", "greedy"), set()),
+        (("compare", "Once", "-s", "sample", "-n", "2"), {"sacrebleu"}),
         (("batch", "prompts.txt", "-o", "out.jsonl"), set()),
         (("batch", "prompts.txt", "-o", "out.parquet"), {"pyarrow"}),
     ],
-    ids=["generate", "compare", "batch", "parquet"],
+    ids=["generate", "compare", "compare-self-bleu", "batch", "parquet"],
 )
 def test_a_command_imports_only_the_heavy_packages_it_needs(
     command: tuple[str, ...], needed: set[str], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

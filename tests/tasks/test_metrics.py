@@ -1,9 +1,11 @@
-"""The metrics of a comparison: each against cases worked out by hand, and another implementation where there is one."""
+"""The metrics of a comparison, against cases worked out by hand and against other implementations."""
 
 from __future__ import annotations
 
 import math
 import random
+import re
+from collections.abc import Sequence
 from statistics import linear_regression
 
 import numpy as np
@@ -12,275 +14,409 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
-from genlm.records.compare import METRICS, Cell, Judgement, Sample
+from genlm.records.compare import METRICS, Amount, Cell, Estimate, Judgement, Sample
 from genlm.tasks.metrics import (
-    RESAMPLES,
-    Measure,
-    ZipfFit,
-    average,
+    BOOTSTRAPS,
+    Ratio,
+    bootstrap,
+    cut,
     distances,
     distinct,
-    estimate,
-    is_stuck,
-    judge_perplexity,
-    mean_of,
-    measure_all,
-    overlaps,
-    perplexity,
-    repeated_part,
-    resample,
+    ends_in_loop,
+    measure,
+    repeated_share,
     self_bleu,
     speed,
+    text_mean,
+    token_mean,
     zipf,
 )
 
 TEXTS = st.lists(st.lists(st.integers(0, 6), max_size=14), min_size=1, max_size=6)
 
 
-def value(measure: Measure, texts: int) -> float:
-    """A metric of texts that each count once."""
-    return float(measure(np.ones((1, texts)))[0])
+def value(ratio: Ratio, texts: int) -> float:
+    """Return the ratio of texts that each count once."""
+    return float(ratio(np.ones((1, texts)))[0])
 
 
-def bleu_of(texts: list[list[int]], order: int) -> list[float | None]:
-    """The Self-BLEU of each text."""
-    return self_bleu(overlaps(texts, 5), order)
-
-
-def sample(tokens: list[int], *, reason: str = "length", prompt: int = 0, **changes: object) -> Sample:
-    """A completion of tokens, each with a log-probability of -1 and an entropy of 2."""
+def sample(tokens: Sequence[int], *, reason: str = "length", prompt: int | None = 0, **changes: object) -> Sample:
+    """Return a completion; each of its tokens has a log-probability of -1 and an entropy of 2."""
     count = len(tokens)
     fields = {"logprobs": (-1.0,) * count, "entropies": (2.0,) * count, **changes}
     return Sample(prompt, 0, "text", tuple(tokens), reason, **fields)  # type: ignore[arg-type]
 
 
-def test_perplexity_is_exp_of_the_mean_surprise_over_all_tokens() -> None:
-    half, eighth = math.log(1 / 2), math.log(1 / 8)
-    assert value(perplexity([[half, half], [eighth, eighth]]), 2) == pytest.approx(4)
-    # A text of three tokens weighs three times as much as one of one.
-    assert value(perplexity([[half] * 3, [eighth]]), 2) == pytest.approx((2 * 2 * 2 * 8) ** (1 / 4))
-    assert value(perplexity([[None, eighth]]), 1) == pytest.approx(8), "what nothing stands before does not count"
-    assert value(mean_of([[half] * 3, [eighth]]), 2) == pytest.approx((3 * half + eighth) / 4)
+def cell(*texts: Sequence[int], prompt: int | None = 0, seconds: float | None = 1.0) -> Cell:
+    return Cell(prompt, tuple(sample(text, prompt=prompt) for text in texts), seconds)
 
 
-def test_the_judge_counts_in_its_own_tokens() -> None:
-    judged = [sample([1], judgement=Judgement(math.log(1 / 9), 2)), sample([1]), sample([1, 2])]
-    assert value(judge_perplexity(judged), 3) == pytest.approx(3)
-    assert math.isnan(value(judge_perplexity(judged[1:]), 2))
+def metrics_of(*cells: Cell, seed: int = 0) -> dict[str, Estimate | None]:
+    """Return the metrics of a row alone."""
+    return measure([cells], None, seed).metrics[0]
 
 
-@pytest.mark.parametrize(
-    ("texts", "order", "expected"),
-    [
-        ([[1, 2, 1, 2]], 1, 2 / 4),
-        ([[1, 2, 1, 2]], 2, 2 / 3),
-        ([[1, 2, 3], [1, 2, 4]], 2, 3 / 4),
-        ([[1, 2, 3], [1, 2, 3]], 3, 1 / 2),
-        ([[1], []], 1, 1.0),
-    ],
-)
-def test_distinct_is_different_over_all_ngrams_of_all_texts(
-    texts: list[list[int]], order: int, expected: float
-) -> None:
-    assert value(distinct(texts, order), len(texts)) == pytest.approx(expected)
+def estimate(metrics: dict[str, Estimate | None], name: str) -> Estimate:
+    found = metrics[name]
+    assert found is not None
+    return found
 
 
-@given(TEXTS, st.integers(1, 3))
-def test_distinct_is_what_a_set_counts(texts: list[list[int]], order: int) -> None:
-    runs = [tuple(text[at : at + order]) for text in texts for at in range(len(text) - order + 1)]
-    found = value(distinct(texts, order), len(texts))
-    assert found == pytest.approx(len(set(runs)) / len(runs)) if runs else math.isnan(found)
+def drawn(seed: int, *, tokens: int = 50, vocab: int = 300) -> list[int]:
+    """Return a text of random tokens, the low ones more frequent."""
+    numbers = random.Random(seed)
+    return [int(vocab * numbers.random() ** 3) for _ in range(tokens)]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ([1, 2, 3, 4], 0.0),
-        ([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5),
-        ([7] * 6, 2 / 3),
-        ([1, 2, 3], None),
-        ([], None),
-    ],
-)
-def test_seq_rep_is_the_part_of_ngrams_that_come_again(text: list[int], expected: float | None) -> None:
-    assert repeated_part(text, 4) == (expected if expected is None else pytest.approx(expected))
+def texts(prompts: int, each: int, *, vocab: int = 300, first: int = 0, tokens: int = 50) -> list[Cell]:
+    """Return cells of random texts."""
+    return [
+        cell(
+            *(drawn(first + 1000 * prompt + at, vocab=vocab, tokens=tokens) for at in range(each)),
+            prompt=prompt,
+            seconds=1.0 + 0.01 * prompt,
+        )
+        for prompt in range(prompts)
+    ]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ([9, 1, 2, 1, 2, 1, 2], True),
-        ([1, 2, 1, 2], False),
-        ([1, 2, 1, 2, 1, 2, 9], False),
-        ([5, 5, 5, 5, 5, 5], True),
-        ([5, 5, 5, 5, 5], False),
-        ([*range(60), *range(60), *range(60)], True),
-        ([*range(10)] * 3, True),
-        ([3], False),
-        ([], False),
-    ],
-)
-def test_a_text_is_stuck_where_two_tokens_or_more_stand_three_times_at_its_end(text: list[int], expected: bool) -> None:
-    assert is_stuck(text) is expected
+class TestAverages:
+    def test_perplexity_is_exp_of_the_mean_surprise_over_all_tokens(self) -> None:
+        half, eighth = math.log(1 / 2), math.log(1 / 8)
+        # A text of three tokens weighs three times as much as one of one.
+        row = Cell(0, (sample([1, 2, 3], logprobs=(half,) * 3), sample([1], logprobs=(eighth,))), 1.0)
+        assert estimate(metrics_of(row), "perplexity").mean == pytest.approx((2 * 2 * 2 * 8) ** (1 / 4))
+        assert estimate(metrics_of(row), "mean_logprob").mean == pytest.approx((3 * half + eighth) / 4)
+
+    def test_a_token_without_a_logprob_does_not_count(self) -> None:
+        row = Cell(0, (sample([1, 2], logprobs=(None, math.log(1 / 8))),), 1.0)
+        assert estimate(metrics_of(row), "perplexity").mean == pytest.approx(8)
+
+    def test_the_judge_counts_its_own_tokens(self) -> None:
+        judged = Cell(0, (sample([1], judgement=Judgement(math.log(1 / 9), 2)), sample([1]), sample([1, 2])), 1.0)
+        assert estimate(metrics_of(judged), "judge_perplexity").mean == pytest.approx(3)
+        assert metrics_of(cell([1]))["judge_perplexity"] is None
+
+    def test_the_length_excludes_the_end_token(self) -> None:
+        found = metrics_of(Cell(0, (sample([1, 2, 3, 0], reason="eos"), sample([1, 2, 3, 4, 5])), 2.0))
+        assert estimate(found, "length").mean == 4
+        assert estimate(found, "ended").mean == 50
+        assert estimate(found, "tokens_per_s") == Estimate(9 / 2, None, None), "both samples share one time"
+
+    def test_speed_is_all_tokens_over_all_seconds(self) -> None:
+        cells = [cell([1] * 10), cell([1] * 10, prompt=1, seconds=4.0)]
+        assert value(speed(cells), 2) == 4
+        assert math.isnan(value(speed([cell([1], prompt=None, seconds=None)]), 1))
+
+    def test_a_text_without_a_value_does_not_count(self) -> None:
+        assert value(text_mean([1.0, None, 4.0]), 3) == 2.5
+        assert math.isnan(value(text_mean([None]), 1))
+        assert value(token_mean([[1.0, None], [4.0]]), 2) == 2.5
 
 
-def test_a_loop_counts_within_the_first_200_tokens_only() -> None:
-    assert is_stuck([*range(194), 1, 2, 1, 2, 1, 2])
-    assert not is_stuck([*range(200), 1, 2, 1, 2, 1, 2])
-    assert is_stuck([*range(194), 1, 2, 1, 2, 1, 2, *range(50)])
+class TestRepetition:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ([1, 2, 3, 4], 0.0),
+            ([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5),
+            ([7] * 6, 2 / 3),
+            ([1, 2, 3], None),
+            ([], None),
+        ],
+    )
+    def test_seq_rep_is_the_share_of_ngrams_that_occurred_before(self, text: list[int], expected: float | None) -> None:
+        assert repeated_share(text, 4) == (expected if expected is None else pytest.approx(expected))
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ([9, 1, 2, 1, 2, 1, 2], True),
+            ([1, 2, 1, 2], False),
+            ([1, 2, 1, 2, 1, 2, 9], False),
+            ([5, 5, 5, 5, 5, 5], True),
+            ([5, 5, 5, 5, 5], False),
+            ([*range(60), *range(60), *range(60)], True),
+            ([*range(10)] * 3, True),
+            ([3], False),
+            ([], False),
+        ],
+    )
+    def test_a_loop_is_two_tokens_or_more_three_times_at_the_end(self, text: list[int], expected: bool) -> None:
+        assert ends_in_loop(text) is expected
+
+    def test_only_the_first_200_tokens_are_searched_for_a_loop(self) -> None:
+        assert ends_in_loop([*range(194), 1, 2, 1, 2, 1, 2])
+        assert not ends_in_loop([*range(200), 1, 2, 1, 2, 1, 2])
+        assert ends_in_loop([*range(194), 1, 2, 1, 2, 1, 2, *range(50)])
+
+    @given(st.lists(st.integers(0, 2), max_size=12))
+    def test_a_loop_is_what_a_regular_expression_finds(self, text: list[int]) -> None:
+        spelled = "".join(map(str, text))
+        assert ends_in_loop(text) == bool(re.search(r"(..+)\1\1$", spelled))
 
 
-@given(st.lists(st.integers(0, 2), max_size=12))
-def test_a_loop_is_what_a_pattern_finds(text: list[int]) -> None:
-    import re
+class TestDistinct:
+    @pytest.mark.parametrize(
+        ("given", "order", "expected"),
+        [
+            ([[1, 2, 1, 2]], 1, 2 / 4),
+            ([[1, 2, 1, 2]], 2, 2 / 3),
+            ([[1, 2, 3], [1, 2, 4]], 2, 3 / 4),
+            ([[1, 2, 3], [1, 2, 3]], 3, 1 / 2),
+            ([[1], []], 1, 1.0),
+        ],
+    )
+    def test_it_is_distinct_over_all_ngrams(self, given: list[list[int]], order: int, expected: float) -> None:
+        assert distinct(given, order) == pytest.approx(expected)
 
-    spelled = "".join(map(str, text))
-    assert is_stuck(text) == bool(re.search(r"(..+)\1\1$", spelled))
-
-
-def test_zipf_is_the_slope_of_a_power_law() -> None:
-    assert zipf(1000 / np.arange(1, 50)) == pytest.approx(1)
-    assert zipf(np.arange(1, 50) ** -0.5) == pytest.approx(0.5)
-    assert zipf(np.array([3.0, 3.0, 0.0])) == pytest.approx(0)
-    assert zipf(np.array([8.0, 2.0])) == pytest.approx(2)
-    assert math.isnan(zipf(np.array([5.0])))
-
-
-@given(st.lists(st.integers(1, 40), min_size=2, max_size=30))
-def test_zipf_is_the_regression_of_the_standard_library(counts: list[int]) -> None:
-    ranks = [math.log(rank) for rank in range(1, len(counts) + 1)]
-    slope = linear_regression(ranks, [math.log(count) for count in sorted(counts, reverse=True)]).slope
-    assert zipf(np.array(counts)) == pytest.approx(-slope, abs=1e-9)
+    def test_without_ngrams_it_is_undefined(self) -> None:
+        assert math.isnan(distinct([[1], []], 2))
 
 
-def test_zipf_looks_at_the_5000_most_frequent_tokens() -> None:
-    counts = np.concatenate([1e6 / np.arange(1, 5001), np.full(1000, 0.001)])
-    assert zipf(counts) == pytest.approx(1)
+class TestZipf:
+    def test_it_is_the_slope_of_a_power_law(self) -> None:
+        tokens = [rank for rank in range(1, 41) for _ in range(round(10_000 / rank))]
+        assert zipf([tokens]) == pytest.approx(1, abs=0.001)
+        assert zipf([[1, 1, 1], [2, 2, 2]]) == pytest.approx(0)
+        assert zipf([[1] * 8 + [2] * 2]) == pytest.approx(2)
+        assert math.isnan(zipf([[5, 5]]))
+
+    @given(st.lists(st.integers(1, 40), min_size=2, max_size=30))
+    def test_it_is_the_regression_of_the_standard_library(self, counts: list[int]) -> None:
+        ranks = [math.log(rank) for rank in range(1, len(counts) + 1)]
+        slope = linear_regression(ranks, [math.log(count) for count in sorted(counts, reverse=True)]).slope
+        texts = [[token] * count for token, count in enumerate(counts)]
+        assert zipf(texts) == pytest.approx(-slope, abs=1e-9)
+
+    def test_only_the_5000_most_frequent_tokens_count(self) -> None:
+        frequent = [token for token in range(5000) for _ in range(3)]
+        assert zipf([[*frequent, *range(5000, 9000)]]) == pytest.approx(0, abs=1e-9)
 
 
-def test_self_bleu_of_texts_that_are_the_same_is_one_and_of_strangers_none() -> None:
-    assert bleu_of([[1, 2, 3, 4, 5]] * 3, 4) == pytest.approx([1, 1, 1])
-    assert bleu_of([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], 4) == [0, 0]
+class TestSelfBleu:
+    def test_equal_texts_have_one_and_texts_without_common_tokens_zero(self) -> None:
+        assert self_bleu([[1, 2, 3, 4, 5]] * 3) == pytest.approx([1, 1])
+        assert self_bleu([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]) == [0, 0]
+
+    def test_it_is_as_worked_out_by_hand(self) -> None:
+        # 4 of 5 tokens are common, 3 of 4 pairs, 2 of 3 runs of three and 1 of 2 runs of four; both are as long.
+        found = self_bleu([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6]])[0]
+        assert found == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4))
+        # No pair is common, which counts as 0.1 of a pair. The other text is longer: brevity costs exp(1 - 3 / 2).
+        short, long = (1 * 0.1) ** (1 / 2) * math.exp(1 - 3 / 2), (2 / 3 * 0.1 / 2) ** (1 / 2)
+        assert self_bleu([[1, 2], [1, 3, 2]], (2,)) == [pytest.approx((short + long) / 2)]
+
+    @given(TEXTS, st.sampled_from([4, 5]))
+    def test_it_is_sacrebleu_of_each_text_against_the_others(self, texts: list[list[int]], order: int) -> None:
+        settings = {"smooth_method": "floor", "smooth_value": 0.1, "max_ngram_order": order, "effective_order": True}
+        bleu = BLEU(tokenize="none", **settings)
+        spelled = [" ".join(map(str, text)) for text in texts if text]
+        found = self_bleu(texts, (order,))[0]
+        if len(spelled) < 2:
+            assert math.isnan(found)
+            return
+        scores = [
+            bleu.sentence_score(text, [other for at, other in enumerate(spelled) if at != place]).score / 100
+            for place, text in enumerate(spelled)
+        ]
+        assert found == pytest.approx(sum(scores) / len(scores))
 
 
-def test_self_bleu_by_hand() -> None:
-    # Of the first, 4 of 5 tokens are in the second, 3 of 4 pairs, 2 of 3 threes and 1 of 2 fours; both are as long.
-    first, second = bleu_of([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6]], 4)
-    assert first == second == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4))
-    # No pair is common: 0.1 of 1 counts as if it were. The other text is longer, so brevity costs exp(1 - 3 / 2).
-    short, _ = bleu_of([[1, 2], [1, 3, 2]], 2)
-    assert short == pytest.approx((1 * 0.1) ** (1 / 2) * math.exp(1 - 3 / 2))
+class TestEqualAmounts:
+    NAMES = ("self_bleu_4", "self_bleu_5", "distinct_1", "distinct_2", "distinct_3", "zipf")
 
+    def test_rows_of_equal_amounts_use_all_their_texts(self) -> None:
+        rows = [texts(3, 2), texts(3, 2, first=50)]
+        found = measure(rows, None, 0)
+        assert set(found.amounts.values()) == {Amount(6, 300)}
+        for row, metrics in zip(rows, found.metrics, strict=True):
+            given = [sample.words for cell in row for sample in cell.samples]
+            assert estimate(metrics, "distinct_2").mean == pytest.approx(distinct(given, 2))
+            assert estimate(metrics, "self_bleu_4").mean == pytest.approx(self_bleu(given)[0])
+            assert estimate(metrics, "zipf").mean == pytest.approx(zipf(given))
 
-@given(TEXTS, st.sampled_from([4, 5]))
-def test_self_bleu_is_sacrebleu_of_each_text_against_the_others(texts: list[list[int]], order: int) -> None:
-    bleu = BLEU(tokenize="none", smooth_method="floor", smooth_value=0.1, max_ngram_order=order, effective_order=True)
-    spelled = [" ".join(map(str, text)) for text in texts]
-    for at, found in enumerate(bleu_of(texts, order)):
-        others = [text for place, text in enumerate(spelled) if place != at and text]
-        if spelled[at] and others:
-            assert found == pytest.approx(bleu.sentence_score(spelled[at], others).score / 100)
-        else:
-            assert found is None
+    def test_more_texts_of_the_same_kind_change_no_metric_beyond_chance(self) -> None:
+        few, many = texts(6, 1, vocab=60), texts(6, 8, vocab=60, first=100)
+        found = measure([few, many], None, 0)
+        assert set(found.amounts.values()) == {Amount(6, 300)}
+        for name in self.NAMES:
+            one, other = (estimate(metrics, name) for metrics in found.metrics)
+            assert one.low is not None
+            assert one.high is not None
+            assert one.low <= other.mean <= one.high
+        # On all of its texts, the larger row would look much less diverse.
+        everything = [sample.words for cell in many for sample in cell.samples]
+        low = estimate(found.metrics[0], "distinct_1").low
+        assert low is not None
+        assert distinct(everything, 1) < low
 
+    def test_the_human_text_limits_the_amount_too(self) -> None:
+        human = [cell(drawn(at + 7000), prompt=None, seconds=None) for at in range(4)]
+        found = measure([texts(5, 1), texts(5, 4)], human, 0)
+        assert set(found.amounts.values()) == {Amount(4, 200)}
+        given = [sample.words for cell in human for sample in cell.samples]
+        assert estimate(found.metrics[2], "distinct_1").mean == pytest.approx(distinct(given, 1))
 
-def test_the_length_leaves_the_end_token_out_and_says_who_ended() -> None:
-    cells = [Cell(0, (sample([1, 2, 3, 0], reason="eos"), sample([1, 2, 3, 4, 5])), 2.0)]
-    found = measure_all(cells, 0)
-    assert found["length"]
-    assert found["length"].mean == 4
-    assert found["ended"]
-    assert found["ended"].mean == 50
-    assert found["tokens_per_s"]
-    assert found["tokens_per_s"].mean == 9 / 2
-    assert found["tokens_per_s"].low is None, "both share one time"
+    def test_human_continuations_of_every_prompt_are_compared_prompt_by_prompt(self) -> None:
+        human = [cell(drawn(at + 7000), prompt=at % 3, seconds=None) for at in range(6)]
+        found = measure([texts(3, 8), texts(3, 4)], human, 0)
+        assert set(found.amounts.values()) == {Amount(6, 300)}
 
+    def test_shorter_texts_make_the_others_shorter(self) -> None:
+        found = measure([texts(4, 1, tokens=20), texts(4, 1)], None, 0)
+        assert set(found.amounts.values()) == {Amount(4, 80)}
+        given = [sample.words[:20] for cell in texts(4, 1) for sample in cell.samples]
+        assert estimate(found.metrics[1], "distinct_1").mean == pytest.approx(distinct(given, 1))
 
-def test_speed_is_all_tokens_over_all_seconds() -> None:
-    cells = [Cell(0, (sample([1] * 10),), 1.0), Cell(1, (sample([1] * 10),), 4.0)]
-    assert value(speed(cells), 2) == 4
-    assert math.isnan(value(speed([Cell(None, (sample([1]),))]), 1))
+    def test_a_row_of_one_text_has_no_self_bleu_and_does_not_limit_that_of_the_others(self) -> None:
+        found = measure([texts(1, 1), texts(1, 8), texts(1, 4)], None, 0)
+        assert found.metrics[0]["self_bleu_4"] is None
+        assert found.amounts["self_bleu_4"] == Amount(4, 200)
+        assert found.amounts["distinct_1"] == Amount(1, 50)
 
+    def test_prompts_that_a_row_lacks_do_not_count(self) -> None:
+        rows = [[*texts(2, 1), Cell(2, error="failed")], texts(3, 2)]
+        assert measure(rows, None, 0).amounts["distinct_1"] == Amount(2, 100)
 
-def test_a_text_without_a_value_does_not_count_in_an_average() -> None:
-    assert value(average([1.0, None, 4.0]), 3) == 2.5
-    assert math.isnan(value(average([None]), 1))
+    def test_a_row_without_texts_does_not_limit_the_others(self) -> None:
+        found = measure([[Cell(0, error="failed")], texts(1, 3)], None, 0)
+        assert found.amounts["distinct_1"] == Amount(3, 150)
+        assert found.metrics[0]["distinct_1"] is None
+
+    @given(TEXTS, st.integers(0, 40))
+    def test_cutting_leaves_as_many_tokens_as_wanted_and_texts_as_equal_as_possible(
+        self, texts: list[list[int]], tokens: int
+    ) -> None:
+        kept = cut(texts, tokens)
+        assert sum(map(len, kept)) == min(tokens, sum(map(len, texts)))
+        longest = max(map(len, kept))
+        for before, after in zip(sorted(texts, key=len), kept, strict=True):
+            assert after == before[: len(after)]
+            assert len(after) >= min(len(before), longest - 1)
 
 
 @pytest.mark.parametrize("tokens", [[], [5]], ids=["empty", "one token"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_empty_and_one_token_completions_have_the_metrics_that_they_define(tokens: list[int], count: int) -> None:
     ended = tuple(sample([*tokens, 0], reason="eos") for _ in range(count))
-    found = measure_all([Cell(0, ended, 1.0)], 0)
+    found = metrics_of(Cell(0, ended, 1.0))
     assert set(found) == set(METRICS)
     defined = {name for name, each in found.items() if each is not None}
     always = {"perplexity", "mean_logprob", "entropy", "repetition", "length", "ended", "tokens_per_s"}
     with_tokens = {"distinct_1"} | ({"self_bleu_4", "self_bleu_5"} if count > 1 else set())
     assert defined == always | (with_tokens if tokens else set())
-    assert found["repetition"]
-    assert found["repetition"].mean == 0
-    assert found["length"]
-    assert found["length"].mean == len(tokens)
+    assert estimate(found, "repetition").mean == 0
+    assert estimate(found, "length").mean == len(tokens)
 
 
-def test_no_sample_at_all_defines_nothing() -> None:
-    assert set(measure_all([Cell(0, error="failed")], 0).values()) == {None}
+def test_a_row_without_samples_has_no_metric() -> None:
+    assert set(metrics_of(Cell(0, error="failed")).values()) == {None}
 
 
-def test_the_interval_of_a_mean_is_that_of_the_usual_bootstrap() -> None:
-    numbers = random.Random(1).choices(range(100), k=40)
-    found = estimate(average([float(number) for number in numbers]), resample([1] * 40, 7))
-    drawn = np.random.default_rng(8).choice(numbers, size=(20_000, 40)).mean(axis=1)
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.mean == pytest.approx(np.mean(numbers))
-    assert (found.low, found.high) == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=1.5)
+def test_only_the_chosen_metrics_are_computed() -> None:
+    found = measure([texts(2, 2), texts(2, 1)], None, 0, ["zipf", "length"])
+    assert [tuple(metrics) for metrics in found.metrics] == [("zipf", "length")] * 2
+    assert set(found.amounts) == {"zipf"}
 
 
-def test_prompts_are_drawn_and_then_their_samples() -> None:
-    weights = resample([3, 1, 2], 0)
-    assert weights.shape == (RESAMPLES, 6)
-    assert (weights.sum(axis=1) >= 1).all()
-    drawn = np.array([weights[:, :3].sum(axis=1) / 3, weights[:, 3], weights[:, 4:].sum(axis=1) / 2])
-    assert (drawn == drawn.round()).all(), "a prompt brings as many samples as it has"
-    assert (drawn.sum(axis=0) == 3).all(), "there are as many prompts in a resample as there were"
-    assert weights.mean(axis=0) == pytest.approx(np.ones(6), abs=0.1)
-
-
-def test_a_text_that_a_resample_takes_twice_does_not_repeat_itself() -> None:
-    texts = [[number * 10 + place for place in range(6)] for number in range(8)]
-    for measure in (distinct(texts, 2), average(bleu_of(texts, 4))):
-        found = estimate(measure, resample([1] * 8, 0))
+class TestIntervals:
+    def test_that_of_a_mean_is_the_usual_bootstrap_interval(self) -> None:
+        numbers = random.Random(1).choices(range(100), k=40)
+        found = text_mean([float(number) for number in numbers]).resampled(bootstrap([1] * 40, 7)).estimate
+        drawn = np.random.default_rng(8).choice(numbers, size=(20_000, 40)).mean(axis=1)
         assert found is not None
-        assert found.low == pytest.approx(found.mean)
-        assert found.high == pytest.approx(found.mean)
+        assert found.mean == pytest.approx(np.mean(numbers))
+        assert (found.low, found.high) == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=1.5)
+
+    def test_a_bootstrap_draws_prompts_and_then_their_samples(self) -> None:
+        weights = bootstrap([3, 1, 2], 0)
+        assert weights.shape == (BOOTSTRAPS, 6)
+        assert (weights.sum(axis=1) >= 1).all()
+        drawn = np.array([weights[:, :3].sum(axis=1) / 3, weights[:, 3], weights[:, 4:].sum(axis=1) / 2])
+        assert (drawn == drawn.round()).all(), "a prompt brings as many samples as it has"
+        assert (drawn.sum(axis=0) == 3).all(), "there are as many prompts in a resample as there were"
+        assert weights.mean(axis=0) == pytest.approx(np.ones(6), abs=0.1)
+
+    @pytest.mark.parametrize("prompts", [30, 1], ids=["over prompts", "over the texts of one prompt"])
+    def test_those_of_diversity_are_as_wide_as_the_metric_varies(self, prompts: int) -> None:
+        """The interval of one set of texts is about that of the metric over many other sets from the same source."""
+        each = 30 // prompts
+        found = metrics_of(*texts(prompts, each, vocab=2000))
+        for name in ("distinct_1", "self_bleu_4", "zipf"):
+            others = []
+            for repeat in range(1, 60):
+                row = texts(prompts, each, vocab=2000, first=100_000 * repeat)
+                given = [sample.words for cell in row for sample in cell.samples]
+                computed = {"distinct_1": distinct(given, 1), "self_bleu_4": self_bleu(given)[0], "zipf": zipf(given)}
+                others.append(computed[name])
+            interval = estimate(found, name)
+            assert interval.low is not None
+            assert interval.high is not None
+            expected = np.subtract(*np.percentile(others, (97.5, 2.5)))
+            assert interval.high - interval.low == pytest.approx(expected, rel=0.5)
+            assert interval.low <= interval.mean <= interval.high
+
+    def test_equal_seeds_give_equal_intervals_and_others_do_not(self) -> None:
+        row = texts(3, 2)
+        assert metrics_of(*row, seed=4) == metrics_of(*row, seed=4)
+        one, other = metrics_of(*row, seed=4), metrics_of(*row, seed=5)
+        assert all(one[name] != other[name] for name in ("self_bleu_4", "distinct_1"))
+
+    def test_a_single_text_has_none(self) -> None:
+        found = metrics_of(cell([1, 2, 3]))
+        assert estimate(found, "perplexity") == Estimate(pytest.approx(math.e), None, None)
+        assert estimate(found, "distinct_1") == Estimate(1.0, None, None)
 
 
-def test_the_interval_of_zipf_holds_its_value() -> None:
-    numbers = random.Random(3)
-    texts = [[int(40 * numbers.random() ** 3) for _ in range(30)] for _ in range(12)]
-    found = estimate(ZipfFit(texts), resample([1] * 12, 0))
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low < found.mean < found.high
+class TestBest:
+    """Which row is starred: one that is clearly nearest to the human text, or clearly the fastest."""
+
+    HUMAN = tuple(cell(drawn(at + 7000, vocab=300), prompt=None, seconds=None) for at in range(12))
+
+    def test_a_row_that_is_clearly_nearest(self) -> None:
+        rows = [texts(12, 1, vocab=300), texts(12, 1, vocab=20, first=50)]
+        best = measure(rows, self.HUMAN, 0).best
+        assert {"distinct_1", "distinct_2", "self_bleu_4"} <= set(best[0])
+        assert best[1:] == [(), ()]
+
+    def test_hardly_any_if_only_chance_decides(self) -> None:
+        starred = []
+        for number in range(10):
+            rows = [texts(12, 1, first=10_000_000 * number), texts(12, 1, first=10_000_000 * number + 500)]
+            found = measure(rows, self.HUMAN, number, TestEqualAmounts.NAMES)
+            starred += [name for names in found.best for name in names]
+        assert len(starred) <= 0.05 * 10 * len(TestEqualAmounts.NAMES)
+
+    def test_none_is_best_without_human_text_except_in_speed(self) -> None:
+        slow = [Cell(each.prompt, each.samples, 9.0) for each in texts(12, 1, vocab=20)]
+        assert measure([texts(12, 1), slow], None, 0).best == [("tokens_per_s",), ()]
+
+    def test_speed_is_not_compared_between_different_numbers_of_completions(self) -> None:
+        slow = [Cell(each.prompt, each.samples, 9.0) for each in texts(12, 2)]
+        assert measure([texts(12, 1), slow], None, 0).best == [(), ()]
+
+    def test_rows_with_texts_of_other_prompts_are_not_compared(self) -> None:
+        rows = [texts(12, 1), [*texts(11, 1, vocab=20), Cell(11, error="failed")]]
+        assert measure(rows, self.HUMAN, 0).best == [(), (), ()]
+
+    def test_repetition_is_compared_among_texts_of_equal_length(self) -> None:
+        def looping(tokens: int) -> list[Cell]:
+            return [cell([at, at + 1] * (tokens // 2), prompt=at) for at in range(12)]
+
+        human = [cell(list(range(100 * at, 100 * at + 50)), prompt=None) for at in range(12)]
+        plain = [cell(list(range(100 * at, 100 * at + 50)), prompt=at) for at in range(12)]
+        names = {"repetition", "seq_rep_4"}
+        assert names <= set(measure([plain, looping(50)], human, 0).best[0])
+        assert not names & set(measure([plain, looping(40)], human, 0).best[0])
+
+    def test_a_single_human_text_decides_nothing(self) -> None:
+        rows = [texts(12, 1), texts(12, 1, vocab=20)]
+        assert measure(rows, self.HUMAN[:1], 0).best == [(), (), ()]
 
 
-def test_equal_seeds_give_equal_intervals_and_others_do_not() -> None:
-    cells = [Cell(0, tuple(sample(list(range(3 + at))) for at in range(6)), 1.0)]
-    assert measure_all(cells, 4) == measure_all(cells, 4)
-    assert measure_all(cells, 4) != measure_all(cells, 5)
-
-
-def test_a_single_text_has_no_interval() -> None:
-    found = measure_all([Cell(0, (sample([1, 2, 3]),), 1.0)], 0)["perplexity"]
-    assert found is not None
-    assert (found.mean, found.low, found.high) == (pytest.approx(math.e), None, None)
-
-
-def test_the_distance_to_human_text_is_the_difference() -> None:
-    short, long = (measure_all([Cell(0, (sample([1] * length),), 1.0)], 0) for length in (3, 8))
+def test_the_distance_from_human_text_is_the_absolute_difference() -> None:
+    short, long = (metrics_of(cell([1] * length)) for length in (3, 8))
     apart = distances(short, long)
     assert apart["length"] == 5
     assert apart["judge_perplexity"] is None

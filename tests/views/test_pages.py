@@ -21,13 +21,13 @@ from genlm.records.generation import Generation
 from genlm.records.inspection import AttentionMaps, ScoredText
 from genlm.records.made_by import MadeBy
 from genlm.tasks.attention import look_at_attention
-from genlm.tasks.compare import Comparing, ComparisonSettings, Contender
+from genlm.tasks.compare import Comparer, ComparisonSettings, Contender
 from genlm.tasks.generate import Limits, continue_prompt, result_of
 from genlm.tasks.score import Scorer
 from genlm.views.attention import attention_page
+from genlm.views.compare import comparison_page
 from genlm.views.generation import bucket, parts, trace_page
 from genlm.views.pages import make_page
-from genlm.views.pages.compare import comparison_page
 from genlm.views.score import ScorePage
 from genlm.views.terminal import visible
 
@@ -68,7 +68,7 @@ def comparison(model: Model) -> StrategyComparison:
     sampled = [Contender(Strategy.parse(f"top-p:top_p={top_p}"), {"top_p": top_p}) for top_p in (0.5, 0.7, 0.9)]
     greedy = Contender(Strategy.of("greedy", name=HOSTILE), {})
     prompts = (HOSTILE[:20], "مرحبا 狐")
-    comparing = Comparing(
+    comparing = Comparer(
         model, prompts, [greedy, *sampled], ComparisonSettings(20, 3, 1), human=[f"{prompts[0]} {HOSTILE}"]
     )
     assert list(comparing)
@@ -350,7 +350,7 @@ def test_a_click_and_a_key_sort_the_table(compare: Page, comparison: StrategyCom
         for at, row in enumerate(comparison.rows)
     }
     rising = sorted(values, key=lambda number: values[number])
-    heading = "document.querySelectorAll('#headings th')[1]"
+    heading = "document.querySelectorAll('#headings th')[3]"
     compare.click(*compare.middle(f"{heading}.querySelector('button')"))
     assert compare.run(order) == rising
     assert compare.run(f"{heading}.getAttribute('aria-sort')") == "ascending"

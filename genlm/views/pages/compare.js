@@ -114,7 +114,7 @@ function makeKey(row) {
 
 const at = (id) => document.getElementById(id);
 at("about").textContent = data.about;
-at("best").textContent = data.best;
+at("notes").append(...data.notes.map((text) => element("p", "", text)));
 at("cut").textContent = data.cut || "";
 at("cut").hidden = !data.cut;
 startTexts();

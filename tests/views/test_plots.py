@@ -1,4 +1,4 @@
-"""A figure as a tree of SVG elements that a page's policy lets be drawn."""
+"""Figures as trees of SVG elements that the policy of a page allows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from genlm.views.pages.svg import INK, PALETTE, SERIES_COLOURS, series_colour, svg_tree
+from genlm.views.pages.plots import INK, PALETTE, SERIES_COLOURS, series_colour, svg_tree
 
 
 def drawn(name: str = "plot") -> Any:
@@ -27,20 +27,20 @@ def elements(tree: Any) -> Iterator[tuple[str, dict[str, str], list[Any]]]:
             yield from elements(child)
 
 
-def test_nothing_is_a_style_or_would_act() -> None:
+def test_only_plain_elements_without_styles_are_kept() -> None:
     tags = {tag for tag, _, _ in elements(drawn())}
     assert tags == {"svg", "g", "path", "use", "text", "defs", "clipPath", "rect"}
     assert not any("style" in attributes for _, attributes, _ in elements(drawn()))
 
 
-def test_colours_are_the_pages_own() -> None:
+def test_colours_are_variables_of_the_page() -> None:
     used = {value for _, attributes, _ in elements(drawn()) for value in attributes.values()}
     assert {"var(--s1)", "var(--ink)"} <= used
     assert not set(PALETTE) & used
     assert len({series_colour(at) for at in range(20)}) == SERIES_COLOURS
 
 
-def test_text_is_text_of_a_size() -> None:
+def test_text_stays_text_with_its_size() -> None:
     sizes = {
         children[0]: float(attributes["font-size"].removesuffix("px"))
         for tag, attributes, children in elements(drawn())
@@ -49,7 +49,7 @@ def test_text_is_text_of_a_size() -> None:
     assert sizes["a <label> & more"] == 10
 
 
-def test_what_refers_finds_what_it_refers_to_in_its_own_figure() -> None:
+def test_references_stay_within_their_figure() -> None:
     found = list(elements(drawn("first")))
     ids = {attributes["id"] for _, attributes, _ in found if "id" in attributes}
     assert all(id.startswith("first-") for id in ids)
@@ -65,7 +65,7 @@ def test_the_same_figure_gives_the_same_tree() -> None:
     assert drawn() == drawn()
 
 
-def test_the_page_gives_it_its_width() -> None:
+def test_a_figure_has_proportions_but_no_size() -> None:
     _, attributes, *_ = drawn()
     assert "viewBox" in attributes
     assert not {"width", "height"} & attributes.keys()
