@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.browser import EXECUTABLE, Browser, Page, chromium
+from playwright.sync_api import Browser, Page
+from support.browser import EXECUTABLE, chromium, middle, open_page, resize
 from support.models import load
 
 from genlm.decoding.strategy import Strategy
@@ -76,10 +77,10 @@ def comparison(model: Model) -> StrategyComparison:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser() -> Iterator[Browser]:
     if EXECUTABLE is None:
         pytest.skip("no Chromium is installed here")
-    with chromium(tmp_path_factory.mktemp("profile")) as started:
+    with chromium() as started:
         yield started
 
 
@@ -109,28 +110,29 @@ def compare(browser: Browser, compared: str, tmp_path: Path) -> Iterator[Page]:
     yield from opened(browser, compared, tmp_path / "compare.html")
 
 
-def opened(browser: Browser, page: str, path: Path) -> Iterator[Page]:
+def opened(browser: Browser, contents: str, path: Path) -> Iterator[Page]:
     """Open a page; check at the end that it loaded nothing else and wrote nothing to the console."""
-    path.write_text(page, encoding="utf-8")
-    shown = browser.open(path)
-    yield shown
-    assert shown.console == []
-    assert shown.requests == [path.as_uri()]
+    path.write_text(contents, encoding="utf-8")
+    page, console, requests = open_page(browser, path)
+    yield page
+    page.close()
+    assert console == []
+    assert requests == [path.as_uri()]
 
 
 def overflows(page: Page) -> bool:
     """Return whether the page is wider than its window."""
-    return bool(page.run("document.documentElement.scrollWidth > window.innerWidth"))
+    return bool(page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
 
 
 def test_every_head_has_its_picture(attention: Page, maps: AttentionMaps) -> None:
-    assert attention.run("document.querySelectorAll('.head canvas').length") == len(maps.heads)
+    assert attention.evaluate("document.querySelectorAll('.head canvas').length") == len(maps.heads)
     head = maps.heads[5]
     size = len(head.weights)
     for row, column in ((0, 0), (size - 1, 3), (2, 1)):
-        found = attention.run(f"weight(5, {row}, {column})")
+        found = attention.evaluate(f"weight(5, {row}, {column})")
         assert found == pytest.approx(head.weights[row][column], abs=1e-5)
-    pixels = attention.run(
+    pixels = attention.evaluate(
         "[...document.querySelectorAll('.head canvas')[5].getContext('2d').getImageData(0, 0, 2, 1).data]"
     )
     assert pixels[3] == 255, "the first token sees itself"
@@ -139,42 +141,42 @@ def test_every_head_has_its_picture(attention: Page, maps: AttentionMaps) -> Non
 
 def test_a_head_shows_its_values_under_the_pointer(attention: Page, maps: AttentionMaps) -> None:
     thumbnail = "document.querySelectorAll('.head canvas')[6]"
-    x, y = attention.middle(thumbnail)
-    attention.move(x - 10, y + 10)
-    assert attention.run("!note.hidden")
-    told = str(attention.run("note.textContent"))
+    x, y = middle(attention, thumbnail)
+    attention.mouse.move(x - 10, y + 10)
+    assert attention.evaluate("!note.hidden")
+    told = str(attention.evaluate("note.textContent"))
     assert told.startswith("layer 1, head 2\n")
     value = float(told.split()[-1])
     assert any(value == pytest.approx(weight, abs=1e-4) for row in maps.heads[6].weights for weight in row)
-    attention.move(1, 1)
-    assert attention.run("note.hidden")
+    attention.mouse.move(1, 1)
+    assert attention.evaluate("note.hidden")
 
 
 def test_a_click_enlarges_a_head_and_keys_select_the_next(attention: Page, maps: AttentionMaps) -> None:
-    attention.click(*attention.middle("document.querySelectorAll('.head')[3]"))
-    assert attention.run("large.open")
-    assert attention.run("document.getElementById('large-title').textContent") == "layer 0, head 3"
-    left, side = attention.run("[layout().left, layout().side]")
-    box = attention.run("(() => { const b = map.getBoundingClientRect(); return [b.x, b.y] })()")
+    attention.mouse.click(*middle(attention, "document.querySelectorAll('.head')[3]"))
+    assert attention.evaluate("large.open")
+    assert attention.evaluate("document.getElementById('large-title').textContent") == "layer 0, head 3"
+    left, side = attention.evaluate("[layout().left, layout().side]")
+    box = attention.evaluate("(() => { const b = map.getBoundingClientRect(); return [b.x, b.y] })()")
     size = len(maps.tokens)
     row, column = size - 2, 1
-    attention.move(box[0] + left + (column + 0.5) * side / size, box[1] + 1 + (row + 0.5) * side / size)
-    told = str(attention.run("value.textContent"))
+    attention.mouse.move(box[0] + left + (column + 0.5) * side / size, box[1] + 1 + (row + 0.5) * side / size)
+    told = str(attention.evaluate("value.textContent"))
     assert float(told.split()[-1]) == pytest.approx(maps.heads[3].weights[row][column], abs=1e-4)
     for key, title in (("ArrowRight", "layer 1, head 0"), ("ArrowLeft", "layer 0, head 3")):
-        attention.call("Input.dispatchKeyEvent", type="keyDown", key=key)
-        assert attention.run("document.getElementById('large-title').textContent") == title
-    attention.click(*attention.middle("document.getElementById('close')"))
-    assert not attention.run("large.open")
+        attention.keyboard.press(key)
+        assert attention.evaluate("document.getElementById('large-title').textContent") == title
+    attention.mouse.click(*middle(attention, "document.getElementById('close')"))
+    assert not attention.evaluate("large.open")
 
 
 def test_a_token_shows_its_numbers_under_the_pointer(score: Page, scored: tuple[list[ScoredText], str]) -> None:
     token = (scored[0][2].tokens or ())[4]
-    x, y = score.middle("document.querySelectorAll('.text')[2].querySelectorAll('.token')[4]")
-    score.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    score.move(x, y)
-    assert score.run("!note.hidden")
-    told = str(score.run("note.textContent"))
+    x, y = middle(score, "document.querySelectorAll('.text')[2].querySelectorAll('.token')[4]")
+    score.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    score.mouse.move(x, y)
+    assert score.evaluate("!note.hidden")
+    told = str(score.evaluate("note.textContent"))
     assert f"id {token.id}\nrank {token.rank}\n" in told
     assert f"log-probability {token.logprob:.3f} nats" in told
 
@@ -182,15 +184,17 @@ def test_a_token_shows_its_numbers_under_the_pointer(score: Page, scored: tuple[
 def test_tokens_are_coloured_by_the_bucket_of_their_rank(score: Page, scored: tuple[list[ScoredText], str]) -> None:
     ranks = [token.rank or 0 for token in scored[0][2].tokens or ()]
     expected = [f"b{sum(rank > bound for bound in (10, 100, 1000))}" for rank in ranks]
-    found = score.run("[...document.querySelectorAll('.text')[2].querySelectorAll('.token')].map(t => t.classList[1])")
+    found = score.evaluate(
+        "[...document.querySelectorAll('.text')[2].querySelectorAll('.token')].map(t => t.classList[1])"
+    )
     assert found == expected
     assert len(set(expected)) > 1
-    colours = score.run("[...document.querySelectorAll('.fill')].map(f => getComputedStyle(f).backgroundColor)")
+    colours = score.evaluate("[...document.querySelectorAll('.fill')].map(f => getComputedStyle(f).backgroundColor)")
     assert len(set(colours)) == 4
 
 
 def test_the_histogram_counts_every_token(score: Page, scored: tuple[list[ScoredText], str]) -> None:
-    counts = score.run("[...document.querySelectorAll('.row .count')].map(c => parseInt(c.textContent))")
+    counts = score.evaluate("[...document.querySelectorAll('.row .count')].map(c => parseInt(c.textContent))")
     assert sum(counts) == sum(text.tally.num_scored_tokens for text in scored[0])
     assert counts == [sum(text.tally.ranks[bucket] for text in scored[0]) for bucket in range(4)]
 
@@ -199,14 +203,14 @@ def note_of_second_token(page: Page, words: str, how: str) -> str:
     """Point at the second token in the element `words`; return the text of the note that appears."""
     token = f"{words}.querySelectorAll('.token')[1]"
     if how == "keys":
-        page.run(f"{words}.querySelector('.token').focus()")
-        page.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
-        assert page.run(f"document.activeElement === {token}")
+        page.evaluate(f"{words}.querySelector('.token').focus()")
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate(f"document.activeElement === {token}")
     else:
-        x, y = page.middle(token)
-        page.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        (page.move if how == "hover" else page.click)(x, y)
-    return str(page.run("note.hidden ? '' : note.textContent"))
+        x, y = middle(page, token)
+        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        (page.mouse.move if how == "hover" else page.mouse.click)(x, y)
+    return str(page.evaluate("note.hidden ? '' : note.textContent"))
 
 
 @pytest.mark.parametrize("how", ["hover", "tap", "keys"])
@@ -221,15 +225,15 @@ def test_a_generated_token_shows_its_alternatives(trace: Page, generation: Gener
         [100 * each.probability for each in token.alternatives], rel=0.01
     )
     assert [line.startswith("\u25cf") for line in likely] == [each.id == token.id for each in token.alternatives]
-    trace.call("Input.dispatchKeyEvent", type="keyDown", key="Escape")
-    assert how == "hover" or trace.run("note.hidden")
+    trace.keyboard.press("Escape")
+    assert how == "hover" or trace.evaluate("note.hidden")
 
 
 def test_the_texts_of_a_generation_are_unchanged(trace: Page, generation: Generation) -> None:
-    found = trace.run("[...document.querySelectorAll('.words')].map(w => w.textContent)")
+    found = trace.evaluate("[...document.querySelectorAll('.words')].map(w => w.textContent)")
     assert found == [visible(completion.text) for completion in generation.completions]
-    assert trace.run("document.getElementById('prompt').textContent") == HOSTILE[:20]
-    classes = trace.run("[...document.querySelectorAll('.token')].map(t => t.classList[1])")
+    assert trace.evaluate("document.getElementById('prompt').textContent") == HOSTILE[:20]
+    classes = trace.evaluate("[...document.querySelectorAll('.token')].map(t => t.classList[1])")
     assert len(set(classes)) > 1
     assert classes[0] == f"b{bucket(next(parts(generation.completions[0]))[1].probability)}"
 
@@ -241,12 +245,12 @@ def test_a_generation_in_any_script_fits_a_phone(browser: Browser, generation: G
     tokens = tuple(replace(traced, text=text, bytes=None) for text in texts)
     odd = replace(first, text="".join(texts), trace=tokens, finish_reason="length")
     for page in opened(browser, trace_page(replace(generation, completions=(odd,))), tmp_path / "odd.html"):
-        page.resize(390, 760)
-        assert page.run("document.querySelector('.words').textContent") == odd.text
+        resize(page, 390, 760)
+        assert page.evaluate("document.querySelector('.words').textContent") == odd.text
         for at in range(len(texts)):
-            page.run(f"document.querySelectorAll('.token')[{at}].focus()")
+            page.evaluate(f"document.querySelectorAll('.token')[{at}].focus()")
             assert not overflows(page)
-            assert page.run(
+            assert page.evaluate(
                 "(() => { const b = note.getBoundingClientRect(); return b.left >= 0 && b.right <= innerWidth })()"
             )
 
@@ -263,12 +267,12 @@ def test_a_page_of_very_many_tokens_shows_the_first_and_says_so(
 
 def test_texts_are_shown_and_never_run(score: Page, attention: Page) -> None:
     shown = HOSTILE.replace("\x1b", "␛").replace("\u202e", "<U+202E>")
-    assert score.run("document.querySelector('.words').textContent") == shown
-    assert "a<b>.txt" in score.run("document.querySelector('.place').textContent")
-    assert attention.run("document.getElementById('prompt').textContent") == HOSTILE[:40]
+    assert score.evaluate("document.querySelector('.words').textContent") == shown
+    assert "a<b>.txt" in score.evaluate("document.querySelector('.place').textContent")
+    assert attention.evaluate("document.getElementById('prompt').textContent") == HOSTILE[:40]
     for page in (score, attention):
-        assert page.run("document.querySelectorAll('script').length") == 2
-        assert page.run("document.querySelectorAll('b').length") == 0
+        assert page.evaluate("document.querySelectorAll('script').length") == 2
+        assert page.evaluate("document.querySelectorAll('b').length") == 0
 
 
 @pytest.mark.parametrize("name", ["attention", "score", "trace", "compare"])
@@ -278,42 +282,42 @@ def test_a_page_fits_its_window_and_can_be_read(
     request: pytest.FixtureRequest, name: str, scheme: str, size: tuple[int, int]
 ) -> None:
     page: Page = request.getfixturevalue(name)
-    page.resize(*size)
-    page.prefer(scheme)
+    resize(page, *size)
+    page.emulate_media(color_scheme=scheme)
     assert not overflows(page)
     ink, paper = (
-        sum(map(int, re.findall(r"\d+", page.run(f"getComputedStyle(document.body).{part}"))[:3]))
+        sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{part}"))[:3]))
         for part in ("color", "backgroundColor")
     )
     assert (ink < paper) == (scheme == "light")
     assert abs(ink - paper) > 500
     if name == "attention":
-        page.run("enlarge(0)")
-        assert page.run("large.getBoundingClientRect().right <= window.innerWidth")
+        page.evaluate("enlarge(0)")
+        assert page.evaluate("large.getBoundingClientRect().right <= window.innerWidth")
         assert not overflows(page)
 
 
 def test_texts_are_side_by_side_and_unchanged(compare: Page, comparison: StrategyComparison) -> None:
     shown = visible(HOSTILE)
-    assert compare.run("document.getElementById('prompt').textContent") == visible(comparison.prompts[0])
-    names = compare.run("[...document.querySelectorAll('.card h3')].map(h => h.textContent)")
+    assert compare.evaluate("document.getElementById('prompt').textContent") == visible(comparison.prompts[0])
+    names = compare.evaluate("[...document.querySelectorAll('.card h3')].map(h => h.textContent)")
     assert names == [f"1{shown}", *(f"{at}top-p:top_p={p}" for at, p in ((2, 0.5), (3, 0.7), (4, 0.9))), "Hreference"]
-    texts = compare.run(
+    texts = compare.evaluate(
         "[...document.querySelectorAll('.card')].map(c => [...c.querySelectorAll('.words')].map(w => w.textContent))"
     )
     first = [[visible(sample.text) for sample in row.cells[0].samples] for row in comparison.rows]
     assert texts == first
     assert [len(each) for each in texts] == [1, 3, 3, 3, 1]
-    assert compare.run("document.querySelectorAll('script').length") == 2
-    assert compare.run("document.querySelectorAll('b, i').length") == 0
+    assert compare.evaluate("document.querySelectorAll('script').length") == 2
+    assert compare.evaluate("document.querySelectorAll('b, i').length") == 0
 
 
 def test_another_prompt_can_be_selected(compare: Page, comparison: StrategyComparison) -> None:
-    compare.run(
+    compare.evaluate(
         "(() => { const s = document.getElementById('prompts'); s.value = 1; s.dispatchEvent(new Event('change')) })()"
     )
-    assert compare.run("document.getElementById('prompt').textContent") == comparison.prompts[1]
-    found = compare.run("[...document.querySelectorAll('.card')].map(c => c.querySelector('.words').textContent)")
+    assert compare.evaluate("document.getElementById('prompt').textContent") == comparison.prompts[1]
+    found = compare.evaluate("[...document.querySelectorAll('.card')].map(c => c.querySelector('.words').textContent)")
     assert found == [visible(row.cells[1].samples[0].text) for row in comparison.strategies]
 
 
@@ -338,56 +342,53 @@ def test_repeated_passages_are_underlined(browser: Browser, comparison: Strategy
     cells = (replace(row.cells[0], samples=(again,)),)
     page = comparison_page(replace(comparison, rows=(replace(row, cells=cells),)))
     for shown in opened(browser, page, tmp_path / "again.html"):
-        marks = shown.run("[...document.querySelectorAll('.token')].map(t => t.classList.contains('again'))")
+        marks = shown.evaluate("[...document.querySelectorAll('.token')].map(t => t.classList.contains('again'))")
         assert marks == [False] * 4 + [True] * 4 + [False]
 
 
 def test_a_click_and_a_key_sort_the_table(compare: Page, comparison: StrategyComparison) -> None:
     order = "[...document.querySelectorAll('#rows tr')].map(r => r.querySelector('.number').textContent)"
-    assert compare.run(order) == ["1", "2", "3", "4", "H"]
+    assert compare.evaluate(order) == ["1", "2", "3", "4", "H"]
     values = {
         str(at + 1) if row.spec else "H": row.metrics["perplexity"].mean  # type: ignore[union-attr]
         for at, row in enumerate(comparison.rows)
     }
     rising = sorted(values, key=lambda number: values[number])
     heading = "document.querySelectorAll('#headings th')[3]"
-    compare.click(*compare.middle(f"{heading}.querySelector('button')"))
-    assert compare.run(order) == rising
-    assert compare.run(f"{heading}.getAttribute('aria-sort')") == "ascending"
-    compare.run(f"{heading}.querySelector('button').focus()")
-    for kind in ("keyDown", "keyUp"):
-        compare.call(
-            "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r"
-        )
-    assert compare.run(order) == rising[::-1]
-    assert compare.run(f"{heading}.getAttribute('aria-sort')") == "descending"
-    compare.run("document.querySelectorAll('#headings button')[0].click()")
-    assert compare.run("document.querySelectorAll('[aria-sort]').length") == 1
+    compare.mouse.click(*middle(compare, f"{heading}.querySelector('button')"))
+    assert compare.evaluate(order) == rising
+    assert compare.evaluate(f"{heading}.getAttribute('aria-sort')") == "ascending"
+    compare.evaluate(f"{heading}.querySelector('button').focus()")
+    compare.keyboard.press("Enter")
+    assert compare.evaluate(order) == rising[::-1]
+    assert compare.evaluate(f"{heading}.getAttribute('aria-sort')") == "descending"
+    compare.evaluate("document.querySelectorAll('#headings button')[0].click()")
+    assert compare.evaluate("document.querySelectorAll('[aria-sort]').length") == 1
 
 
 def test_missing_values_are_last_in_any_order(compare: Page, comparison: StrategyComparison) -> None:
-    headings = compare.run("[...document.querySelectorAll('#headings button')].map(b => b.textContent)")
+    headings = compare.evaluate("[...document.querySelectorAll('#headings button')].map(b => b.textContent)")
     at = headings.index("tokens/s")
     for _ in range(2):
-        compare.run(f"document.querySelectorAll('#headings button')[{at}].click()")
-        cells = compare.run(f"[...document.querySelectorAll('#rows tr')].map(r => r.children[{at}].textContent)")
+        compare.evaluate(f"document.querySelectorAll('#headings button')[{at}].click()")
+        cells = compare.evaluate(f"[...document.querySelectorAll('#rows tr')].map(r => r.children[{at}].textContent)")
         assert cells[-1] == "–"
         assert "–" not in cells[:-1]
 
 
 def test_every_plot_is_drawn_in_the_colours_of_the_page(compare: Page) -> None:
-    titles = compare.run("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
+    titles = compare.evaluate("[...document.querySelectorAll('figcaption')].map(f => f.textContent)")
     assert titles[0].startswith("Perplexity against Self-BLEU-4")
     assert titles[1].startswith("Mean probability of the tokens at each position")
     assert "perplexity along top_p" in titles
     seen = "[...document.querySelectorAll('figure svg')].every(s => s.getBoundingClientRect().height > 100)"
-    assert compare.run(seen)
-    assert compare.run("document.querySelectorAll('figure svg [style]').length") == 0
+    assert compare.evaluate(seen)
+    assert compare.evaluate("document.querySelectorAll('figure svg [style]').length") == 0
     line = "document.querySelector('figure svg [stroke=\"var(--s1)\"]')"
     colours = []
     for scheme in ("light", "dark"):
-        compare.prefer(scheme)
-        colours.append(compare.run(f"getComputedStyle({line}).stroke"))
+        compare.emulate_media(color_scheme=scheme)
+        colours.append(compare.evaluate(f"getComputedStyle({line}).stroke"))
     assert len(set(colours)) == 2
     assert all(re.fullmatch(r"rgb\(\d+, \d+, \d+\)", colour) for colour in colours)
 
@@ -411,9 +412,9 @@ def test_a_page_of_very_many_prompts_shows_the_traced_ones_and_says_so(compariso
 def test_the_policy_of_a_page_blocks_foreign_scripts(browser: Browser, maps: AttentionMaps, tmp_path: Path) -> None:
     path = tmp_path / "changed.html"
     path.write_text(attention_page(maps).replace("</body>", "<script>window.foreign = 1</script></body>"))
-    page = browser.open(path)
-    assert page.run("window.foreign === undefined")
-    assert any("Content Security Policy" in line for line in page.console)
+    page, console, _ = open_page(browser, path)
+    assert page.evaluate("window.foreign === undefined")
+    assert any("Content Security Policy" in line for line in console)
 
 
 def test_the_data_of_a_page_cannot_end_an_element() -> None:
