@@ -14,9 +14,8 @@ from pathlib import Path
 
 warnings.simplefilter("ignore")
 
-from genlm.records.score import Tally  # noqa: E402
-
 import genlm  # noqa: E402
+from genlm.records.inspection import Tally  # noqa: E402
 
 TALES = Path(__file__).parent.parent / "prompts" / "tales.txt"
 EVERY_WORDS = 3

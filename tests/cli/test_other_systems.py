@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from itertools import chain
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_the_main_commands_do_the_same_as_on_linux(folder: Path) -> None:
     for name, said in zip(COMMANDS, done, strict=True):
         assert said.code == 0, said.err
         made = (folder / FILES[name]).read_bytes() if name in FILES else b""
-        assert said.out == call(*COMMANDS[name]).out, name
+        assert undated(said.out) == undated(call(*COMMANDS[name]).out), name
         if name in FILES:
             assert untimed(made) == untimed((folder / FILES[name]).read_bytes()), name
     check_batch(folder, resumed)
@@ -80,9 +81,15 @@ def test_the_main_commands_do_the_same_as_on_linux(folder: Path) -> None:
     assert not [path.name for path in folder.rglob("*") if path.name.startswith(".") or path.suffix == ".lock"]
 
 
+def undated(text: str) -> str:
+    """Return a text without the date that it was made."""
+    return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "DATE", text)
+
+
 def untimed(contents: bytes) -> Any:
-    """Return a file's contents, without the time that a generation took."""
+    """Return a file's contents, without the time that a generation took and the date that it was made."""
     check_line_breaks(contents)
+    contents = undated(contents.decode()).encode()
     assert "né".encode() in contents
     if not contents.startswith(b"{\n"):
         return contents
