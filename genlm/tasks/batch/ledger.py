@@ -63,7 +63,7 @@ def open_ledger() -> Iterator[Ledger]:
         yield Ledger(database)
     except sqlite3.OperationalError as error:
         raise OutputError(
-            f"cannot keep the list of rows: {error}", hint="set TMPDIR to a disk with free space"
+            f"cannot keep the list of rows: {error}", hint="set TMPDIR (TEMP on Windows) to a disk with free space"
         ) from error
     finally:
         database.close()
