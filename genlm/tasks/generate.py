@@ -27,6 +27,7 @@ DEFAULT_NEW_TOKENS = 50
 # In 16 bits, unlike float32, a single row rounds differently enough from several to change a sample.
 HALF_DTYPES = ("bfloat16", "float16")
 LEAST_ROWS_OF_HALVES = 4
+# It fits the 64-bit integers of torch and Parquet.
 LARGEST_COUNT = 10**18
 # The least memory that a sequence takes until all have ended, measured with one new token.
 SEQUENCE_BYTES = 5_000

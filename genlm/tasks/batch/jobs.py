@@ -50,8 +50,6 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         check_count(self.strategy, self.limits)
-        if self.limits.max_new_tokens >= 2**63:
-            raise UsageError(f"max_new_tokens must be below 2^63, not {self.limits.max_new_tokens}")
 
     def provenance(self, model: BatchModel) -> Provenance:
         """Return the provenance of records that `model` makes with these settings."""
