@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from genlm.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from genlm.api import LanguageModel as LanguageModel
     from genlm.api import load as load
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from genlm.records.batch import BatchRecord as BatchRecord
     from genlm.records.generation import Generation as Generation
 
-__version__ = "0.1.0"
 __all__ = ["BatchRecord", "Completion", "Generation", "GenlmError", "LanguageModel", "Piece", "Strategy", "load"]
 
 # Where each public name lives; it is imported when it is first asked for.

@@ -1,9 +1,10 @@
-"""Imports point down the layers: a layer imports the layers below it and none above."""
+"""Imports point down the layers, and no modules import each other in a circle."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,18 +15,27 @@ PACKAGE = Path(genlm.__file__).parent
 # From the top down. A layer may import itself and the layers in its row.
 MAY_IMPORT = {
     "__main__": {"cli"},
-    "cli": {"views", "tasks", "records", "decoding", "model", "formats", "errors", "__init__"},
-    "__init__": {"api", "records", "decoding", "errors"},
+    "cli": {"views", "tasks", "records", "decoding", "model", "formats", "errors", "version"},
+    "__init__": {"api", "records", "decoding", "errors", "version"},
     "api": {"tasks", "records", "decoding", "model", "errors"},
     "views": {"records", "decoding", "model", "errors"},
     "tasks": {"records", "decoding", "model", "formats", "errors"},
-    "records": {"decoding", "model", "__init__"},
+    "records": {"decoding", "model", "version"},
     "decoding": {"model", "errors"},
     "model": {"errors"},
     "formats": {"errors"},
     "errors": set(),
+    "version": set(),
 }
-MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """Return the dotted name of a module."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+PATHS = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def layer_of(module: str) -> str:
@@ -34,35 +44,39 @@ def layer_of(module: str) -> str:
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-def imported_layers(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield each line that imports a layer of genlm, and the layer, also inside functions and under TYPE_CHECKING."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+def imports_of(module: str) -> Iterator[tuple[int, str]]:
+    """Yield each line that imports a module of genlm, and that module; also inside functions and TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(PATHS[module].read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, layer_of(name.name)) for name in node.names if name.name.split(".")[0] == "genlm")
+            yield from ((node.lineno, name.name) for name in node.names if name.name in PATHS)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            if node.module == "genlm":
-                for name in node.names:
-                    is_layer = (PACKAGE / name.name).is_dir() or (PACKAGE / f"{name.name}.py").is_file()
-                    yield node.lineno, name.name if is_layer else "__init__"
-            elif node.module and node.module.startswith("genlm."):
-                yield node.lineno, layer_of(node.module)
+            assert node.level == 0, f"{module}:{node.lineno}: a relative import"
+            for name in node.names if node.module in PATHS else ():
+                submodule = f"{node.module}.{name.name}"
+                yield node.lineno, submodule if submodule in PATHS else str(node.module)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_imports_only_layers_below_its_own(path: Path) -> None:
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for line, layer in imported_layers(path):
-        assert layer == own or layer in MAY_IMPORT[own], f"{path}:{line}: {own} imports {layer}"
+@pytest.mark.parametrize("module", PATHS)
+def test_a_module_imports_only_layers_below_its_own(module: str) -> None:
+    own = layer_of(module)
+    for line, imported in imports_of(module):
+        layer = layer_of(imported)
+        assert layer == own or layer in MAY_IMPORT[own], f"{module}:{line}: {own} imports {layer}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: {imported for _, imported in imports_of(module)} - {module} for module in PATHS}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_the_table_itself_points_down() -> None:
     order = list(MAY_IMPORT)
     for layer, below in MAY_IMPORT.items():
-        # Any layer may read the version from the package, which imports nothing by itself.
-        assert all(order.index(name) > order.index(layer) for name in below - {"__init__"})
+        assert all(order.index(name) > order.index(layer) for name in below)
 
 
 def test_every_layer_has_a_row() -> None:
-    layers = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
-    assert layers == set(MAY_IMPORT)
+    assert {layer_of(module) for module in PATHS} == set(MAY_IMPORT)

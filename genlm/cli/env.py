@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from genlm import __version__
 from genlm.cli import options
 from genlm.tasks.env import describe
+from genlm.version import __version__
 from genlm.views.env import show_env
 
 

@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from genlm import __version__
 from genlm.cli.command import LazyGroup, Row
 from genlm.cli.errors import INTERRUPTED, report
 from genlm.cli.signals import INTERRUPT_NOTICE, unwind_on_signals
 from genlm.records.made_by import COMMAND
+from genlm.version import __version__
 from genlm.views.terminal import notice, say
 
 # Each command's import path and its line in `genlm --help`, which repeats the first line of the command's help.

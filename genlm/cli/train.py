@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from genlm import __version__
 from genlm.cli import options
 from genlm.cli.command import grouped
 from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.errors import UsageError
 from genlm.formats.documents import FIELD
 from genlm.model.source import Notify
+from genlm.version import __version__
 from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 from genlm.views.train import TrainView

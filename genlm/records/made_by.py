@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
 
-from genlm import __version__
+from genlm.version import __version__
 
 # The command line that is running, as a shell reads it; None in Python. `genlm.cli.main` sets it.
 COMMAND: ContextVar[str | None] = ContextVar("COMMAND", default=None)

@@ -26,6 +26,7 @@ FOR_HELP = {
     "genlm.records",
     "genlm.records.made_by",
     "genlm.records.serialize",
+    "genlm.version",
     "genlm.views",
     "genlm.views.terminal",
 }
