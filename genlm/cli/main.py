@@ -130,13 +130,14 @@ def _replace_closed_streams() -> None:
 
 
 def _use_utf8() -> None:
-    """Write UTF-8 and plain line feeds to pipes and files on every system; a terminal shows what its encoding can."""
+    """Write UTF-8 and plain line feeds to pipes and files on every system; a terminal shows what its encoding can.
+
+    A character that cannot be encoded becomes a question mark: half of a surrogate pair, for example.
+    """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
-            if stream.isatty():
-                stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-            else:
-                stream.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+            changes = {} if stream.isatty() else {"encoding": "utf-8", "newline": "\n"}
+            stream.reconfigure(errors="replace", **changes)  # type: ignore[union-attr]
 
 
 def _end_line() -> None:

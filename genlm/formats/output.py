@@ -13,12 +13,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from genlm.errors import OutputError
 
 # Opening /dev/stdout as a file would truncate it, although the shell's `>>` asks to append.
 STANDARD_OUTPUT = ("-", "/dev/stdout")
+# Half of a surrogate pair, which cannot be encoded, becomes a question mark.
+TEXT: Any = {"encoding": "utf-8", "errors": "replace", "newline": "\n"}
 # A spreadsheet may run a cell that begins with one of these as a formula. The list and the remedy are OWASP's:
 # https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -73,7 +75,7 @@ def _standard_output() -> Iterator[TextIO]:
 @contextmanager
 def _in_place(path: Path) -> Iterator[TextIO]:
     with _explaining(path):
-        stream = path.open("w", encoding="utf-8", newline="\n")
+        stream = path.open("w", **TEXT)
     with _explaining_writes(path), stream:
         yield stream
 
@@ -82,7 +84,7 @@ def _in_place(path: Path) -> Iterator[TextIO]:
 def _replacing(path: Path) -> Iterator[TextIO]:
     with _draft(path) as draft:
         try:
-            with _explaining_writes(path), os.fdopen(draft.descriptor, "w", encoding="utf-8", newline="\n") as stream:
+            with _explaining_writes(path), os.fdopen(draft.descriptor, "w", **TEXT) as stream:
                 yield stream
         except KeyboardInterrupt:
             if draft.path.stat().st_size > 0:

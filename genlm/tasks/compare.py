@@ -212,7 +212,7 @@ class Comparer:
         counts = [limits.num_return_sequences for limits in self._limits]
         completions = len(self.prompts) * sum(counts)
         check_free(
-            f"{completions:,} completions of up to {new:,} tokens",
+            f"a comparison of {completions:,} completions of up to {new:,} tokens",
             new * (completions * TOKEN_BYTES + max(counts, default=0) * TRACED_BYTES),
             "lower num_return_sequences or max_new_tokens, or use fewer prompts",
         )

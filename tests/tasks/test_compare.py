@@ -717,7 +717,7 @@ class TestRefusals:
     def test_more_completions_than_memory_can_hold_are_refused_at_once(self, tiny: Path) -> None:
         done = call("compare", "Once", "-m", tiny, "-n", "100000000000", "-s", "sample")
         assert (done.code, done.out) == (1, "")
-        assert done.error().startswith("100,000,000,000 completions of up to 50 tokens needs about ")
+        assert done.error().startswith("a comparison of 100,000,000,000 completions of up to 50 tokens needs about ")
         assert done.hint() == "lower num_return_sequences or max_new_tokens, or use fewer prompts"
 
     @pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999", "1" + "0" * 400, "1" + "0" * 5000])
@@ -738,6 +738,20 @@ class TestRefusals:
         assert done.error().startswith(f"{path}: not ")
         assert len(done.err.splitlines()) <= 2
         assert "unexpected" not in done.err
+
+    @pytest.mark.parametrize("format", ["text", "json", "csv", "markdown"])
+    def test_half_of_a_surrogate_pair_is_written_in_every_format(
+        self, compared: StrategyComparison, tmp_path: Path, format: str
+    ) -> None:
+        path, out = tmp_path / "saved.json", tmp_path / "out"
+        saved = json.loads(comparison_json(compared))
+        saved["model"]["name"] = saved["prompts"][0] = "half \ud800"
+        path.write_text(json.dumps(saved))
+        assert call("compare", "--from", path, "--format", format).code == 0
+        assert (
+            call("compare", "--from", path, "--format", format, "-o", out, "--html", tmp_path / "page.html").code == 0
+        )
+        assert out.read_text("utf-8")
 
     def test_the_hint_for_a_missing_judge_names_no_other_option(self, tiny: Path) -> None:
         done = call("compare", "Once", "-m", tiny, "--judge", "nobody/nothing")
