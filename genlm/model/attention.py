@@ -6,7 +6,7 @@ weights a model runs with the "eager" implementation, and for queries and keys w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,6 @@ from genlm.errors import ModelError
 from genlm.model.network import QueryKey
 
 RECORDER = "genlm_recorder"
-# Tried in this order if a model's usual implementation is not known.
-USUAL = ("sdpa", "eager")
 
 
 def softmax_of(inputs: QueryKey, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -88,14 +86,9 @@ def _implementation(model: Any, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _restore(model, [usual] if usual else USUAL)
-
-
-def _restore(model: Any, names: Sequence[str]) -> None:
-    """Set the first implementation that the model supports."""
-    try:
-        model.set_attn_implementation(names[0])
-    except (ValueError, ImportError):
-        if len(names) == 1:
-            raise
-        _restore(model, names[1:])
+        try:
+            model.set_attn_implementation(usual or "sdpa")
+        except (ValueError, ImportError):
+            if usual:
+                raise
+            model.set_attn_implementation("eager")
