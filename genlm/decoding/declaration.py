@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
@@ -158,7 +158,9 @@ class Words:
         """See ValueType; a list holds plain words. Each word is kept once."""
         if isinstance(value, str):
             return self.parse(value)
-        words = tuple(dict.fromkeys(_texts(value)))
+        if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
+            raise ValueError("not a list of texts")
+        words = tuple(dict.fromkeys(value))
         "".join(words).encode()
         if not all(words):
             raise ValueError("an empty word")
@@ -195,22 +197,12 @@ class Biases:
         return self.separator.join(f"{token}:{bias!r}" for token, bias in value)
 
 
-def _texts(value: object) -> Iterable[str]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
-        raise ValueError("not a list of texts")
-    return value
-
-
 def _quote_word(word: str) -> str:
     inner = word.strip(" ")
     before = len(word) - len(word.lstrip(" "))
     after = len(word) - before - len(inner)
-    return "".join(["%20" * before, *map(_quote_character, inner), "%20" * after])
-
-
-def _quote_character(character: str) -> str:
-    is_plain = character.isprintable() and character not in RESERVED
-    return character if is_plain else quote(character, safe="")
+    quoted = [each if each.isprintable() and each not in RESERVED else quote(each, safe="") for each in inner]
+    return "".join(["%20" * before, *quoted, "%20" * after])
 
 
 def _biases_of(item: object) -> list[tuple[int, float]]:
@@ -378,14 +370,11 @@ class Kind:
     @cached_property
     def fields(self) -> dict[str, Field[Any]]:
         """Every field by name, in the order in which a spec writes them."""
-        return {field.name: field for part in self.parameters for field in _fields_of(part)}
+        parts = (part.fields if isinstance(part, Processor) else (part,) for part in self.parameters)
+        return {field.name: field for fields in parts for field in fields}
 
     @cached_property
     def processors(self) -> tuple[Processor, ...]:
         """The logits processors in the order in which they apply."""
         processors = [part for part in self.parameters if isinstance(part, Processor)]
         return tuple(sorted(processors, key=lambda each: each.order))
-
-
-def _fields_of(part: Field[Any] | Processor) -> tuple[Field[Any], ...]:
-    return part.fields if isinstance(part, Processor) else (part,)
