@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 from genlm.errors import ModelError
 from genlm.model.files import weight_files
@@ -33,16 +32,12 @@ def fingerprinted(folder: ModelFolder, *, allow_pickle: bool = False) -> ModelFo
     others = chain.from_iterable(sorted(folder.path.glob(pattern)) for pattern in SMALL_FILES)
     digest = hashlib.sha256()
     for file in (*weights, *others):
-        digest.update(f"{file.name} {_digest(file)}\n".encode())
+        own = hashlib.sha256()
+        try:
+            with file.open("rb") as stream:
+                while chunk := stream.read(CHUNK):
+                    own.update(chunk)
+        except OSError as error:
+            raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+        digest.update(f"{file.name} {own.hexdigest()}\n".encode())
     return replace(folder, fingerprint=digest.hexdigest()[:LENGTH])
-
-
-def _digest(file: Path) -> str:
-    try:
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
