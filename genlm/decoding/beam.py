@@ -54,7 +54,9 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
     """
     strategy = request.strategy
     check_rows(network, "num_beams", strategy[NUM_BEAMS], request.max_length)
-    groups = _groups(request)
+    count = strategy.get(NUM_BEAM_GROUPS) or 1
+    random = request.random_stream(0) if strategy.samples else None
+    groups = [_Group(request, strategy[NUM_BEAMS] // count, random) for _ in range(count)]
     logits, cache = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
     running = groups
@@ -71,12 +73,6 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
         if beam.text.text:
             yield Piece(index, beam.text.text)
         yield Completion(index, beam.text.text, beam.ids, beam.reason, beam.logprob)
-
-
-def _groups(request: Request) -> list[_Group]:
-    count = request.strategy.get(NUM_BEAM_GROUPS) or 1
-    random = request.random_stream(0) if request.strategy.samples else None
-    return [_Group(request, request.strategy[NUM_BEAMS] // count, random) for _ in range(count)]
 
 
 def _extend(groups: Sequence[_Group], logits: Tensor, diversity_penalty: float) -> None:

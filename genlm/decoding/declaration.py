@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from genlm.errors import UsageError, show
@@ -35,34 +35,34 @@ LARGEST_INT = 10**4000
 BIAS = re.compile(r"\s*([0-9]+)\s*:(.*)", re.DOTALL)
 
 
-class ValueType(Protocol[T]):
-    """The type and range of a field's values. `parse` and `check` raise ValueError for anything else."""
+class ValueType(Generic[T]):
+    """The type and range of a field's values. `parse` and `check` raise ValueError for anything else.
+
+    `separator` is the text between the items of a list; it is empty if the value is not a list.
+    """
+
+    separator = ""
 
     @property
     def range(self) -> str:
         """The accepted values, in words."""
-        ...
-
-    @property
-    def separator(self) -> str:
-        """The text between the items of a list; empty if the value is not a list."""
-        ...
+        raise NotImplementedError
 
     def parse(self, text: str) -> T:
         """Return the value that a spec writes as `text`; it may still be out of range."""
-        ...
+        raise NotImplementedError
 
     def check(self, value: object) -> T:
         """Return `value` in the field's own type."""
-        ...
+        raise NotImplementedError
 
     def to_json(self, value: T) -> Plain:
         """Return the value as JSON holds it."""
-        ...
+        return cast(Plain, value)
 
 
 @dataclass(frozen=True)
-class Number(Generic[N]):
+class Number(ValueType[N]):
     """Numbers from `low` to `high`, without the bound itself if its end is open; `or_zero` admits 0 as well."""
 
     type: type[N]
@@ -71,7 +71,6 @@ class Number(Generic[N]):
     low_open: bool = False
     high_open: bool = False
     or_zero: bool = False
-    separator = ""
 
     def parse(self, text: str) -> N:
         """See ValueType."""
@@ -87,10 +86,6 @@ class Number(Generic[N]):
         if not (-largest <= value <= largest and self._in_range(value)):
             raise ValueError("out of range")
         return self.type(value)
-
-    def to_json(self, value: N) -> Plain:
-        """See ValueType."""
-        return value
 
     def _in_range(self, value: float) -> bool:
         if self.or_zero and value == 0:
@@ -113,11 +108,10 @@ class Number(Generic[N]):
 
 
 @dataclass(frozen=True)
-class Choice(Generic[T]):
+class Choice(ValueType[T]):
     """One of a few values, each written as its key."""
 
     choices: Mapping[str, T]
-    separator = ""
 
     def parse(self, text: str) -> T:
         """See ValueType."""
@@ -132,17 +126,13 @@ class Choice(Generic[T]):
                 return choice
         raise ValueError("not a choice")
 
-    def to_json(self, value: T) -> Plain:
-        """See ValueType."""
-        return value  # type: ignore[return-value]
-
     @property
     def range(self) -> str:
         """See ValueType."""
         return "one of " + ", ".join(self.choices)
 
 
-class Words:
+class Words(ValueType[tuple[str, ...]]):
     """Words separated by |. In a spec %XX is a byte, as in a URL, so a word may hold any character."""
 
     range = "words separated by |"
@@ -171,7 +161,7 @@ class Words:
         return self.separator.join(map(_quote_word, value))
 
 
-class Biases:
+class Biases(ValueType[tuple[tuple[int, float], ...]]):
     """Biases of tokens as ID:BIAS pairs separated by ;, in order of their ids."""
 
     range = "ID:BIAS pairs separated by ;, each ID once"
@@ -233,9 +223,9 @@ def _check_bias(token: object, bias: object) -> tuple[int, float]:
 class Field(Generic[T]):
     """A field of a strategy.
 
-    `meaning` is one line for people. At the `neutral` value, if there is one, the field changes nothing. `flag` is its
-    plain option, such as "--top-k K". A field `in_transformers` is an argument of `generate` with the same name, unless
-    `to_transformers` translates it.
+    `meaning` is a description in one line. At the `neutral` value, if there is one, the field changes nothing. `flag`
+    is its plain option, such as "--top-k K". A field `in_transformers` is an argument of `generate` with the same name,
+    unless `to_transformers` translates it.
     """
 
     name: str
@@ -321,7 +311,7 @@ class Processor:
     has_state: bool = False
 
     def is_off(self, values: Mapping[str, Value]) -> bool:
-        """Whether the processor changes nothing: all fields that have a neutral value are at it."""
+        """Return whether the processor changes nothing: all fields that have a neutral value are at it."""
         switches = [field for field in self.fields if field.neutral is not None]
         return bool(switches) and all(values[field.name] == field.neutral for field in switches)
 

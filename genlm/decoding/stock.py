@@ -1,7 +1,7 @@
 """Decoding by transformers' own `generate`, every field pinned: the reference for genlm's loops, and the fallback.
 
 All events come at the end, because `generate` returns all sequences at once. It draws from torch's generator, seeded
-with the request's seed: other numbers than genlm's random streams, so a sample depends on how many are drawn.
+with the request's seed, and not from genlm's random streams. So a sample depends on how many are drawn.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from genlm.model.files import read_json, read_shapes, weight_files
 from genlm.model.network import QueryKey, check_room
 
 CONFIG = "config.json"
-# The names of sizes in a config: every layer has a weight, and every width is a dimension of one.
+# Sizes in a config. Each layer has at least one weight, and each width is a dimension of one.
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers", "encoder_layers")
 WIDTHS = (
     *("vocab_size", "hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim"),

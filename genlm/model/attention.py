@@ -54,7 +54,9 @@ def queries_and_keys(model: Any, row: Tensor) -> list[QueryKey]:
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: Any = None, **_: Any
     ) -> tuple[Tensor, None]:
         scale = float(scaling) if scaling is not None else query.shape[-1] ** -0.5
-        inputs = QueryKey(query[0], key[0], scale, None if mask is None else _additive(mask)[0, 0])
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)
+        inputs = QueryKey(query[0], key[0], scale, None if mask is None else mask[0, 0])
         layers.append(inputs)
         mixed = torch.matmul(softmax_of(inputs).to(value.dtype), repeat_heads(value[0], query.shape[1]))
         return mixed.transpose(0, 1)[None].contiguous(), None
@@ -66,12 +68,6 @@ def queries_and_keys(model: Any, row: Tensor) -> list[QueryKey]:
     if not layers:
         raise ModelError(f"{type(model).__name__} gives no access to its queries and keys")
     return layers
-
-
-def _additive(mask: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A fingerprint of a model folder: which weights it holds, whatever its name and location."""
+"""A fingerprint of the contents of a model folder, independent of its name and location."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK = 1 << 20
 
 
 def fingerprinted(folder: ModelFolder, *, allow_pickle: bool = False) -> ModelFolder:
-    """Return the folder with its fingerprint: 16 hexadecimal digits of a SHA-256 of all that a text depends on.
+    """Return the folder with its fingerprint: 16 hexadecimal digits of a SHA-256 of all files that affect a text.
 
     Every byte counts, because training may change only some of the weights; so this takes about as long as reading
     them. A commit on the Hub gets none: its revision identifies it.

@@ -44,9 +44,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
 }
 
-# transformers' default for a config without an eos_token_id.
-END_OF_TEXT_ID = 50256
-
 # Other names that transformers accepts for fields of a GPT2Config.
 ALIASES = {
     "hidden_size": "n_embd",
@@ -191,7 +188,7 @@ class Attention(Module):
             self.scale /= layer + 1
 
     def forward(self, x: Tensor, rows: int, attend: Attend) -> Tensor:
-        """Return what new tokens attend to. `x`: (rows * tokens, width), like the result."""
+        """Let new tokens attend to each other and to earlier ones. `x`: (rows * tokens, width), like the result."""
         qkv = self.c_attn(x).view(rows, -1, 3, self.heads, self.head_width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = attend(self, query, key, value)
@@ -217,7 +214,7 @@ def attend_causally(attention: Attention, query: Tensor, key: Tensor, value: Ten
 
 
 def attend_to_memory(lengths: Tensor, keys: Tensor, values: Tensor) -> Attend:
-    """Let one new token a row attend to itself and to the row's earlier tokens; keep its key and value.
+    """Let the one new token of each row attend to itself and to earlier tokens; keep its key and value.
 
     `lengths`: (rows,); `keys`, `values`: (layers, rows, heads, tokens, head width). No shape depends on the lengths.
     """
@@ -316,7 +313,7 @@ class GPT2(Module):
             states.append(x)
         return x
 
-    # The rest is the interface to decoding.
+    # The interface to decoding.
 
     @property
     def device(self) -> torch.device:

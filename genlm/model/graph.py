@@ -1,7 +1,7 @@
-"""Decode steps as CUDA graphs: one launch replaces one for each kernel, which would take most of a step's time.
+"""Decode steps as CUDA graphs: one launch replaces those of all kernels, which would take most of a step's time.
 
-A graph repeats the same work on the same memory. So a captured step has fixed shapes, and whatever changes from step
-to step (ids and lengths) is copied into tensors that stay. The keys and values are the cache's own.
+A graph repeats the same work on the same memory. So a captured step has fixed shapes, and its ids and lengths are
+copied into tensors that stay. The keys and values are the cache's own.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8
 MASKS = (".attn.bias", ".attn.masked_bias")
 # The names of GPT-2's weights begin with this, but not in the oldest checkpoints.
 PREFIX = "transformer."
+# transformers' default for a GPT-2 config without an eos_token_id.
+END_OF_TEXT_ID = 50256
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,6 @@ def _check_shape(file: Path, name: str, found: tuple[int, ...], needed: tuple[in
 
 def _eos_ids(path: Path, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
     """Return the ids that end a text; nothing else is used from `generation_config.json`."""
-    from genlm.model.gpt2 import END_OF_TEXT_ID
-
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").is_file() else {}
     default = END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
     own = generation.get("eos_token_id", config.get("eos_token_id", default))

@@ -24,7 +24,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 PART = 1 << 17
 # A text beyond this many characters is refused if all of it would have to be encoded to keep only its end.
 LONGEST_UNCUT = 1 << 21
-# Whether a text can be cut is not tried further from its end than this many characters for each token that is kept.
+# A place to cut is searched for in at most this many characters from the end of a text for each token that is kept.
 LONGEST_WORDS = 64
 # The letters and digits after which a text may be cut: those that every version of Unicode classes as such.
 WORD_END = (
@@ -116,9 +116,9 @@ class Tokenizer:
         return text
 
     def least_tokens(self, text: str, size: int = PART) -> int:
-        """Return a number of tokens that the text surely has, without encoding it.
+        """Return a lower bound on the number of the text's tokens, without encoding it.
 
-        It is 0 if the text has at most `size` characters, so that short texts cost nothing, or if nothing is known.
+        It is 0 if the text has at most `size` characters, so that short texts cost nothing, or if no bound is known.
         """
         return len(text) // self._longest if len(text) > size and self._longest else 0
 
