@@ -32,7 +32,7 @@ class GenlmError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without calling the constructor: subclasses take different arguments."""
-        return _restore, (type(self), self.args, self.__dict__)
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class InputError(GenlmError):
@@ -83,13 +83,6 @@ class SpecError(UsageError):
         self.spec = spec
         self.start = start
         self.end = max(end, start + 1)
-
-
-def _restore(kind: type[GenlmError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> GenlmError:
-    error = kind.__new__(kind, *arguments)
-    error.args = arguments
-    error.__dict__.update(attributes)
-    return error
 
 
 # The most characters of a value that a message repeats.

@@ -14,7 +14,7 @@ left; the best that do not end become the next beams.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import torch
@@ -46,15 +46,6 @@ class Beam:
     reason: FinishReason | None
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """A beam that has ended, with its score after the length penalty."""
-
-    beam: Beam
-    reason: FinishReason
-    score: float
-
-
 def beam_search(network: Network, request: Request) -> Iterator[Event]:
     """Yield the `request.count` best hypotheses, best first.
 
@@ -63,7 +54,9 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
     """
     strategy = request.strategy
     check_rows(network, "num_beams", strategy[NUM_BEAMS], request.max_length)
-    groups = _groups(request)
+    count = strategy.get(NUM_BEAM_GROUPS) or 1
+    random = request.random_stream(0) if strategy.samples else None
+    groups = [_Group(request, strategy[NUM_BEAMS] // count, random) for _ in range(count)]
     logits, cache = network.prefill([request.prompt_ids], request.max_new_tokens)
     yield Prefilled()
     running = groups
@@ -75,14 +68,11 @@ def beam_search(network: Network, request: Request) -> Iterator[Event]:
         cache = cache.select(torch.tensor(_move_rows(running), device=logits.device))
         tokens = [beam.ids[-1] for group in running for beam in group.beams]
         logits = cache.step(torch.tensor(tokens, device=logits.device))
-    for index, hypothesis in enumerate(_best(groups, request)):
-        yield from _events(index, hypothesis)
-
-
-def _groups(request: Request) -> list[_Group]:
-    count = request.strategy.get(NUM_BEAM_GROUPS) or 1
-    random = request.random_stream(0) if request.strategy.samples else None
-    return [_Group(request, request.strategy[NUM_BEAMS] // count, random) for _ in range(count)]
+    for index, beam in enumerate(_best(groups, request)):
+        assert beam.reason is not None
+        if beam.text.text:
+            yield Piece(index, beam.text.text)
+        yield Completion(index, beam.text.text, beam.ids, beam.reason, beam.logprob)
 
 
 def _extend(groups: Sequence[_Group], logits: Tensor, diversity_penalty: float) -> None:
@@ -104,7 +94,7 @@ def _move_rows(groups: Sequence[_Group]) -> list[int]:
     return rows
 
 
-def _best(groups: Sequence[_Group], request: Request) -> list[Hypothesis]:
+def _best(groups: Sequence[_Group], request: Request) -> list[Beam]:
     """Return the best hypotheses of all groups, best first. Raise ModelError if there are fewer than requested."""
     found = sorted((each for group in groups for each in group.hypotheses), key=lambda each: each.score, reverse=True)
     if len(found) < request.count:
@@ -118,8 +108,8 @@ def _best(groups: Sequence[_Group], request: Request) -> list[Hypothesis]:
 class _Group:
     """The state between two steps: the running beams and the best hypotheses so far, both best first.
 
-    Its beams are in the rows from `first_row` on. `chosen` are the tokens of the last step, also of beams that reached
-    the maximum length in it.
+    A hypothesis is a beam that has ended, with the score after the length penalty. The group's beams are in the rows
+    from `first_row` on. `chosen` are the tokens of the last step, also of beams that reached the maximum length in it.
     """
 
     def __init__(self, request: Request, num_beams: int, random: Random | None) -> None:
@@ -133,7 +123,7 @@ class _Group:
         self.processors = request_processors(request)
         text = TextStream(request.decode, request.prompt_ids, request.stop)
         self.beams = [Beam((), text, score=0.0, logprob=0.0, parent=0, reason=None)]
-        self.hypotheses: list[Hypothesis] = []
+        self.hypotheses: list[Beam] = []
         # Enough for num_beams to be left even if all the best candidates end.
         self.width = max(2, 1 + len(request.eos_ids)) * self.num_beams
 
@@ -143,13 +133,13 @@ class _Group:
         `cost` is the penalty of each token in this step, (vocab,).
         """
         running: list[Beam] = []
-        ended: list[Hypothesis] = []
+        ended: list[Beam] = []
         for rank, beam in enumerate(self._candidates(logits, cost)):
             if beam.reason in (None, "length"):
                 running.append(beam)
             # Candidates after the first num_beams can only continue.
             if beam.reason and rank < self.num_beams:
-                ended.append(self._hypothesis(beam, beam.reason))
+                ended.append(replace(beam, score=self._penalised(beam.score, len(beam.ids))))
             if len(running) == self.num_beams and self.random is None:
                 break
         running = sorted(running, key=lambda beam: beam.score, reverse=True)[: self.num_beams]
@@ -175,43 +165,30 @@ class _Group:
         """Yield `width` continuations of all beams: the most likely, best first, or as they are drawn."""
         check_logits(logits, len(self.beams[0].ids))
         logprobs = self.processors.start(logits)
-        scores = self.processors.apply(logprobs - cost, self._history())
+        history = [[*self.request.prompt_ids, *beam.ids] for beam in self.beams] if self.processors.processors else []
+        scores = self.processors.apply(logprobs - cost, history)
         scores = scores + torch.tensor([beam.score for beam in self.beams], device=logits.device)[:, None]
-        indices = self._pick(scores.flatten())
-        picked, own = scores.flatten()[indices], logprobs.flatten()[indices]
-        vocab = scores.shape[-1]
+        flat, vocab = scores.flatten(), scores.shape[-1]
+        if self.random is None:
+            indices = flat.topk(min(self.width, len(flat))).indices
+        else:
+            indices = draw_different(flat, [self.random.random() for _ in range(self.width)])
+        picked, own = flat[indices], logprobs.flatten()[indices]
         for index, score, logprob in zip(indices.tolist(), picked.tolist(), own.tolist(), strict=True):
             if score > -torch.inf:
                 yield self._continued(index // vocab, index % vocab, score, logprob)
 
-    def _pick(self, scores: Tensor) -> Tensor:
-        """Return the indices of the candidates among all scores."""
-        if self.random is None:
-            return scores.topk(min(self.width, len(scores))).indices
-        return draw_different(scores, [self.random.random() for _ in range(self.width)])
-
-    def _history(self) -> list[list[int]]:
-        return [[*self.request.prompt_ids, *beam.ids] for beam in self.beams] if self.processors.processors else []
-
     def _continued(self, parent: int, token: int, score: float, logprob: float) -> Beam:
         beam = self.beams[parent]
         ids, text = (*beam.ids, token), beam.text.fork()
-        reason = self._reason(ids, text)
-        return Beam(ids, text, score, beam.logprob + logprob, parent, reason)
-
-    def _reason(self, ids: tuple[int, ...], text: TextStream) -> FinishReason | None:
-        """Add the text of the last token. Return why the sequence ends there, or None."""
-        is_end = ids[-1] in self.request.eos_ids
-        reason: FinishReason | None = "eos" if is_end else None
-        if not is_end:
-            text.push(ids[-1])
-            reason = "length" if len(ids) == self.request.max_new_tokens else None
+        reason: FinishReason | None = "length" if len(ids) == self.request.max_new_tokens else None
+        if token in self.request.eos_ids:
+            reason = "eos"
+        else:
+            text.push(token)
         if reason:
             text.finish()
-        return "stop" if text.stopped else reason
-
-    def _hypothesis(self, beam: Beam, reason: FinishReason) -> Hypothesis:
-        return Hypothesis(beam, reason, self._penalised(beam.score, len(beam.ids)))
+        return Beam(ids, text, score, beam.logprob + logprob, parent, "stop" if text.stopped else reason)
 
     def _penalised(self, score: float, length: int) -> float:
         return score / float(length**self.length_penalty)
@@ -230,10 +207,3 @@ def draw_different(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
         indices.append(draw(left[None], [uniform]))
         left[indices[-1]] = -torch.inf
     return torch.cat(indices) if indices else torch.empty(0, dtype=torch.long, device=scores.device)
-
-
-def _events(index: int, hypothesis: Hypothesis) -> Iterator[Piece | Completion]:
-    beam = hypothesis.beam
-    if beam.text.text:
-        yield Piece(index, beam.text.text)
-    yield Completion(index, beam.text.text, beam.ids, hypothesis.reason, beam.logprob)

@@ -102,7 +102,7 @@ class TextStream:
     `push` returns the text that is certain: never part of a character, never the possible beginning of a stop
     text. `finish` returns the text held back. `text` is everything returned so far.
 
-    `tokenizers.decoders.DecodeStream` does not serve here: it never releases invalid bytes at the end, fails on some
+    `tokenizers.decoders.DecodeStream` is no replacement: it never releases invalid bytes at the end, fails on some
     byte-fallback sequences, and takes quadratic time on long runs of invalid bytes or special tokens.
     """
 

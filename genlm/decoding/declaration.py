@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from genlm.errors import UsageError, show
@@ -35,34 +35,34 @@ LARGEST_INT = 10**4000
 BIAS = re.compile(r"\s*([0-9]+)\s*:(.*)", re.DOTALL)
 
 
-class ValueType(Protocol[T]):
-    """The type and range of a field's values. `parse` and `check` raise ValueError for anything else."""
+class ValueType(Generic[T]):
+    """The type and range of a field's values. `parse` and `check` raise ValueError for anything else.
+
+    `separator` is the text between the items of a list; it is empty if the value is not a list.
+    """
+
+    separator = ""
 
     @property
     def range(self) -> str:
         """The accepted values, in words."""
-        ...
-
-    @property
-    def separator(self) -> str:
-        """The text between the items of a list; empty if the value is not a list."""
-        ...
+        raise NotImplementedError
 
     def parse(self, text: str) -> T:
         """Return the value that a spec writes as `text`; it may still be out of range."""
-        ...
+        raise NotImplementedError
 
     def check(self, value: object) -> T:
         """Return `value` in the field's own type."""
-        ...
+        raise NotImplementedError
 
     def to_json(self, value: T) -> Plain:
         """Return the value as JSON holds it."""
-        ...
+        return cast(Plain, value)
 
 
 @dataclass(frozen=True)
-class Number(Generic[N]):
+class Number(ValueType[N]):
     """Numbers from `low` to `high`, without the bound itself if its end is open; `or_zero` admits 0 as well."""
 
     type: type[N]
@@ -71,7 +71,6 @@ class Number(Generic[N]):
     low_open: bool = False
     high_open: bool = False
     or_zero: bool = False
-    separator = ""
 
     def parse(self, text: str) -> N:
         """See ValueType."""
@@ -87,10 +86,6 @@ class Number(Generic[N]):
         if not (-largest <= value <= largest and self._in_range(value)):
             raise ValueError("out of range")
         return self.type(value)
-
-    def to_json(self, value: N) -> Plain:
-        """See ValueType."""
-        return value
 
     def _in_range(self, value: float) -> bool:
         if self.or_zero and value == 0:
@@ -113,11 +108,10 @@ class Number(Generic[N]):
 
 
 @dataclass(frozen=True)
-class Choice(Generic[T]):
+class Choice(ValueType[T]):
     """One of a few values, each written as its key."""
 
     choices: Mapping[str, T]
-    separator = ""
 
     def parse(self, text: str) -> T:
         """See ValueType."""
@@ -132,17 +126,13 @@ class Choice(Generic[T]):
                 return choice
         raise ValueError("not a choice")
 
-    def to_json(self, value: T) -> Plain:
-        """See ValueType."""
-        return value  # type: ignore[return-value]
-
     @property
     def range(self) -> str:
         """See ValueType."""
         return "one of " + ", ".join(self.choices)
 
 
-class Words:
+class Words(ValueType[tuple[str, ...]]):
     """Words separated by |. In a spec %XX is a byte, as in a URL, so a word may hold any character."""
 
     range = "words separated by |"
@@ -158,7 +148,9 @@ class Words:
         """See ValueType; a list holds plain words. Each word is kept once."""
         if isinstance(value, str):
             return self.parse(value)
-        words = tuple(dict.fromkeys(_texts(value)))
+        if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
+            raise ValueError("not a list of texts")
+        words = tuple(dict.fromkeys(value))
         "".join(words).encode()
         if not all(words):
             raise ValueError("an empty word")
@@ -169,7 +161,7 @@ class Words:
         return self.separator.join(map(_quote_word, value))
 
 
-class Biases:
+class Biases(ValueType[tuple[tuple[int, float], ...]]):
     """Biases of tokens as ID:BIAS pairs separated by ;, in order of their ids."""
 
     range = "ID:BIAS pairs separated by ;, each ID once"
@@ -195,22 +187,12 @@ class Biases:
         return self.separator.join(f"{token}:{bias!r}" for token, bias in value)
 
 
-def _texts(value: object) -> Iterable[str]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
-        raise ValueError("not a list of texts")
-    return value
-
-
 def _quote_word(word: str) -> str:
     inner = word.strip(" ")
     before = len(word) - len(word.lstrip(" "))
     after = len(word) - before - len(inner)
-    return "".join(["%20" * before, *map(_quote_character, inner), "%20" * after])
-
-
-def _quote_character(character: str) -> str:
-    is_plain = character.isprintable() and character not in RESERVED
-    return character if is_plain else quote(character, safe="")
+    quoted = [each if each.isprintable() and each not in RESERVED else quote(each, safe="") for each in inner]
+    return "".join(["%20" * before, *quoted, "%20" * after])
 
 
 def _biases_of(item: object) -> list[tuple[int, float]]:
@@ -241,9 +223,9 @@ def _check_bias(token: object, bias: object) -> tuple[int, float]:
 class Field(Generic[T]):
     """A field of a strategy.
 
-    `meaning` is one line for people. At the `neutral` value, if there is one, the field changes nothing. `flag` is its
-    plain option, such as "--top-k K". A field `in_transformers` is an argument of `generate` with the same name, unless
-    `to_transformers` translates it.
+    `meaning` is a description in one line. At the `neutral` value, if there is one, the field changes nothing. `flag`
+    is its plain option, such as "--top-k K". A field `in_transformers` is an argument of `generate` with the same name,
+    unless `to_transformers` translates it.
     """
 
     name: str
@@ -329,7 +311,7 @@ class Processor:
     has_state: bool = False
 
     def is_off(self, values: Mapping[str, Value]) -> bool:
-        """Whether the processor changes nothing: all fields that have a neutral value are at it."""
+        """Return whether the processor changes nothing: all fields that have a neutral value are at it."""
         switches = [field for field in self.fields if field.neutral is not None]
         return bool(switches) and all(values[field.name] == field.neutral for field in switches)
 
@@ -378,14 +360,11 @@ class Kind:
     @cached_property
     def fields(self) -> dict[str, Field[Any]]:
         """Every field by name, in the order in which a spec writes them."""
-        return {field.name: field for part in self.parameters for field in _fields_of(part)}
+        parts = (part.fields if isinstance(part, Processor) else (part,) for part in self.parameters)
+        return {field.name: field for fields in parts for field in fields}
 
     @cached_property
     def processors(self) -> tuple[Processor, ...]:
         """The logits processors in the order in which they apply."""
         processors = [part for part in self.parameters if isinstance(part, Processor)]
         return tuple(sorted(processors, key=lambda each: each.order))
-
-
-def _fields_of(part: Field[Any] | Processor) -> tuple[Field[Any], ...]:
-    return part.fields if isinstance(part, Processor) else (part,)

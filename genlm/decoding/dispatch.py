@@ -28,7 +28,16 @@ def decode(network: Network, request: Request) -> Iterator[Event]:
     Raises:
         ModelError: logits that are not numbers, no token left to choose, or not enough memory for a search.
     """
-    events = _search(network, request) or _sample(network, request)
+    loop = request.strategy.declaration.loop
+    events: Iterator[Event]
+    if request.engine == "transformers":
+        from genlm.decoding.stock import stock_generate
+
+        events = stock_generate(cast("TransformersModel", network), request)
+    elif loop:
+        events = resolve_name(loop)(network, request)
+    else:
+        events = _sample(network, request)
     if request.pieces is None:
         return events
     from genlm.decoding.trace import add_traces
@@ -98,16 +107,6 @@ def _sample(network: Network, request: Request) -> Iterator[Event]:
     while scheduler.has_work:
         for _, event in scheduler.step():
             yield cast(Event, event)
-
-
-def _search(network: Network, request: Request) -> Iterator[Event] | None:
-    """Return the events of a search or of the transformers engine; None for any other request."""
-    if request.engine == "transformers":
-        from genlm.decoding.stock import stock_generate
-
-        return stock_generate(cast("TransformersModel", network), request)
-    loop = request.strategy.declaration.loop
-    return cast("Iterator[Event]", resolve_name(loop)(network, request)) if loop else None
 
 
 def share_prefill(network: Network, room: int) -> Network:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ from genlm.errors import ModelError
 GROUP = 1 << 22
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """The log-probability and rank (from 1) of each row's token, and the row's entropy; each of shape (n,)."""
 
     logprobs: Tensor
@@ -29,7 +27,8 @@ def score_tokens(logits: Tensor, tokens: Tensor) -> Scores:
     Raises:
         ModelError: logits that are not numbers.
     """
-    groups = [_score(rows, wanted) for rows, wanted in _grouped(logits, tokens)]
+    size = group_size(logits)
+    groups = [_score(*group) for group in zip(logits.split(size), tokens.split(size), strict=True)]
     return Scores(*(torch.cat(parts) for parts in zip(*groups, strict=True)))
 
 
@@ -58,11 +57,6 @@ def check_logits(logits: Tensor, new_tokens: int | None = None) -> Tensor:
 def group_size(logits: Tensor) -> int:
     """Return how many rows of logits, (n, vocab), make a group."""
     return max(1, GROUP // logits.shape[-1])
-
-
-def _grouped(logits: Tensor, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    size = group_size(logits)
-    return zip(logits.split(size), tokens.split(size), strict=True)
 
 
 def _score(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,7 +60,9 @@ class _Contrast:
     def choose(self, history: Sequence[int]) -> tuple[int, float]:
         """Return the next token and its log-probability."""
         if len(history) > self.length:
-            self._feed(history)
+            last = torch.tensor(history[-1:], device=self.network.device)
+            self.final, states = self.cache.step_with_states(last, self.layers)
+            self.early, self.length = self.network.logits_from_states(states[0]), len(history)
         step = len(history) - len(self.request.prompt_ids)
         check_logits(self.final, step)
         check_logits(self.early, step)
@@ -68,11 +70,6 @@ class _Contrast:
         check_choice(scores, self.request.strategy, step)
         token = int(scores.argmax())
         return token, float(self.final.log_softmax(-1)[0, token])
-
-    def _feed(self, history: Sequence[int]) -> None:
-        last = torch.tensor(history[-1:], device=self.network.device)
-        self.final, states = self.cache.step_with_states(last, self.layers)
-        self.early, self.length = self.network.logits_from_states(states[0]), len(history)
 
 
 def candidate_layers(part: str, layers: int, *, tied: bool) -> list[int]:

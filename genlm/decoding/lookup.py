@@ -24,7 +24,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 2, 32
 
 
 def can_look_up(request: Request) -> bool:
-    """Whether drafts can pay off: the text is likely to repeat itself and is decoded by itself."""
+    """Return whether drafts can pay off: the text is likely to repeat itself and is decoded by itself."""
     may_draft = request.speculate and not request.alone and not request.strategy.samples
     return may_draft and request.count == request.least_rows == 1
 

@@ -239,18 +239,13 @@ def ban_repeated_ngrams(logits: Tensor, history: History, no_repeat_ngram_size: 
     """Rule out tokens that would complete an n-gram of this size that the row already contains."""
     logits = logits.clone()
     for row, ids in enumerate(history):
-        banned = _completions_of_seen_ngrams(ids, no_repeat_ngram_size)
+        start_of_last = len(ids) + 1 - no_repeat_ngram_size
+        last = ids[start_of_last:]
+        starts = range(start_of_last)
+        banned = [ids[start + len(last)] for start in starts if ids[start : start + len(last)] == last]
         if banned:
             logits[row, banned] = -torch.inf
     return logits
-
-
-def _completions_of_seen_ngrams(ids: Sequence[int], size: int) -> list[int]:
-    if len(ids) + 1 < size:
-        return []
-    last = tuple(ids[len(ids) + 1 - size :])
-    starts = range(len(ids) - size + 1)
-    return [ids[start + size - 1] for start in starts if tuple(ids[start : start + size - 1]) == last]
 
 
 def ban_words(
@@ -260,14 +255,10 @@ def ban_words(
     words = [tuple(word) for word in bad_words_ids if len(word) > 1 or word[0] not in eos_ids]
     logits = logits.clone()
     for row, ids in enumerate(history):
-        banned = [word[-1] for word in words if _ends_with(ids, word[:-1])]
+        banned = [word[-1] for word in words if tuple(ids[len(ids) + 1 - len(word) :]) == word[:-1]]
         if banned:
             logits[row, banned] = -torch.inf
     return logits
-
-
-def _ends_with(ids: Sequence[int], last: tuple[int, ...]) -> bool:
-    return len(last) <= len(ids) and tuple(ids[len(ids) - len(last) :]) == last
 
 
 def ban_early_end(

@@ -28,7 +28,7 @@ class Request:
     Every decode step has at least `least_rows` rows. Matrix products of very few rows can round differently from larger
     ones, so that the first of five samples would differ from a single sample.
 
-    `alone` decodes each sequence by itself, one token per step, so that it has the same bits whatever else runs.
+    `alone` decodes each sequence by itself, one token per step, so that its bits do not depend on what else runs.
     `speculate` allows prompt lookup, which does not change the text. `pieces` spells tokens in the trace; without it
     nothing is traced. `bad_words_ids` are token sequences that must not be generated.
     """

@@ -43,7 +43,10 @@ class Sampler:
         logprobs = logits.gather(-1, chosen[:, None])[:, 0] - total
         for sequence, logprob in zip(sequences, logprobs.tolist(), strict=True):
             sequence.logprob += logprob
-        _add_trace(logits, scores, chosen, sequences)
+        pieces = sequences[0].request.pieces
+        if pieces is not None:
+            for sequence, traced in zip(sequences, trace_tokens(logits, scores, chosen, pieces), strict=True):
+                sequence.trace.append(traced)
         ids: list[int] = chosen.tolist()
         return ids
 
@@ -92,13 +95,6 @@ def _choose(
             return [error]
     one_by_one = zip(logits.split(1), sequences, strict=True)
     return [token for own, each in one_by_one for token in _choose(sampler, own, [each], isolate=True)]
-
-
-def _add_trace(logits: Tensor, scores: Tensor, chosen: Tensor, sequences: list[Sequence]) -> None:
-    pieces = sequences[0].request.pieces
-    if pieces is not None:
-        for sequence, traced in zip(sequences, trace_tokens(logits, scores, chosen, pieces), strict=True):
-            sequence.trace.append(traced)
 
 
 def draw(logits: Tensor, uniforms: list[float]) -> Tensor:

@@ -105,7 +105,7 @@ class Queue:
         return [self.prefilled.popleft() for _ in range(min(most, len(self.prefilled)))]
 
     def num_sequences(self) -> int:
-        """How many sequences of this window wait for a slot."""
+        """Return how many sequences of this window wait for a slot."""
         return len(self.prefilled) + sum(len(group.with_status(Status.WAITING)) for group in self.waiting)
 
     def remove(self, group: SequenceGroup) -> None:
@@ -137,7 +137,11 @@ class Slots:
 
     def add(self, sequences: list[Sequence], expected: int) -> None:
         """Give slots to prefilled sequences. If there is no cache yet, create one for `expected` sequences."""
-        cache = self._cache or self._new_cache(sequences, expected)
+        request, cache = sequences[0].request, self._cache
+        if cache is None:
+            count = max(min(self.capacity, expected), len(sequences), request.least_rows)
+            length = max(each.request.max_length for each in sequences)
+            cache = _prompt(sequences[0]).cache.new_empty(count, length)
         for source, group in groupby(sequences, lambda sequence: _prompt(sequence).cache):
             entering = list(group)
             slots = range(len(self.sequences), len(self.sequences) + len(entering))
@@ -146,7 +150,6 @@ class Slots:
             self.sequences += entering
         self._cache = self._stepping = cache
         self._pad()
-        request = sequences[0].request
         if request.alone and isinstance(cache, Capturable):
             cache.never_capture()
         if self.capacity == 1 and can_look_up(request) and isinstance(cache, Rewindable):
@@ -180,10 +183,6 @@ class Slots:
         """Free all slots and the memory of the cache."""
         self.sequences = []
         self._cache = self._stepping = None
-
-    def _new_cache(self, sequences: list[Sequence], expected: int) -> SharedCache:
-        rows = max(min(self.capacity, expected), len(sequences), sequences[0].request.least_rows)
-        return _prompt(sequences[0]).cache.new_empty(rows, max(each.request.max_length for each in sequences))
 
     def _pad(self) -> None:
         """Copy the first sequence into as many rows as a step needs at least."""
@@ -483,7 +482,5 @@ class Scheduler:
     def _sampler(self, request: Request) -> Sampler:
         """Return the sampler that all requests with the same logits processors and trace share."""
         key = (processors_key(request), request.pieces)
-        sampler = self._samplers.get(key)
-        if sampler is None:
-            sampler = self._samplers[key] = Sampler(request)
+        sampler = self._samplers[key] = self._samplers.get(key) or Sampler(request)
         return sampler

@@ -1,13 +1,12 @@
 """Decoding by transformers' own `generate`, every field pinned: the reference for genlm's loops, and the fallback.
 
 All events come at the end, because `generate` returns all sequences at once. It draws from torch's generator, seeded
-with the request's seed: other numbers than genlm's random streams, so a sample depends on how many are drawn.
+with the request's seed, and not from genlm's random streams. So a sample depends on how many are drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 
@@ -47,19 +46,17 @@ def stock_generate(network: TransformersModel, request: Request) -> Iterator[Eve
     name = "num_beams" if beams > 1 else "num_return_sequences"
     check_rows(network, name, max(beams, request.count), request.max_length)
     yield Prefilled()
-    has_ended = partial(_has_stop, request) if request.stop else None
-    for index, ids in enumerate(network.generate(request.prompt_ids, settings, request.seed, has_ended)):
+
+    def has_stop(ids: Sequence[int]) -> bool:
+        # A character that is incomplete at the end may still become another one.
+        return first_stop(request.decode(list(ids)).rstrip(INCOMPLETE), request.stop) is not None
+
+    rows = network.generate(request.prompt_ids, settings, request.seed, has_stop if request.stop else None)
+    for index, ids in enumerate(rows):
         completion = _completion(network, request, index, ids)
         if completion.text:
             yield Piece(index, completion.text)
         yield completion
-
-
-def _has_stop(request: Request, ids: Sequence[int]) -> bool:
-    """Return whether the text of new tokens contains a stop text."""
-    # A character that is incomplete at the end may still become another one.
-    text = request.decode(list(ids)).rstrip(INCOMPLETE)
-    return first_stop(text, request.stop) is not None
 
 
 def _completion(network: TransformersModel, request: Request, index: int, ids: Sequence[int]) -> Completion:
@@ -76,11 +73,6 @@ def _completion(network: TransformersModel, request: Request, index: int, ids: S
         if text.stopped:
             break
     text.finish()
-    logprob = _logprob(network, request.prompt_ids, new_ids)
+    logits = network.logits_of([[*request.prompt_ids, *new_ids[:-1]]], [len(request.prompt_ids) - 1])
+    logprob = float(score_tokens(logits, torch.tensor(new_ids, device=logits.device)).logprobs.sum())
     return Completion(index, text.text, tuple(new_ids), "stop" if text.stopped else reason, logprob)
-
-
-def _logprob(network: TransformersModel, prompt: Sequence[int], new: Sequence[int]) -> float:
-    """Return the log-probability of new tokens under the model, before any logits processor, in nats."""
-    logits = network.logits_of([[*prompt, *new[:-1]]], [len(prompt) - 1])
-    return float(score_tokens(logits, torch.tensor(new, device=logits.device)).logprobs.sum())

@@ -160,8 +160,8 @@ def transformers_settings(strategy: Strategy) -> dict[str, object]:
         for field in () if processor.is_off(values) else processor.fields:
             if not field.in_transformers and values[field.name] != field.neutral:
                 raise UsageError(f"transformers has no {field.name}")
-    pinned = [*(part for part in declared.parameters if isinstance(part, Field))]
-    for processor in (DIVIDE_BY_TEMPERATURE, *TRUNCATION, *PENALTIES) if strategy.samples else PENALTIES:
+    pinned = [part for part in declared.parameters if isinstance(part, Field)]
+    for processor in (DIVIDE_BY_TEMPERATURE, *TRUNCATION.values(), *PENALTIES) if strategy.samples else PENALTIES:
         pinned += processor.fields
     settings: dict[str, object] = {"do_sample": strategy.samples, "num_beams": 1}
     for field in pinned:

@@ -26,7 +26,6 @@ def trace_tokens(logits: Tensor, scores: Tensor, tokens: Tensor, pieces: Pieces)
     found = score_tokens(logits, tokens)
     probabilities = logits.softmax(-1)
     is_left = ~scores.isneginf()
-    mass = probabilities.where(is_left, 0).sum(-1).clamp(max=1)
     best = probabilities.topk(min(ALTERNATIVES, logits.shape[-1]))
     columns = (
         tokens,
@@ -35,11 +34,28 @@ def trace_tokens(logits: Tensor, scores: Tensor, tokens: Tensor, pieces: Pieces)
         found.ranks,
         found.entropies,
         is_left.sum(-1),
-        mass,
+        probabilities.where(is_left, 0).sum(-1).clamp(max=1),
         best.indices,
         best.values,
     )
-    return [_traced(pieces, *row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+    def alternatives(ids: list[int], values: list[float]) -> tuple[Alternative, ...]:
+        return tuple(
+            Alternative(id, pieces.text_of(id), value, pieces.incomplete_bytes(id))
+            for id, value in zip(ids, values, strict=True)
+        )
+
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [
+        TracedToken(
+            pieces.text_of(id),
+            id,
+            *(logprob, probability, rank, entropy, candidates, mass),
+            alternatives(ids, values),
+            pieces.incomplete_bytes(id),
+        )
+        for id, logprob, probability, rank, entropy, candidates, mass, ids, values in rows
+    ]
 
 
 def add_traces(network: Network, request: Request, pieces: Pieces, events: Iterator[Event]) -> Iterator[Event]:
@@ -72,33 +88,3 @@ def _logits_of(network: Network, before: Sequence[int], text: Sequence[int]) -> 
     for start in range(0, len(text), size):
         own = logits[start : start + size]
         yield start, own, torch.tensor(text[start : start + size], device=own.device)
-
-
-def _traced(
-    pieces: Pieces,
-    token: int,
-    logprob: float,
-    probability: float,
-    rank: int,
-    entropy: float,
-    candidates: int,
-    mass: float,
-    best: list[int],
-    best_probabilities: list[float],
-) -> TracedToken:
-    alternatives = tuple(
-        Alternative(each, pieces.text_of(each), its, pieces.incomplete_bytes(each))
-        for each, its in zip(best, best_probabilities, strict=True)
-    )
-    return TracedToken(
-        pieces.text_of(token),
-        token,
-        logprob,
-        probability,
-        rank,
-        entropy,
-        candidates,
-        mass,
-        alternatives,
-        pieces.incomplete_bytes(token),
-    )

@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from genlm.model.files import read_json, read_shapes, weight_files
 from genlm.model.network import QueryKey, check_room
 
 CONFIG = "config.json"
-# The names of sizes in a config: every layer has a weight, and every width is a dimension of one.
+# Sizes in a config. Each layer has at least one weight, and each width is a dimension of one.
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers", "encoder_layers")
 WIDTHS = (
     *("vocab_size", "hidden_size", "n_embd", "d_model", "dim", "word_embed_proj_dim"),
@@ -28,9 +28,6 @@ CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 # Weights with a row for each position, and the limit for models that compute positions instead.
 POSITIONS = re.compile(r"\bwpe\b|position")
 LONGEST_CONTEXT = 1 << 24
-
-# (new tokens of a sequence) -> whether the sequence ends with them.
-Ends: TypeAlias = Callable[[Sequence[int]], bool]
 
 
 def silence_transformers() -> None:
@@ -152,7 +149,8 @@ class TransformersModel:
         check_room(longest + room, self.context)
         ids = torch.tensor([[*[0] * (longest - len(p)), *p] for p in prompts], device=self.device)
         mask = torch.tensor([[*[0] * (longest - len(p)), *[1] * len(p)] for p in prompts], device=self.device)
-        return TransformersCache(self, None, mask[:, :0], longest + room).feed(ids, mask)
+        cache = TransformersCache(self, None, mask[:, :0], longest + room)
+        return cache.feed(ids, mask), cache
 
     @torch.inference_mode()
     def prefill_with_states(
@@ -161,8 +159,8 @@ class TransformersModel:
         """See Network."""
         check_room(len(prompt) + room, self.context)
         ids = torch.tensor([list(prompt)], device=self.device)
-        empty = TransformersCache(self, None, ids[:, :0], len(prompt) + room)
-        logits, cache, states = empty.feed_with_states(ids, layers)
+        cache = TransformersCache(self, None, ids[:, :0], len(prompt) + room)
+        logits, states = cache.feed_with_states(ids, layers)
         return logits, cache, states[0]
 
     @torch.inference_mode()
@@ -195,17 +193,25 @@ class TransformersModel:
         return queries_and_keys(self.model, torch.tensor([list(ids)], device=self.device))
 
     def generate(
-        self, prompt: Sequence[int], settings: Mapping[str, object], seed: int, ends: Ends | None = None
+        self,
+        prompt: Sequence[int],
+        settings: Mapping[str, object],
+        seed: int,
+        has_ended: Callable[[Sequence[int]], bool] | None = None,
     ) -> list[list[int]]:
         """Return the new tokens of each sequence that transformers' `generate` makes with exactly these settings.
 
-        `ends` is called with a sequence's new tokens and decides whether they are its last. A sequence shorter than
+        `has_ended` decides from a sequence's new tokens whether the sequence ends with them. A sequence shorter than
         another is padded at its end.
 
         Raises:
             ModelError: the logits are not numbers, or a step has no token left to choose.
         """
         from transformers import GenerationConfig
+
+        def criterion(ids: Tensor, scores: object, **settings: object) -> Tensor:
+            assert has_ended is not None
+            return torch.tensor([has_ended(row) for row in ids[:, len(prompt) :].tolist()], device=ids.device)
 
         # Drop the model's own settings, from generation_config.json or config.json.
         self.model.generation_config = GenerationConfig()
@@ -220,7 +226,7 @@ class TransformersModel:
                     ids,
                     attention_mask=torch.ones_like(ids),
                     pad_token_id=padding,
-                    stopping_criteria=None if ends is None else [_Criterion(ends, len(prompt))],
+                    stopping_criteria=None if has_ended is None else [criterion],
                     **settings,
                 )
             except RuntimeError as error:
@@ -244,18 +250,6 @@ class TransformersModel:
         return int(2 * config.num_hidden_layers * config.hidden_size * length * self.model.dtype.itemsize)
 
 
-class _Criterion:
-    """`Ends` as a stopping criterion of transformers."""
-
-    def __init__(self, ends: Ends, prompt_length: int) -> None:
-        self.ends = ends
-        self.prompt_length = prompt_length
-
-    def __call__(self, ids: Tensor, scores: object, **settings: object) -> Tensor:
-        ended = [self.ends(row) for row in ids[:, self.prompt_length :].tolist()]
-        return torch.tensor(ended, device=ids.device)
-
-
 class TransformersCache:
     """A transformers cache, with a mask that tells tokens, 1, from padding, 0."""
 
@@ -269,16 +263,13 @@ class TransformersCache:
     def step(self, ids: Tensor) -> Tensor:
         """See Cache."""
         check_room(self.mask.shape[1] + 1, self.capacity)
-        logits, longer = self.feed(ids[:, None], torch.ones_like(ids[:, None]))
-        self.past, self.mask = longer.past, longer.mask
-        return logits
+        return self.feed(ids[:, None], torch.ones_like(ids[:, None]))
 
     @torch.inference_mode()
     def step_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See HiddenStatesCache."""
         check_room(self.mask.shape[1] + 1, self.capacity)
-        logits, longer, states = self.feed_with_states(ids[:, None], layers)
-        self.past, self.mask = longer.past, longer.mask
+        logits, states = self.feed_with_states(ids[:, None], layers)
         return logits, states[:, -1]
 
     @torch.inference_mode()
@@ -318,20 +309,20 @@ class TransformersCache:
         kept = self.select(torch.arange(rows, device=self.mask.device))
         self.past, self.mask = kept.past, kept.mask
 
-    def feed(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, TransformersCache]:
-        """Return the logits after new tokens, (rows, n), and the longer cache. `mask` is 0 for padding."""
-        output, cache = self._run(ids, mask)
-        return output.logits[:, -1].float(), cache
+    def feed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Add tokens, (rows, n), and return the logits after the last of each row. `mask` is 0 for padding."""
+        logits: Tensor = self._run(ids, mask).logits[:, -1]
+        return logits.float()
 
-    def feed_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, TransformersCache, Tensor]:
+    def feed_with_states(self, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Do the same without padding and also return hidden states: (rows, n, len(layers), width)."""
-        output, cache = self._run(ids, torch.ones_like(ids), output_hidden_states=True)
+        output = self._run(ids, torch.ones_like(ids), output_hidden_states=True)
         states = output.get("hidden_states")
         if states is None or len(states) != self.owner.layers + 1:
             raise ModelError(f"{type(self.owner.model).__name__} does not return its hidden states")
-        return output.logits[:, -1].float(), cache, torch.stack([states[layer] for layer in layers], dim=2)
+        return output.logits[:, -1].float(), torch.stack([states[layer] for layer in layers], dim=2)
 
-    def _run(self, ids: Tensor, mask: Tensor, **settings: bool) -> tuple[Any, TransformersCache]:
+    def _run(self, ids: Tensor, mask: Tensor, **settings: bool) -> Any:
         mask = torch.cat([self.mask, mask], dim=1)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         optional = {"position_ids": positions, "logits_to_keep": 1}
@@ -346,7 +337,8 @@ class TransformersCache:
         past = output.get(self.owner.cache_name)
         if not _has_rows(past):
             raise ModelError(f"{type(self.owner.model).__name__} has no cache of keys and values, which genlm needs")
-        return output, TransformersCache(self.owner, past, mask, self.capacity)
+        self.past, self.mask = past, mask
+        return output
 
 
 def _insert(tensor: Tensor, slots: Tensor, rows: Tensor, length: int, *, axis: int) -> Tensor:

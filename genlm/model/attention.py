@@ -6,7 +6,7 @@ weights a model runs with the "eager" implementation, and for queries and keys w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,6 @@ from genlm.errors import ModelError
 from genlm.model.network import QueryKey
 
 RECORDER = "genlm_recorder"
-# Tried in this order if a model's usual implementation is not known.
-USUAL = ("sdpa", "eager")
 
 
 def softmax_of(inputs: QueryKey, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -56,7 +54,9 @@ def queries_and_keys(model: Any, row: Tensor) -> list[QueryKey]:
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: Any = None, **_: Any
     ) -> tuple[Tensor, None]:
         scale = float(scaling) if scaling is not None else query.shape[-1] ** -0.5
-        inputs = QueryKey(query[0], key[0], scale, None if mask is None else _additive(mask)[0, 0])
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)
+        inputs = QueryKey(query[0], key[0], scale, None if mask is None else mask[0, 0])
         layers.append(inputs)
         mixed = torch.matmul(softmax_of(inputs).to(value.dtype), repeat_heads(value[0], query.shape[1]))
         return mixed.transpose(0, 1)[None].contiguous(), None
@@ -68,12 +68,6 @@ def queries_and_keys(model: Any, row: Tensor) -> list[QueryKey]:
     if not layers:
         raise ModelError(f"{type(model).__name__} gives no access to its queries and keys")
     return layers
-
-
-def _additive(mask: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -torch.inf)
 
 
 @contextmanager
@@ -88,14 +82,9 @@ def _implementation(model: Any, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _restore(model, [usual] if usual else USUAL)
-
-
-def _restore(model: Any, names: Sequence[str]) -> None:
-    """Set the first implementation that the model supports."""
-    try:
-        model.set_attn_implementation(names[0])
-    except (ValueError, ImportError):
-        if len(names) == 1:
-            raise
-        _restore(model, names[1:])
+        try:
+            model.set_attn_implementation(usual or "sdpa")
+        except (ValueError, ImportError):
+            if usual:
+                raise
+            model.set_attn_implementation("eager")

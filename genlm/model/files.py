@@ -48,7 +48,11 @@ def weight_files(folder: Path, *, allow_pickle: bool) -> list[Path]:
         if (folder / single).is_file():
             return [folder / single]
         if (folder / index).is_file():
-            return _shards(folder / index)
+            files = [folder / name for name in shard_names(folder / index)]
+            for file in files:
+                if not file.is_file():
+                    raise ModelError(f"{folder / index} names {file.name!r}, which does not exist")
+            return files
     if (folder / PICKLED).is_file() or (folder / PICKLED_INDEX).is_file():
         raise pickled_weights(str(folder), PICKLED)
     raise ModelError(f"no weights in {folder}", hint=f"a model folder needs {SINGLE}")
@@ -75,14 +79,6 @@ def shard_names(index: Path) -> list[str]:
         if (index.parent / name).parent != index.parent:
             raise ModelError(f"{index} names {name!r}, which is outside the model folder")
     return names
-
-
-def _shards(index: Path) -> list[Path]:
-    files = [index.parent / name for name in shard_names(index)]
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"{index} names {file.name!r}, which does not exist")
-    return files
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -1,11 +1,10 @@
-"""A fingerprint of a model folder: which weights it holds, whatever its name and location."""
+"""A fingerprint of the contents of a model folder, independent of its name and location."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 from genlm.errors import ModelError
 from genlm.model.files import weight_files
@@ -19,7 +18,7 @@ CHUNK = 1 << 20
 
 
 def fingerprinted(folder: ModelFolder, *, allow_pickle: bool = False) -> ModelFolder:
-    """Return the folder with its fingerprint: 16 hexadecimal digits of a SHA-256 of all that a text depends on.
+    """Return the folder with its fingerprint: 16 hexadecimal digits of a SHA-256 of all files that affect a text.
 
     Every byte counts, because training may change only some of the weights; so this takes about as long as reading
     them. A commit on the Hub gets none: its revision identifies it.
@@ -33,16 +32,12 @@ def fingerprinted(folder: ModelFolder, *, allow_pickle: bool = False) -> ModelFo
     others = chain.from_iterable(sorted(folder.path.glob(pattern)) for pattern in SMALL_FILES)
     digest = hashlib.sha256()
     for file in (*weights, *others):
-        digest.update(f"{file.name} {_digest(file)}\n".encode())
+        own = hashlib.sha256()
+        try:
+            with file.open("rb") as stream:
+                while chunk := stream.read(CHUNK):
+                    own.update(chunk)
+        except OSError as error:
+            raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+        digest.update(f"{file.name} {own.hexdigest()}\n".encode())
     return replace(folder, fingerprint=digest.hexdigest()[:LENGTH])
-
-
-def _digest(file: Path) -> str:
-    try:
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error

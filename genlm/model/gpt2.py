@@ -44,9 +44,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
 }
 
-# transformers' default for a config without an eos_token_id.
-END_OF_TEXT_ID = 50256
-
 # Other names that transformers accepts for fields of a GPT2Config.
 ALIASES = {
     "hidden_size": "n_embd",
@@ -191,7 +188,7 @@ class Attention(Module):
             self.scale /= layer + 1
 
     def forward(self, x: Tensor, rows: int, attend: Attend) -> Tensor:
-        """Return what new tokens attend to. `x`: (rows * tokens, width), like the result."""
+        """Let new tokens attend to each other and to earlier ones. `x`: (rows * tokens, width), like the result."""
         qkv = self.c_attn(x).view(rows, -1, 3, self.heads, self.head_width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = attend(self, query, key, value)
@@ -217,7 +214,7 @@ def attend_causally(attention: Attention, query: Tensor, key: Tensor, value: Ten
 
 
 def attend_to_memory(lengths: Tensor, keys: Tensor, values: Tensor) -> Attend:
-    """Let one new token a row attend to itself and to the row's earlier tokens; keep its key and value.
+    """Let the one new token of each row attend to itself and to earlier tokens; keep its key and value.
 
     `lengths`: (rows,); `keys`, `values`: (layers, rows, heads, tokens, head width). No shape depends on the lengths.
     """
@@ -316,7 +313,7 @@ class GPT2(Module):
             states.append(x)
         return x
 
-    # The rest is the interface to decoding.
+    # The interface to decoding.
 
     @property
     def device(self) -> torch.device:
@@ -330,29 +327,35 @@ class GPT2(Module):
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, GPT2Cache]:
-        """See Network. Shorter prompts are padded on the right, where causal attention never looks."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        longest = max(len(prompt) for prompt in prompts)
-        check_room(longest + room, self.context)
-        padded = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=self.device)
-        cache = GPT2Cache.empty(self, len(prompts), longest + room)
-        hidden = self(padded, torch.arange(longest, device=padded.device), cache.write_prompts)
-        cache.lengths, cache.longest, cache.ragged = lengths, longest, len(set(map(len, prompts))) > 1
-        last = hidden[torch.arange(len(prompts), device=padded.device) * longest + lengths - 1]
-        return self.lm_head(last), cache
+        """See Network."""
+        return self._prefill(prompts, room, None)
 
     @torch.inference_mode()
     def prefill_with_states(
         self, prompt: Sequence[int], room: int, layers: Sequence[int]
     ) -> tuple[Tensor, GPT2Cache, Tensor]:
         """See Network."""
-        check_room(len(prompt) + room, self.context)
-        ids = torch.tensor([list(prompt)], device=self.device)
-        cache = GPT2Cache.empty(self, 1, len(prompt) + room)
         states: list[Tensor] = []
-        last = self(ids, torch.arange(len(prompt), device=ids.device), cache.write_prompts, states)
-        cache.lengths, cache.longest = cache.lengths + len(prompt), len(prompt)
-        return self.lm_head(last[-1:]), cache, torch.stack([states[layer] for layer in layers], dim=1)
+        logits, cache = self._prefill([prompt], room, states)
+        return logits, cache, torch.stack([states[layer] for layer in layers], dim=1)
+
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], room: int, states: list[Tensor] | None
+    ) -> tuple[Tensor, GPT2Cache]:
+        ids, lengths = self._pad(prompts)
+        longest = ids.shape[1]
+        check_room(longest + room, self.context)
+        cache = GPT2Cache.empty(self, len(prompts), longest + room)
+        hidden = self(ids, torch.arange(longest, device=ids.device), cache.write_prompts, states)
+        cache.lengths, cache.longest, cache.ragged = lengths, longest, len(set(map(len, prompts))) > 1
+        last = hidden[torch.arange(len(prompts), device=ids.device) * longest + lengths - 1]
+        return self.lm_head(last), cache
+
+    def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return ids padded on the right, where causal attention never looks, and the length of each row."""
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
+        return ids, torch.tensor([len(row) for row in rows], device=self.device)
 
     @torch.inference_mode()
     def logits_from_states(self, states: Tensor) -> Tensor:
@@ -361,15 +364,13 @@ class GPT2(Module):
 
     @torch.inference_mode()
     def logits_of(self, rows: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
-        """See Network. Shorter rows are padded on the right, where causal attention never looks."""
-        longest = max(len(row) for row in rows)
-        check_room(longest, self.context)
-        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
-        positions = torch.arange(longest, device=padded.device)
-        lengths = torch.tensor([len(row) for row in rows], device=padded.device)
-        first = torch.tensor(list(skips), device=padded.device)
+        """See Network."""
+        ids, lengths = self._pad(rows)
+        check_room(ids.shape[1], self.context)
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        first = torch.tensor(list(skips), device=ids.device)
         wanted = (positions >= first[:, None]) & (positions < lengths[:, None])
-        return self.lm_head(self(padded, positions, attend_causally)[wanted.flatten()])
+        return self.lm_head(self(ids, positions, attend_causally)[wanted.flatten()])
 
     @torch.inference_mode()
     def attention(self, ids: Sequence[int]) -> list[Tensor]:

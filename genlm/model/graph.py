@@ -1,13 +1,14 @@
-"""Decode steps as CUDA graphs: one launch replaces one for each kernel, which would take most of a step's time.
+"""Decode steps as CUDA graphs: one launch replaces those of all kernels, which would take most of a step's time.
 
-A graph repeats the same work on the same memory. So a captured step has fixed shapes, and whatever changes from step
-to step (ids and lengths) is copied into tensors that stay. The keys and values are the cache's own.
+A graph repeats the same work on the same memory. So a captured step has fixed shapes, and its ids and lengths are
+copied into tensors that stay. The keys and values are the cache's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,23 +24,14 @@ PATIENCE = 8
 REPLAYED = "replayed"
 
 
-class Capture(Protocol):
-    """Records what a function does on the device."""
-
-    def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Return a function that repeats `run` on the same tensors and returns the same tensor, overwritten.
-
-        Raises whatever the device or its libraries raise.
-        """
-        ...
-
-
-class Decode(Protocol):
-    """A decode step whose shapes do not depend on the lengths."""
-
-    def __call__(self, ids: Tensor, lengths: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Add each row's token at the row's length and return logits, (rows, vocab). `ids`, `lengths`: (rows,)."""
-        ...
+# Records what a function does on the device. Returns a function that repeats it on the same tensors and returns the
+# same tensor, overwritten. Raises whatever the device or its libraries raise.
+Capture: TypeAlias = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+# (ids, lengths, keys, values) -> logits, (rows, vocab): a step that adds each row's token at the row's length, with
+# shapes that do not depend on the lengths. `ids`, `lengths`: (rows,).
+Decode: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# (ids, lengths) -> logits: a captured step.
+Graph: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
@@ -60,7 +52,12 @@ class CudaCapture:
 
     def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See Capture."""
-        self._warm_up(run)
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UPS):
+                run()
+        current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # "thread_local": let other threads use the device during capture.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
@@ -72,24 +69,16 @@ class CudaCapture:
 
         return replay
 
-    def _warm_up(self, run: Callable[[], Tensor]) -> None:
-        current = torch.cuda.current_stream()
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            for _ in range(WARM_UPS):
-                run()
-        current.wait_stream(self._stream)
 
-
+@dataclass
 class Graphs:
-    """How a model's steps are captured, until that fails.
+    """How to capture a model's steps; `capture` is None if that is off or has failed.
 
-    `note` is "replayed" once graphs are in use, or why they were given up; None before the first one is ready.
+    `note` is "replayed" once graphs are in use, or says why they were given up; it is None before the first is ready.
     """
 
-    def __init__(self, capture: Capture | None = None) -> None:
-        self.capture = capture
-        self.note: str | None = None
+    capture: Capture | None = None
+    note: str | None = None
 
     def give_up(self, reason: str) -> None:
         """Capture nothing from now on."""
@@ -106,7 +95,7 @@ class Steps:
         self._graphs = graphs
         self._decode = decode
         self._keys, self._values = keys, values
-        self._graph: _Graph | None = None
+        self._graph: Graph | None = None
         self._is_trusted = False
         self._rows = self._same = 0
 
@@ -116,33 +105,29 @@ class Steps:
         if capture is None:
             self._graph = None
             return ordinary()
-        self._count(len(ids))
+        if len(ids) != self._rows:
+            self._graph, self._is_trusted = None, False
+            self._rows, self._same = len(ids), 0
+        self._same += 1
         if self._graph is not None and self._is_trusted:
             return self._graph(ids, lengths)
         logits = ordinary()
         try:
-            self._prepare(capture, ids, lengths, logits)
+            if self._graph is not None:
+                self._check(self._graph, ids, lengths, logits)
+            elif self._same >= PATIENCE:
+                self._graph = _record(capture, self._decode, ids, lengths, *self._memory())
         # Drivers and libraries may raise anything, and decoding works without graphs.
         except Exception as error:
-            self._give_up(first_line(error))
+            self._graph = None
+            self._graphs.give_up(first_line(error))
         return logits
 
-    def _count(self, rows: int) -> None:
-        """Count steps with the same rows; drop the graph when the rows change."""
-        if rows != self._rows:
-            self._graph, self._is_trusted = None, False
-            self._rows, self._same = rows, 0
-        self._same += 1
+    def _check(self, graph: Graph, ids: Tensor, lengths: Tensor, logits: Tensor) -> None:
+        """Trust the graph if its logits are the same; otherwise undo what it wrote and raise RuntimeError.
 
-    def _prepare(self, capture: Capture, ids: Tensor, lengths: Tensor, logits: Tensor) -> None:
-        """Capture a step when it is time. Compare the next one, in which everything that can change has changed."""
-        if self._graph is not None:
-            self._compare(self._graph, ids, lengths, logits)
-        elif self._same >= PATIENCE:
-            self._graph = _Graph(capture, self._decode, ids, lengths, *self._memory())
-
-    def _compare(self, graph: _Graph, ids: Tensor, lengths: Tensor, logits: Tensor) -> None:
-        """Trust the graph if its logits are the same; otherwise undo what it wrote and give graphs up."""
+        This is the step after the recorded one, so everything that can change has changed.
+        """
         memory = self._memory()
         saved = [tensor.clone() for tensor in memory]
         try:
@@ -151,35 +136,26 @@ class Steps:
             if not self._is_trusted:
                 for tensor, copy in zip(memory, saved, strict=True):
                     tensor.copy_(copy)
-        if self._is_trusted:
-            self._graphs.note = REPLAYED
-        else:
-            self._give_up("its logits differ from those of the ordinary step")
-
-    def _give_up(self, reason: str) -> None:
-        self._graph = None
-        self._graphs.give_up(reason)
+        if not self._is_trusted:
+            raise RuntimeError("its logits differ from those of the ordinary step")
+        self._graphs.note = REPLAYED
 
     def _memory(self) -> tuple[Tensor, Tensor]:
         """Return the keys and values of the rows in use."""
         return self._keys[:, : self._rows], self._values[:, : self._rows]
 
 
-class _Graph:
-    """A captured step and the tensors that it reads and writes."""
+def _record(capture: Capture, decode: Decode, ids: Tensor, lengths: Tensor, keys: Tensor, values: Tensor) -> Graph:
+    own_ids, own_lengths = ids.clone(), lengths.clone()
+    replay = capture(lambda: decode(own_ids, own_lengths, keys, values))
 
-    def __init__(
-        self, capture: Capture, decode: Decode, ids: Tensor, lengths: Tensor, keys: Tensor, values: Tensor
-    ) -> None:
-        self._inputs = inputs = (ids.clone(), lengths.clone(), keys, values)
-        self._replay = capture(lambda: decode(*inputs))
-
-    def __call__(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        own_ids, own_lengths, *_ = self._inputs
+    def graph(ids: Tensor, lengths: Tensor) -> Tensor:
         own_ids.copy_(ids)
         own_lengths.copy_(lengths)
         # Cloned, because the next replay overwrites it.
-        return self._replay().clone()
+        return replay().clone()
+
+    return graph
 
 
 def is_rounding(logits: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:

@@ -1,4 +1,4 @@
-"""What a result says about the model that made it."""
+"""The model that made a result."""
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8
 MASKS = (".attn.bias", ".attn.masked_bias")
 # The names of GPT-2's weights begin with this, but not in the oldest checkpoints.
 PREFIX = "transformer."
+# transformers' default for a GPT-2 config without an eos_token_id.
+END_OF_TEXT_ID = 50256
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ def load_model(
     from genlm.model import gpt2
 
     started = time.perf_counter()
-    _check_engine(engine, dtype)
+    if engine not in ENGINES:
+        raise UsageError(f"no engine {engine!r}", hint="choose one of " + ", ".join(ENGINES))
+    if engine == "transformers" and dtype == "int8":
+        raise UsageError("the engine transformers does not support int8", code="int8-needs-genlm")
     config = read_json(folder.path / "config.json")
     chosen_device = choose_device(device)
     if chosen_device == "cpu":
@@ -75,10 +80,14 @@ def load_model(
     is_gpt2 = gpt2.supports(config)
     if in_int8 and (chosen_device != "cpu" or not is_gpt2):
         raise ModelError("int8 works for GPT-2 models on the CPU only", code="int8-unsupported")
+    network: Network
     if engine == "genlm" and is_gpt2:
         network, parameters = _load_gpt2(config, folder.path, files, chosen_dtype, chosen_device, in_int8=in_int8)
     else:
-        network, parameters = _load_other(folder.path, chosen_dtype, chosen_device, allow_pickle)
+        from genlm.model.adapter import TransformersModel, load_transformers_model
+
+        other = load_transformers_model(folder.path, chosen_device, chosen_dtype, allow_pickle=allow_pickle)
+        network, parameters = TransformersModel(other), other.num_parameters()
     name = "int8" if in_int8 else str(chosen_dtype).removeprefix("torch.")
     return Model(
         ModelInfo(folder.name, folder.source, folder.revision, parameters, name, chosen_device, folder.fingerprint),
@@ -91,13 +100,6 @@ def load_model(
     )
 
 
-def _check_engine(engine: Engine, dtype: DtypeChoice) -> None:
-    if engine not in ENGINES:
-        raise UsageError(f"no engine {engine!r}", hint="choose one of " + ", ".join(ENGINES))
-    if engine == "transformers" and dtype == "int8":
-        raise UsageError("the engine transformers does not support int8", code="int8-needs-genlm")
-
-
 def choose_device(device: DeviceChoice) -> str:
     """Return the device to run on: the given one, or the best available.
 
@@ -106,11 +108,7 @@ def choose_device(device: DeviceChoice) -> str:
     """
     import torch
 
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, is_available in available.items() if is_available)
     if not available[device]:
@@ -222,18 +220,8 @@ def _check_shape(file: Path, name: str, found: tuple[int, ...], needed: tuple[in
         raise ModelError(f"{file}: {name} has shape {found}, but config.json needs {needed}")
 
 
-def _load_other(path: Path, dtype: torch.dtype, device: str, allow_pickle: bool) -> tuple[Network, int]:
-    """Return a transformers model and its number of parameters."""
-    from genlm.model.adapter import TransformersModel, load_transformers_model
-
-    model = load_transformers_model(path, device, dtype, allow_pickle=allow_pickle)
-    return TransformersModel(model), model.num_parameters()
-
-
 def _eos_ids(path: Path, config: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
     """Return the ids that end a text; nothing else is used from `generation_config.json`."""
-    from genlm.model.gpt2 import END_OF_TEXT_ID
-
     generation = read_json(path / "generation_config.json") if (path / "generation_config.json").is_file() else {}
     default = END_OF_TEXT_ID if config.get("model_type") == "gpt2" else None
     own = generation.get("eos_token_id", config.get("eos_token_id", default))

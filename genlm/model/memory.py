@@ -37,7 +37,7 @@ def rows_that_fit(network: Network, length: int) -> int:
 
 
 def check_rows(network: Network, name: str, rows: int, length: int) -> None:
-    """Raise ModelError if `rows` sequences of `length` tokens at once do not fit in memory; `name` asks for them."""
+    """Raise ModelError if `rows` sequences of `length` tokens at once do not fit in memory; `name` is their field."""
     needed = rows * network.row_bytes(length)
     check_free(f"{name}={rows}", needed, f"lower {name} or the number of new tokens", network.device)
 
@@ -173,13 +173,10 @@ def peak_bytes(device: torch.device) -> int | None:
     try:
         import resource
     except ImportError:
-        return _windows_peak()
+        # On Windows.
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            import psutil
+
+            return int(psutil.Process().memory_info().peak_wset)
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _windows_peak() -> int | None:
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    return None

@@ -1,4 +1,4 @@
-"""The interface between decoding loops and models: what a loop needs from a model, and nothing more."""
+"""The interface between decoding loops and models."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class HiddenStatesCache(Protocol):
 
 
 class QueryKey(NamedTuple):
-    """What one layer's attention is computed from, for one sequence.
+    """The inputs of one layer's attention, for one sequence.
 
     `query`: (heads, tokens, head width). `key`: the same, or with fewer heads, each shared by several query heads.
     `mask` is added to the scores, (tokens, tokens); None is the causal mask.
@@ -135,7 +135,7 @@ class Network(Protocol):
         ...
 
     def queries_and_keys(self, ids: Sequence[int]) -> list[QueryKey]:
-        """Return what every layer's attention is computed from, for one sequence.
+        """Return the inputs of every layer's attention, for one sequence.
 
         Raises:
             ModelError: the model does not give access to it.
@@ -152,6 +152,6 @@ class Network(Protocol):
 
 
 def check_room(length: int, most: int | None) -> None:
-    """Raise ValueError if `length` tokens are more than `most`; whatever is computed beyond would be noise."""
+    """Raise ValueError if `length` tokens are more than `most`: a model's results beyond its context are noise."""
     if most is not None and length > most:
         raise ValueError(f"{length} tokens do not fit: there is room for {most}")

@@ -1,8 +1,8 @@
 """Torch's private operators, each with a public replacement.
 
-Whatever torch may rename or change without notice is used here and nowhere else. A private operator is used if it
-exists and passes a check on a small example. Otherwise public functions take its place; their results are equal up to
-rounding for floats, and exactly equal for int8.
+Only this module uses operators that torch may rename or change without notice. Each is used if it exists and passes a
+check on a small example. Otherwise public functions take its place; their results are equal up to rounding for floats,
+and exactly equal for int8.
 """
 
 from __future__ import annotations

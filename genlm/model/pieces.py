@@ -1,4 +1,4 @@
-"""What each token stands for: the bytes of its vocabulary entry, and its position in a text."""
+"""The bytes and text of each token, and its position in a text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from genlm.model.tokenizer import BYTE_OF, Tokenizer
 
@@ -70,13 +70,12 @@ class Pieces:
     """The bytes and the text of token ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        backend: Any = tokenizer.backend
-        self.backend = backend
-        self.is_byte_level = b'"ByteLevel"' in _state(self.backend.decoder)
+        self.backend = tokenizer.backend
+        decoder = self.backend.decoder
+        self.is_byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
         self._tokenizer = tokenizer
-        self._added: dict[int, str] = {
-            id: token.content for id, token in self.backend.get_added_tokens_decoder().items()
-        }
+        added = self.backend.get_added_tokens_decoder()
+        self._added: dict[int, str] = {id: token.content for id, token in added.items()}
         self._known: dict[int, Piece] = {}
 
     def bytes_of(self, id: int) -> bytes:
@@ -87,18 +86,15 @@ class Pieces:
         """Return the text of a token, with U+FFFD for incomplete characters."""
         return self._look_up(id).text
 
-    def is_whole(self, id: int) -> bool:
-        """Return whether a token consists of whole characters."""
-        return self._look_up(id).whole
-
     def incomplete_bytes(self, id: int) -> bytes | None:
         """Return the bytes of a token that holds only part of a character, whose text cannot show them; else None."""
-        return None if self.is_whole(id) else self.bytes_of(id)
+        piece = self._look_up(id)
+        return None if piece.whole else piece.bytes
 
     @property
     def size(self) -> int:
         """The number of tokens in the vocabulary."""
-        return int(self.backend.get_vocab_size(with_added_tokens=True))
+        return self.backend.get_vocab_size(with_added_tokens=True)
 
     def knows(self, id: int) -> bool:
         """Return whether the vocabulary has a token with this id."""
@@ -108,7 +104,7 @@ class Pieces:
         """Return the text of ids, with special tokens, and with U+FFFD for incomplete characters."""
         if self.is_byte_level:
             return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
-        return str(self.backend.decode(list(ids), skip_special_tokens=False))
+        return self.backend.decode(list(ids), skip_special_tokens=False)
 
     def encode(self, text: str) -> Iterator[list[int]]:
         """Yield the ids of a text, without the special tokens that the tokenizer adds; long texts come in parts.
@@ -177,8 +173,8 @@ class Pieces:
         if byte:
             return bytes([int(byte[1], 16)])
         if SPACE_MARK in piece:
-            return str(piece).replace(SPACE_MARK, " ").encode("utf-8")
-        return (self.backend.decode([id]) or str(piece)).encode("utf-8")
+            return piece.replace(SPACE_MARK, " ").encode("utf-8")
+        return (self.backend.decode([id]) or piece).encode("utf-8")
 
     def _with_spans(self, ids: Iterable[int], is_added: Iterable[int], spans: Iterable[Span]) -> Iterator[Token]:
         for id, added, span in zip(ids, is_added, spans, strict=True):
@@ -204,7 +200,3 @@ def _spans_of_offsets(text: str, starts: Iterable[int], ends: Iterable[int]) -> 
     """Yield the spans that the tokenizer reports, which may omit a space before a word."""
     byte_at = array("Q", accumulate((len(character.encode()) for character in text), initial=0))
     return ((start, end, byte_at[start], byte_at[end]) for start, end in zip(starts, ends, strict=True))
-
-
-def _state(part: Any) -> bytes:
-    return part.__getstate__() if part is not None else b""

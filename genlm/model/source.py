@@ -11,6 +11,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TypeAlias, TypeVar
@@ -199,23 +200,18 @@ def _list_files(name: str, revision: str | None) -> list[str]:
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
     """Return the call's result, or abandon it after some time: a silent name server outlasts its timeout."""
-    results: list[T] = []
-    errors: list[Exception] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(call())
+            future.set_result(call())
         except Exception as error:
-            errors.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([future], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
-    return results[0]
+    return future.result()
 
 
 def _choose_files(name: str, files: list[str], allow_pickle: bool) -> tuple[list[str], str]:

@@ -8,10 +8,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from genlm.errors import InputError, ModelError, first_line, is_panic
 from genlm.model.files import read_json
+
+if TYPE_CHECKING:
+    import tokenizers
 
 END_OF_TEXT = "<|endoftext|>"
 # The files that may hold a vocabulary, as transformers names them.
@@ -21,7 +24,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 PART = 1 << 17
 # A text beyond this many characters is refused if all of it would have to be encoded to keep only its end.
 LONGEST_UNCUT = 1 << 21
-# Whether a text can be cut is not tried further from its end than this many characters for each token that is kept.
+# A place to cut is searched for in at most this many characters from the end of a text for each token that is kept.
 LONGEST_WORDS = 64
 # The letters and digits after which a text may be cut: those that every version of Unicode classes as such.
 WORD_END = (
@@ -50,18 +53,10 @@ LOCAL_NORMALIZERS = frozenset(
 )
 
 
-class Backend(Protocol):
-    """The part of `tokenizers.Tokenizer` that genlm uses."""
-
-    def encode(self, sequence: str) -> Any: ...  # noqa: D102
-    def decode(self, ids: Sequence[int]) -> str: ...  # noqa: D102
-    def token_to_id(self, token: str) -> int | None: ...  # noqa: D102
-
-
 class Tokenizer:
     """Converts text to ids and back exactly: nothing is cleaned up, padded or truncated."""
 
-    def __init__(self, backend: Backend, specials: Sequence[str] = ()) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, specials: Sequence[str] = ()) -> None:
         self.backend = backend
         self.specials = tuple(specials)
 
@@ -76,9 +71,8 @@ class Tokenizer:
 
     def encoding(self, text: str, *, add_special_tokens: bool = True) -> Any:
         """Return the `tokenizers.Encoding` of a text. Raise as `encode` does."""
-        backend: Any = self.backend
         try:
-            return backend.encode(text, add_special_tokens=add_special_tokens)
+            return self.backend.encode(text, add_special_tokens=add_special_tokens)
         # `tokenizers` raises plain Exception, for example for a word outside a vocabulary without an unknown token.
         except BaseException as error:
             if not (isinstance(error, Exception) or is_panic(error)):
@@ -122,9 +116,9 @@ class Tokenizer:
         return text
 
     def least_tokens(self, text: str, size: int = PART) -> int:
-        """Return a number of tokens that the text surely has, without encoding it.
+        """Return a lower bound on the number of the text's tokens, without encoding it.
 
-        It is 0 if the text has at most `size` characters, so that short texts cost nothing, or if nothing is known.
+        It is 0 if the text has at most `size` characters, so that short texts cost nothing, or if no bound is known.
         """
         return len(text) // self._longest if len(text) > size and self._longest else 0
 
@@ -145,7 +139,7 @@ class Tokenizer:
     @cached_property
     def _longest(self) -> int:
         """The most characters of a text that one token can hold; 0 if that is not known."""
-        backend: Any = self.backend
+        backend = self.backend
         steps = _steps(backend, "pre_tokenizer")
         is_byte_bpe = _cut_of(steps) and steps[-1]["type"] == "ByteLevel" and type(backend.model).__name__ == "BPE"
         strips = any(token.lstrip or token.rstrip for token in _added_tokens(backend))
@@ -166,7 +160,7 @@ class Tokenizer:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return the byte that each printable character stands for in a byte-level vocabulary such as GPT-2's."""
+    """Return the byte of each character of a byte-level vocabulary such as GPT-2's."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -256,7 +250,7 @@ def _token(path: Path, key: str, setting: Any) -> str:
     return token
 
 
-def _from_json(path: Path) -> Backend:
+def _from_json(path: Path) -> tokenizers.Tokenizer:
     import tokenizers
 
     backend = tokenizers.Tokenizer.from_file(str(path))
@@ -265,7 +259,7 @@ def _from_json(path: Path) -> Backend:
     return backend
 
 
-def _from_gpt2_files(folder: Path, settings: dict[str, Any]) -> Backend:
+def _from_gpt2_files(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     """Build the tokenizer of GPT-2's first file format, from before `tokenizer.json`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -280,7 +274,7 @@ def _from_gpt2_files(folder: Path, settings: dict[str, Any]) -> Backend:
     return backend
 
 
-def _from_transformers(folder: Path) -> Backend:
+def _from_transformers(folder: Path) -> tokenizers.Tokenizer:
     """Let transformers build a fast tokenizer from other files, such as SentencePiece's."""
     if not names_hold_tokenizer(path.name for path in folder.iterdir()):
         raise ModelError(
@@ -297,7 +291,7 @@ def _from_transformers(folder: Path) -> Backend:
     # transformers raises all kinds of errors for files that it cannot load.
     except Exception as error:
         raise ModelError(f"transformers cannot load the tokenizer of {folder}: {first_line(error)}") from error
-    backend: Backend | None = getattr(tokenizer, "backend_tokenizer", None)
+    backend: tokenizers.Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"{folder}: its tokenizer ({type(tokenizer).__name__}) has no fast version")
     return backend

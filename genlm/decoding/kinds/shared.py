@@ -165,25 +165,17 @@ ETA_CUTOFF = _off(
     flag="--eta-cutoff P",
     in_transformers=True,
 )
-KEEP_TOP_N_SIGMA = _processor("keep_top_n_sigma", 110, TOP_N_SIGMA)
-KEEP_TOP_H = _processor("keep_top_h", 120, TOP_H)
-KEEP_TOP_K = _processor("keep_top_k", 130, TOP_K)
-KEEP_TOP_P = _processor("keep_top_p", 140, TOP_P)
-KEEP_MIN_P = _processor("keep_min_p", 150, MIN_P)
-KEEP_TYPICAL_P = _processor("keep_typical", 160, TYPICAL_P)
-KEEP_EPSILON_CUTOFF = _processor("keep_epsilon", 170, EPSILON_CUTOFF)
-KEEP_ETA_CUTOFF = _processor("keep_eta", 180, ETA_CUTOFF)
-# Each keeps part of the distribution, whatever the tokens so far.
-TRUNCATION = (
-    KEEP_TOP_N_SIGMA,
-    KEEP_TOP_H,
-    KEEP_TOP_K,
-    KEEP_TOP_P,
-    KEEP_MIN_P,
-    KEEP_TYPICAL_P,
-    KEEP_EPSILON_CUTOFF,
-    KEEP_ETA_CUTOFF,
-)
+# Truncations by field: each keeps part of the distribution, whatever the tokens so far.
+TRUNCATION = {
+    "top_n_sigma": _processor("keep_top_n_sigma", 110, TOP_N_SIGMA),
+    "top_h": _processor("keep_top_h", 120, TOP_H),
+    "top_k": _processor("keep_top_k", 130, TOP_K),
+    "top_p": _processor("keep_top_p", 140, TOP_P),
+    "min_p": _processor("keep_min_p", 150, MIN_P),
+    "typical_p": _processor("keep_typical", 160, TYPICAL_P),
+    "epsilon_cutoff": _processor("keep_epsilon", 170, EPSILON_CUTOFF),
+    "eta_cutoff": _processor("keep_eta", 180, ETA_CUTOFF),
+}
 
 EXCLUDE_TOP_CHOICES = _processor(
     "Xtc",
@@ -197,6 +189,6 @@ EXCLUDE_TOP_CHOICES = _processor(
 SHARED = {
     "penalties": PENALTIES,
     "temperature": (DIVIDE_BY_TEMPERATURE,),
-    "truncation": TRUNCATION,
+    "truncation": tuple(TRUNCATION.values()),
     "xtc": (EXCLUDE_TOP_CHOICES,),
 }

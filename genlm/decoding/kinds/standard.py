@@ -8,20 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from genlm.decoding.declaration import Choice, Field, Kind, Number, Processor, Value
-from genlm.decoding.kinds.shared import (
-    DIVIDE_BY_TEMPERATURE,
-    EXCLUDE_TOP_CHOICES,
-    KEEP_EPSILON_CUTOFF,
-    KEEP_ETA_CUTOFF,
-    KEEP_MIN_P,
-    KEEP_TOP_H,
-    KEEP_TOP_K,
-    KEEP_TOP_N_SIGMA,
-    KEEP_TOP_P,
-    KEEP_TYPICAL_P,
-    PENALTIES,
-    TRUNCATION,
-)
+from genlm.decoding.kinds.shared import DIVIDE_BY_TEMPERATURE, EXCLUDE_TOP_CHOICES, PENALTIES, TRUNCATION
 
 NUM_BEAMS = Field(
     "num_beams",
@@ -76,7 +63,7 @@ def _truncating(
 ) -> Kind:
     """Return a kind that draws from what one truncation keeps; every other truncation may be added to it."""
     (field,) = main.fields
-    others = [each for each in TRUNCATION if each.implementation != main.implementation]
+    others = [each for each in TRUNCATION.values() if each.implementation != main.implementation]
     return Kind(
         name,
         summary,
@@ -125,7 +112,7 @@ KINDS = [
     ),
     _truncating(
         name="top-k",
-        main=KEEP_TOP_K.with_default(50, low=1),
+        main=TRUNCATION["top_k"].with_default(50, low=1),
         summary="a draw from the top_k most likely tokens",
         formula="keep v if p(v) >= the top_k-th largest p",
         paper="Fan et al. 2018, arXiv:1805.04833",
@@ -133,7 +120,7 @@ KINDS = [
     ),
     _truncating(
         name="top-p",
-        main=KEEP_TOP_P.with_default(0.9),
+        main=TRUNCATION["top_p"].with_default(0.9),
         summary="a draw from the smallest set of tokens with a total probability of top_p",
         formula="keep the fewest tokens V, most likely first, with\nsum over V of p(v) >= top_p",
         paper="Holtzman et al. 2020, arXiv:1904.09751",
@@ -141,35 +128,35 @@ KINDS = [
     ),
     _truncating(
         name="min-p",
-        main=KEEP_MIN_P.with_default(0.05, low_open=True),
+        main=TRUNCATION["min_p"].with_default(0.05, low_open=True),
         summary="a draw from the tokens at least min_p times as likely as the most likely one",
         formula="keep v if p(v) >= min_p * max p",
         paper="Nguyen et al. 2024, arXiv:2407.01082",
     ),
     _truncating(
         name="typical",
-        main=KEEP_TYPICAL_P.with_default(0.95),
+        main=TRUNCATION["typical_p"].with_default(0.95),
         summary="a draw from the tokens whose surprise is closest to the entropy, typical_p in total probability",
         formula="keep the fewest tokens V, smallest |-log p(v) - H| first, with\nsum over V of p(v) >= typical_p",
         paper="Meister et al. 2022, arXiv:2202.00666",
     ),
     _truncating(
         name="epsilon",
-        main=KEEP_EPSILON_CUTOFF.with_default(0.0006, low_open=True),
+        main=TRUNCATION["epsilon_cutoff"].with_default(0.0006, low_open=True),
         summary="a draw from the tokens with a probability of at least epsilon_cutoff",
         formula="keep v if p(v) >= epsilon_cutoff, and always the most likely token",
         paper="Hewitt et al. 2022, arXiv:2210.15191",
     ),
     _truncating(
         name="eta",
-        main=KEEP_ETA_CUTOFF.with_default(0.002, low_open=True),
+        main=TRUNCATION["eta_cutoff"].with_default(0.002, low_open=True),
         summary="like epsilon, with a cutoff that falls when the distribution is flat",
         formula="keep v if p(v) >= min(eta_cutoff, sqrt(eta_cutoff) * exp(-H)), and always the\nmost likely token",
         paper="Hewitt et al. 2022, arXiv:2210.15191",
     ),
     _truncating(
         name="top-h",
-        main=KEEP_TOP_H.with_default(0.4, low_open=True),
+        main=TRUNCATION["top_h"].with_default(0.4, low_open=True),
         summary="a draw from the most likely tokens that account for a share top_h of the entropy",
         formula="keep the most tokens V, most likely first, of the 100 most likely, with\n"
         "sum over V of -p(v) log p(v) <= top_h * H, and always the most likely token",
@@ -177,7 +164,7 @@ KINDS = [
     ),
     _truncating(
         name="top-n-sigma",
-        main=KEEP_TOP_N_SIGMA.with_default(1.0, low_open=True),
+        main=TRUNCATION["top_n_sigma"].with_default(1.0, low_open=True),
         summary="a draw from the tokens within top_n_sigma standard deviations of the largest logit",
         formula="keep v if logit(v) >= max logit - top_n_sigma * (standard deviation of the logits)",
         paper="Tang et al. 2024, arXiv:2411.07641",
@@ -206,8 +193,7 @@ KINDS = [
         parameters=(
             *BEAM_FIELDS,
             DIVIDE_BY_TEMPERATURE.with_default(1.0, low=0.001, low_open=False),
-            KEEP_TOP_K,
-            KEEP_TOP_P,
+            *(TRUNCATION["top_k"], TRUNCATION["top_p"]),
             *PENALTIES,
         ),
         samples=True,
@@ -225,7 +211,7 @@ KINDS = [
         "(1 - penalty_alpha) * p(v) - penalty_alpha * max over j of cos(h(v), h(x_j)),\n"
         "h the last hidden state, x_j the tokens so far",
         paper="Su et al. 2022, arXiv:2202.06417",
-        parameters=(PENALTY_ALPHA, KEEP_TOP_K.with_default(4, low=1), *PENALTIES),
+        parameters=(PENALTY_ALPHA, TRUNCATION["top_k"].with_default(4, low=1), *PENALTIES),
         samples=False,
         main="penalty_alpha",
         loop="genlm.decoding.contrastive:contrastive_search",

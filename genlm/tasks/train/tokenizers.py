@@ -127,7 +127,7 @@ def find_tokenizer(name: str, notify: Notify, revision: str | None = None) -> tu
         folder = find_model(name, revision=revision, notify=notify).path
         config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
         loaded = load_tokenizer(folder, config.get("model_type"))
-        tokenizer = loaded.backend  # type: ignore[assignment]
+        tokenizer = loaded.backend
         ends = [token for token in (*loaded.specials[::-1], *ENDS) if tokenizer.token_to_id(token) is not None]
     end = ends[0] if ends else END_OF_TEXT
     tokenizer.add_special_tokens([end])
