@@ -17,8 +17,7 @@ from genlm.formats.documents import FIELD
 from genlm.model.source import Notify
 from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
-from genlm.views.train import TrainView
-from genlm.views.train_card import draw_curve, model_card, read_card
+from genlm.views.train import TrainView, draw_curve, model_card, read_card
 
 if TYPE_CHECKING:
     from genlm.tasks.train.start import TrainingRun, TrainRequest
@@ -31,7 +30,7 @@ BY_SIZE = "depends on the corpus size"
 
 @dataclass(frozen=True)
 class ShapeOptions:
-    """The shape of a new model. None: the value from --size."""
+    """The shape of a new model. None means the value from --size."""
 
     n_layer: Annotated[int | None, model_option(metavar="N", help="Number of blocks.")] = None
     n_embd: Annotated[int | None, model_option(metavar="N", help="Width.")] = None
@@ -42,7 +41,7 @@ class ShapeOptions:
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """How the model is trained. None: the default for the size of the corpus."""
+    """The recipe of the training. None means the default for the size of the corpus."""
 
     max_steps: Annotated[int | None, loop_option(metavar="N", help="Number of steps.", show_default=BY_SIZE)] = None
     max_minutes: Annotated[
@@ -207,12 +206,47 @@ def train(
         request = TrainRequest(
             source, base, tokenizer, size, _given(shape), _given(recipe), dtype, save_dtype, device, revision
         )
-        run = _resume(output, request, notify) if resume else _begin(output, request, overwrite, notify)
+        run = _prepare(request, output, resume=resume, overwrite=overwrite, notify=notify)
     with run.hold:
         if not run.trainer.is_finished:
             _train(run, output, quiet=quiet, notify=notify)
         _report(run, output, template)
     notify(f"the model is in {output}; to use it: genlm generate -m {output}")
+
+
+def _prepare(request: TrainRequest, output: Path, *, resume: bool, overwrite: bool, notify: Notify) -> TrainingRun:
+    from genlm.tasks.train import start
+    from genlm.tasks.train.data import TextSource
+
+    if not resume:
+        if not request.source.corpus:
+            hint = "name files or folders of text, as in: genlm train book.txt -o model"
+            raise UsageError("missing CORPUS", hint=hint)
+        return start.begin(request, output, overwrite=overwrite, notify=notify)
+    if request == start.TrainRequest(TextSource(())):
+        return start.resume(output, notify=notify)
+    if not request.source.corpus:
+        raise UsageError(
+            "--resume continues with the original settings and takes no other options",
+            hint="or repeat the whole command and add --resume",
+        )
+    return start.resume(output, request, notify)
+
+
+def _train(run: TrainingRun, output: Path, *, quiet: bool, notify: Notify) -> None:
+    from genlm.tasks.train.model import tuned_cpu
+
+    facts = run.facts
+    with (
+        tuned_cpu(facts.device, facts.width),
+        TrainView(facts, enabled=not quiet) as view,
+        graceful_interrupt() as interrupted,
+    ):
+        for record in run.trainer.run(interrupted):
+            view.show(record)
+    if not run.trainer.is_finished:
+        notify(f"interrupted at step {run.trainer.state.step}; to continue: genlm train --resume -o {output}")
+        raise interrupted.ending
 
 
 def _report(run: TrainingRun, output: Path, template: str | None) -> None:
@@ -232,41 +266,3 @@ def _given(options: ShapeOptions | RecipeOptions) -> dict[str, Any]:
 
 def _absolute(paths: list[Path] | None) -> tuple[str, ...]:
     return tuple(str(path.absolute()) for path in paths or ())
-
-
-def _begin(output: Path, request: TrainRequest, overwrite: bool, notify: Notify) -> TrainingRun:
-    from genlm.tasks.train.start import begin
-
-    if not request.source.corpus:
-        raise UsageError("missing CORPUS", hint="name files or folders of text, as in: genlm train book.txt -o model")
-    return begin(request, output, overwrite=overwrite, notify=notify)
-
-
-def _resume(output: Path, request: TrainRequest, notify: Notify) -> TrainingRun:
-    from genlm.tasks.train.data import TextSource
-    from genlm.tasks.train.start import TrainRequest, resume
-
-    if request == TrainRequest(TextSource(())):
-        return resume(output, notify=notify)
-    if not request.source.corpus:
-        raise UsageError(
-            "--resume continues with the original settings and takes no other options",
-            hint="or repeat the whole command and add --resume",
-        )
-    return resume(output, request, notify)
-
-
-def _train(run: TrainingRun, output: Path, *, quiet: bool, notify: Notify) -> None:
-    from genlm.tasks.train.model import tuned_cpu
-
-    facts = run.facts
-    with (
-        tuned_cpu(facts.device, facts.width),
-        TrainView(facts, enabled=not quiet) as view,
-        graceful_interrupt() as interrupted,
-    ):
-        for record in run.trainer.run(interrupted):
-            view.show(record)
-    if not run.trainer.is_finished:
-        notify(f"interrupted at step {run.trainer.state.step}; to continue: genlm train --resume -o {output}")
-        raise interrupted.ending
