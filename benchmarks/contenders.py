@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from model import PROMPT, convert, make_model
+from model import PROMPT, convert, make_model, text_of
 
 NEW = 64
 Run = Callable[[], object]
 
 
 class Work(NamedTuple):
-    """The work to do: `kind` is a strategy, `beams`, `compare`, `pipeline` or `first token`."""
+    """The work to do: `kind` is the spec of a strategy, `beams`, `compare`, `pipeline` or `first token`."""
 
     kind: str
     rows: int = 1
@@ -40,7 +40,7 @@ class Contender:
         theirs.close()
 
     def time(self, work: Work) -> float:
-        """Return how many seconds the work takes. The first time is slower."""
+        """Do the work and return how many seconds it took. The first time is slower."""
         self._pipe.send(work)
         seconds: float = self._pipe.recv()
         return seconds
@@ -99,7 +99,7 @@ def _engine(name: str, scratch: Path, threads: int) -> Engine:
 
 
 class Genlm:
-    """genlm. No row ends at an end of text, so all contenders do the same work."""
+    """genlm, without end tokens, so that all contenders do the same work."""
 
     def __init__(self, folder: Path, dtype: Any) -> None:
         from genlm.model.load import load_model
@@ -142,10 +142,9 @@ class Genlm:
 
         contenders = [Compared(Strategy.parse(spec), {}) for spec in DEFAULT_STRATEGIES]
         model = replace(self.model, eos_ids=frozenset())
-        text = " ".join(f"t{token}" for token in PROMPT)
 
         def run() -> object:
-            comparer = Comparer(model, [text], contenders, ComparisonSettings(NEW, samples, 0))
+            comparer = Comparer(model, [text_of(PROMPT)], contenders, ComparisonSettings(NEW, samples, 0))
             return list(comparer), comparer.result
 
         return run
@@ -159,7 +158,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Transformers:
-    """The `generate` of transformers, and its pipeline."""
+    """`generate` of transformers, and its pipeline."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         import torch
@@ -195,8 +194,9 @@ class Transformers:
         from transformers import AutoTokenizer, pipeline
 
         made = pipeline("text-generation", model=self.model, tokenizer=AutoTokenizer.from_pretrained(self.folder))
-        text = " ".join(f"t{token}" for token in PROMPT)
-        return lambda: made(text, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=50256)
+        return lambda: made(
+            text_of(PROMPT), max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=50256
+        )
 
     def _generate(self, rows: int, **settings: Any) -> Run:
         import torch
@@ -229,7 +229,7 @@ class CTranslate2:
             "top-p": {"sampling_topk": 0, "sampling_topp": 0.9},
             "top-k": {"sampling_topk": 50},
         }[work.kind]
-        prompts = [[f"t{token}" for token in PROMPT]] * work.rows
+        prompts = [text_of(PROMPT).split()] * work.rows
         size = -(-work.rows // self.parts)
         exact = {"max_length": NEW, "min_length": NEW, "include_prompt_in_result": False}
         return lambda: self.generator.generate_batch(prompts, max_batch_size=size, **exact, **settings)
