@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from model import PROMPT, convert, make_model, text_of
 
@@ -76,15 +76,8 @@ def _seconds(run: Run, *, cpu_time: bool) -> float:
     return clock() - started
 
 
-class Engine(Protocol):
-    """A library with its model loaded."""
-
-    def prepare(self, work: Work) -> Run:
-        """Return a function that does the work."""
-        ...
-
-
-def _engine(name: str, scratch: Path, threads: int) -> Engine:
+def _engine(name: str, scratch: Path, threads: int) -> Genlm | Transformers | CTranslate2 | Script:
+    """Return a library with its model loaded."""
     library, _, mode = name.partition(" ")
     if mode == "script":
         return Script(library)
@@ -108,7 +101,7 @@ class Genlm:
         self.model = load_model(find_model(str(folder)), dtype=dtype)
 
     def prepare(self, work: Work) -> Run:
-        """See Engine. Rows are samples of one prompt."""
+        """Return a function that does the work. Rows are samples of one prompt."""
         if work.kind == "compare":
             return self._compare(work.rows)
         if work.kind == "beams":
@@ -171,7 +164,7 @@ class Transformers:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
     def prepare(self, work: Work) -> Run:
-        """See Engine. Rows are copies of one prompt."""
+        """Return a function that does the work. Rows are copies of one prompt."""
         if work.kind == "pipeline":
             return self._pipeline()
         if work.kind == "compare":
@@ -223,7 +216,7 @@ class CTranslate2:
         )
 
     def prepare(self, work: Work) -> Run:
-        """See Engine. Rows are copies of one prompt."""
+        """Return a function that does the work. Rows are copies of one prompt."""
         settings = {
             "greedy": {"beam_size": 1},
             "top-p": {"sampling_topk": 0, "sampling_topp": 0.9},
@@ -256,5 +249,5 @@ class Script:
         self._command = [sys.executable, *(ours if library == "genlm" else theirs)]
 
     def prepare(self, work: Work) -> Run:
-        """See Engine."""
+        """Return a function that does the work."""
         return lambda: subprocess.run(self._command, check=True, capture_output=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 text_option = options.panel("Texts")
 model_option = options.panel("Model")
 loop_option = options.panel("Training")
+loop_count, loop_number = partial(loop_option, metavar="N"), partial(loop_option, metavar="X")
+model_count = partial(model_option, metavar="N")
 BY_SIZE = "depends on the corpus size"
 
 
@@ -32,33 +35,27 @@ BY_SIZE = "depends on the corpus size"
 class ShapeOptions:
     """The shape of a new model. None means the value from --size."""
 
-    n_layer: Annotated[int | None, model_option(metavar="N", help="Number of blocks.")] = None
-    n_embd: Annotated[int | None, model_option(metavar="N", help="Width.")] = None
-    n_head: Annotated[int | None, model_option(metavar="N", help="Number of heads; must divide the width.")] = None
-    n_positions: Annotated[int | None, model_option(metavar="N", help="Context length in tokens.")] = None
-    vocab_size: Annotated[int | None, model_option(metavar="N", help="Maximum size of the vocabulary.")] = None
+    n_layer: Annotated[int | None, model_count(help="Number of blocks.")] = None
+    n_embd: Annotated[int | None, model_count(help="Width.")] = None
+    n_head: Annotated[int | None, model_count(help="Number of heads; must divide the width.")] = None
+    n_positions: Annotated[int | None, model_count(help="Context length in tokens.")] = None
+    vocab_size: Annotated[int | None, model_count(help="Maximum size of the vocabulary.")] = None
 
 
 @dataclass(frozen=True)
 class RecipeOptions:
     """The recipe of the training. None means the default for the size of the corpus."""
 
-    max_steps: Annotated[int | None, loop_option(metavar="N", help="Number of steps.", show_default=BY_SIZE)] = None
+    max_steps: Annotated[int | None, loop_count(help="Number of steps.", show_default=BY_SIZE)] = None
     max_minutes: Annotated[
-        float | None,
-        loop_option(metavar="X", help="Time limit; replaces --max-steps if given alone. Not reproducible."),
+        float | None, loop_number(help="Time limit; replaces --max-steps if given alone. Not reproducible.")
     ] = None
-    batch_size: Annotated[int | None, loop_option(metavar="N", help="Sequences per batch.", show_default=BY_SIZE)] = (
-        None
-    )
-    accumulate: Annotated[int | None, loop_option(metavar="N", help="Batches per step.", show_default="1")] = None
+    batch_size: Annotated[int | None, loop_count(help="Sequences per batch.", show_default=BY_SIZE)] = None
+    accumulate: Annotated[int | None, loop_count(help="Batches per step.", show_default="1")] = None
     learning_rate: Annotated[
-        float | None,
-        loop_option(metavar="X", help="Peak learning rate; a cosine decays from there.", show_default=BY_SIZE),
+        float | None, loop_number(help="Peak learning rate; a cosine decays from there.", show_default=BY_SIZE)
     ] = None
-    warmup_steps: Annotated[
-        int | None, loop_option(metavar="N", help="Steps until the peak.", show_default=BY_SIZE)
-    ] = None
+    warmup_steps: Annotated[int | None, loop_count(help="Steps until the peak.", show_default=BY_SIZE)] = None
     optimizer: Annotated[
         Literal["adamw", "muon"] | None,
         loop_option(
@@ -67,31 +64,21 @@ class RecipeOptions:
             show_default="adamw",
         ),
     ] = None
-    weight_decay: Annotated[
-        float | None, loop_option(metavar="X", help="Weight decay, of matrices only.", show_default="0.1")
-    ] = None
-    max_grad_norm: Annotated[
-        float | None, loop_option(metavar="X", help="Clip gradients to this norm.", show_default="1.0")
-    ] = None
+    weight_decay: Annotated[float | None, loop_number(help="Weight decay, matrices only.", show_default="0.1")] = None
+    max_grad_norm: Annotated[float | None, loop_number(help="Clip gradients to this norm.", show_default="1.0")] = None
     dropout: Annotated[float | None, loop_option(metavar="P", help="Dropout probability.", show_default=BY_SIZE)] = None
     eval_every: Annotated[
         int | None,
-        loop_option(
-            metavar="N",
-            help="Steps between evaluations; the best weights are kept.",
-            show_default="a twelfth of --max-steps",
+        loop_count(
+            help="Steps between evaluations; the best weights are kept.", show_default="a twelfth of --max-steps"
         ),
     ] = None
     patience: Annotated[
         int | None,
-        loop_option(
-            metavar="N", help="Stop after N evaluations without improvement; 0 never stops.", show_default="10"
-        ),
+        loop_count(help="Stop after N evaluations without improvement; 0 never stops.", show_default="10"),
     ] = None
-    save_every: Annotated[
-        int | None, loop_option(metavar="N", help="Steps between checkpoints.", show_default="250")
-    ] = None
-    seed: Annotated[int | None, loop_option(metavar="N", help="Seed of all random choices.", show_default="0")] = None
+    save_every: Annotated[int | None, loop_count(help="Steps between checkpoints.", show_default="250")] = None
+    seed: Annotated[int | None, loop_count(help="Seed of all random choices.", show_default="0")] = None
     compile: Annotated[
         bool | None, loop_option("--compile", help="Use torch.compile: a slow start, then faster steps.")
     ] = None

@@ -71,10 +71,8 @@ def test_the_results_are_inserted_in_your_own_card() -> None:
 def test_options_set_the_shape_of_the_model() -> None:
     call("train", "likes.txt", "-o", "model", *QUICK, "--n-head", "4", "--vocab-size", "260", "--dropout", "0.2")
     config = json.loads(Path("model/config.json").read_text())
-    assert {name: config[name] for name in ("n_layer", "n_embd", "n_head", "n_positions", "vocab_size")} == {
-        **{"n_layer": 1, "n_embd": 16, "n_head": 4, "n_positions": 16},
-        **{"vocab_size": 260},
-    }
+    shape = {"n_layer": 1, "n_embd": 16, "n_head": 4, "n_positions": 16, "vocab_size": 260}
+    assert {name: config[name] for name in shape} == shape
     assert json.loads(Path("model/training.json").read_text())["recipe"]["dropout"] == 0.2
 
 

@@ -88,18 +88,6 @@ class TrainJob:
     revision: str | None = None
 
 
-class Vocabulary(NamedTuple):
-    """A tokenizer, and the token that ends a text."""
-
-    tokenizer: Tokenizer
-    end: str
-
-    @property
-    def end_id(self) -> int:
-        """The id of `end`."""
-        return cast(int, self.tokenizer.token_to_id(self.end))
-
-
 class TrainingRun(NamedTuple):
     """A run that is ready to train, and its facts. `hold` keeps other runs out of its folder until it is closed."""
 
@@ -129,15 +117,15 @@ def begin(request: TrainRequest, out: Path, *, overwrite: bool = False, notify: 
         f"training {job.parameters:,} parameters",
         "a smaller model needs less",
     )
-    vocabulary = _vocabulary(job, texts, notify)
-    trainer, facts = _prepare(job, texts, vocabulary, out)
+    tokenizer, end = _tokenizer(job, texts, notify)
+    trainer, facts = _prepare(job, texts, tokenizer, end, out)
     with ExitStack() as hold:
         hold.enter_context(lock_folder(out))
         clear(out)
         # Written first: it marks the folder as that of a run, which may be overwritten.
         with replacing_files(out, JOB) as new:
             write_json(new / JOB, to_builtins(job))
-        _write_tokenizer(job, vocabulary, out)
+        _write_tokenizer(job, tokenizer, end, out)
         return TrainingRun(trainer, facts, hold.pop_all())
 
 
@@ -168,12 +156,12 @@ def resume(out: Path, request: TrainRequest | None = None, notify: Notify = lamb
             _check_same(job, resolve(request, read_texts(request.source, request.seed, out), notify), out)
         can_continue = (out / CHECKPOINT).is_file()
         if can_continue or is_finished:
-            vocabulary = Vocabulary(*find_tokenizer(str(out.absolute()), notify))
+            tokenizer, end = find_tokenizer(str(out.absolute()), notify)
         else:
             # The run may have been killed before its tokenizer was written.
-            vocabulary = _vocabulary(job, texts, notify)
-            _write_tokenizer(job, vocabulary, out)
-        trainer, facts = _prepare(job, texts, vocabulary, out)
+            tokenizer, end = _tokenizer(job, texts, notify)
+            _write_tokenizer(job, tokenizer, end, out)
+        trainer, facts = _prepare(job, texts, tokenizer, end, out)
         if can_continue:
             trainer.resume()
         trainer.is_finished = is_finished
@@ -282,7 +270,7 @@ def _base_facts(request: TrainRequest, name: str, notify: Notify) -> _ModelFacts
         folder = find_model(name, revision=request.revision, notify=notify)
         size = sum(path.stat().st_size for path in weight_files(folder.path, allow_pickle=False))
     except ModelError as error:
-        # Training has no option to allow them.
+        # Training has no option that allows pickled weights.
         if error.code == "pickled-weights":
             error.code, error.hint = None, "training loads safetensors only"
         raise
@@ -313,53 +301,55 @@ def _absolute(name: str) -> str:
 # From a job to a trainer.
 
 
-def _vocabulary(job: TrainJob, texts: Texts, notify: Notify) -> Vocabulary:
+def _tokenizer(job: TrainJob, texts: Texts, notify: Notify) -> tuple[Tokenizer, str]:
+    """Return the tokenizer, and its token that ends a text."""
     if job.shape is not None and job.tokenizer in MADE:
-        return Vocabulary(make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT)
-    return Vocabulary(*find_tokenizer(job.tokenizer, notify, job.revision))
+        return make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT
+    return find_tokenizer(job.tokenizer, notify, job.revision)
 
 
-def _write_tokenizer(job: TrainJob, vocabulary: Vocabulary, out: Path) -> None:
+def _write_tokenizer(job: TrainJob, tokenizer: Tokenizer, end: str, out: Path) -> None:
     if job.base is None:
-        save_tokenizer(vocabulary.tokenizer, vocabulary.end, job.context, out)
+        save_tokenizer(tokenizer, end, job.context, out)
     else:
         copy_tokenizer(find_model(job.base, revision=job.revision).path, out)
 
 
-def _prepare(job: TrainJob, texts: Texts, vocabulary: Vocabulary, out: Path) -> tuple[Trainer, TrainFacts]:
-    tokenizer, end = vocabulary.tokenizer, vocabulary.end_id
-    model = _model(job, vocabulary)
+def _prepare(job: TrainJob, texts: Texts, tokenizer: Tokenizer, end: str, out: Path) -> tuple[Trainer, TrainFacts]:
+    end_id = tokenizer.token_to_id(end)
+    assert end_id is not None
+    model = _model(job, largest_id(tokenizer), end_id)
     documents, held_out = encode(tokenizer, texts.documents), encode(tokenizer, texts.held_out)
     num_tokens = sum(map(len, documents)) + len(documents)
     rows: Rows
     entropy = None
     if texts.is_small:
-        rows = Documents(documents, end, job.context, job.recipe.seed)
+        rows = Documents(documents, end_id, job.context, job.recipe.seed)
         entropy = rows.entropy()
-        held_rows = [[end, *ids, end] for ids in held_out]
+        held_rows = [[end_id, *ids, end_id] for ids in held_out]
     else:
-        rows = Windows(concatenate(documents, end), job.context, job.recipe.seed)
-        held_rows = [concatenate(held_out, end).tolist()]
+        rows = Windows(concatenate(documents, end_id), job.context, job.recipe.seed)
+        held_rows = [concatenate(held_out, end_id).tolist()]
     data = TrainData(
         rows,
         HeldOut(held_rows, count_bytes(texts.held_out)) if held_out else None,
         job.context,
         bytes_per_token=texts.num_bytes / num_tokens,
-        sample=lambda seed: sample_text(model, tokenizer, end, seed),
+        sample=lambda seed: sample_text(model, tokenizer, end_id, seed),
     )
     trainer = Trainer(model, data, job.recipe, out, save_dtype=job.save_dtype, device=job.device)
     return trainer, _facts(job, texts, model, num_tokens, entropy)
 
 
-def _model(job: TrainJob, vocabulary: Vocabulary) -> Any:
+def _model(job: TrainJob, largest: int, end_id: int) -> Any:
+    """Return the model to train, for ids up to `largest`."""
     import torch
 
     torch.manual_seed(job.recipe.seed)
-    largest = largest_id(vocabulary.tokenizer)
     if job.shape is None:
         model = _load_base(job, largest)
     else:
-        model = new_gpt2(job.shape, largest + 1, vocabulary.end_id, job.device)
+        model = new_gpt2(job.shape, largest + 1, end_id, job.device)
     if job.recipe.dropout is not None and (job.shape is None or job.recipe.dropout > 0):
         set_dropout(model, job.recipe.dropout)
     return model.train()
