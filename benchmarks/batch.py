@@ -1,13 +1,13 @@
 """Compare genlm with other libraries on a file of prompts of mixed length: `python benchmarks/batch.py`.
 
 The file has 256 prompts of 8 to 200 tokens, with 8 to 128 new tokens each, drawn with top-p 0.9. The model has GPT-2's
-shape (124M parameters) and seeded random weights. In every round each contender runs once, in its own process, so its
-peak memory is its own and a drift in the machine's speed affects all alike. The others take batches of a fixed size,
-the best of several tried on part of the prompts. They continue a batch until its longest row is complete; only the
+shape (124M parameters) and seeded random weights. Every round runs each contender once, in its own process, so its peak
+memory is its own and a drift in the machine's speed affects all alike. The others take batches of a fixed size, the
+best of several tried on part of the prompts. They continue a batch until its longest row is complete; only the
 requested tokens count. CTranslate2 takes part if it is installed (`pip install ctranslate2`).
 
-`python benchmarks/batch.py --rows 1000000` instead measures how long it takes to resume a file of so many rows that is
-already finished.
+`python benchmarks/batch.py --rows 1000000` instead measures how long it takes to resume a finished file of a million
+rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from model import available_cpus, convert, has_ctranslate2, machine, make_model
+from model import BY_ROWS, available_cpus, convert, has_ctranslate2, machine, make_model, text_of
 
 warnings.simplefilter("ignore")
 
@@ -35,7 +35,6 @@ VOCABULARY = 50_000
 # The number of prompts on which batch sizes are tried.
 TRIED = 48
 # (genlm, other contender, least speed-up, greatest share of its memory)
-BY_ROWS = "CTranslate2 int8, by rows"
 TARGETS = [
     ("genlm float32", "transformers pipeline", 3.0, 1.3),
     ("genlm int8", "CTranslate2 int8", 1.2, None),
@@ -97,7 +96,9 @@ def available() -> list[str]:
 
 def compare(names: list[str], arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
     """Run the contenders and yield the lines of the table."""
-    prepare(folder, names)
+    make_model(folder / "model")
+    if any(name.startswith("CTranslate2") for name in names):
+        convert(folder / "model", folder / "ct2", "int8")
 
     def measure(name: str, size: int, prompts: int) -> Measured:
         command = [sys.executable, __file__, "--run", name, str(size), str(folder)]
@@ -136,13 +137,6 @@ def median_peak(rounds: list[dict[str, Measured]], name: str) -> float:
     return statistics.median(each[name].peak for each in rounds)
 
 
-def prepare(folder: Path, names: list[str]) -> None:
-    """Write the model in the format of each contender."""
-    make_model(folder / "model")
-    if any(name.startswith("CTranslate2") for name in names):
-        convert(folder / "model", folder / "ct2", "int8")
-
-
 def make_prompts(count: int) -> list[Prompt]:
     """Return the same prompts every time."""
     dice = random.Random(0)
@@ -177,7 +171,7 @@ def run(contender: str, size: int, folder: Path, count: int, threads: int) -> tu
 
 def peak_memory() -> int:
     """Return the peak memory of this process in bytes."""
-    # `resource` would start with the peak of the parent process.
+    # The value of `resource` would include the peak of the parent process.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
@@ -199,7 +193,7 @@ def with_genlm(folder: Path, dtype: str) -> Job:
 
     def job(prompts: list[Prompt]) -> int:
         rows = (
-            Row(number, text_of(prompt), BatchSettings(strategy, 0, Limits(prompt.new)), {}, "", number, None)
+            Row(number, text_of(prompt.ids), BatchSettings(strategy, 0, Limits(prompt.new)), {}, "", number, None)
             for number, prompt in enumerate(prompts)
         )
         return sum(len(record.completions[0].token_ids) for record in run_jobs(model, rows))
@@ -217,7 +211,7 @@ def with_pipeline(folder: Path, size: int) -> Job:
     def job(prompts: list[Prompt]) -> int:
         for some in batches(prompts, size):
             made(
-                [text_of(prompt) for prompt in some],
+                [text_of(prompt.ids) for prompt in some],
                 batch_size=size,
                 max_new_tokens=max(prompt.new for prompt in some),
                 do_sample=True,
@@ -241,7 +235,7 @@ def with_ctranslate2(folder: Path, size: int, threads: int, at_once: int) -> Job
     def job(prompts: list[Prompt]) -> int:
         for some in batches(prompts, size * at_once):
             generator.generate_batch(
-                [text_of(prompt).split() for prompt in some],
+                [text_of(prompt.ids).split() for prompt in some],
                 max_batch_size=size,
                 max_length=max(prompt.new for prompt in some),
                 include_prompt_in_result=False,
@@ -254,13 +248,8 @@ def with_ctranslate2(folder: Path, size: int, threads: int, at_once: int) -> Job
 
 
 def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
-    """Return the prompts in groups of `size`."""
+    """Yield the prompts in groups of `size`."""
     return (prompts[at : at + size] for at in range(0, len(prompts), size))
-
-
-def text_of(prompt: Prompt) -> str:
-    """Return the text that the benchmark's tokenizer encodes as the prompt."""
-    return " ".join(f"t{token}" for token in prompt.ids)
 
 
 def resume_finished(rows: int) -> Iterator[str]:
@@ -279,7 +268,7 @@ def resume_finished(rows: int) -> Iterator[str]:
 
 
 def write_finished(folder: Path, rows: int) -> None:
-    """Write prompts and their records, all copies of the one record of a real run."""
+    """Write prompts and their records, all of them copies of one record from a real run."""
     (folder / "in.jsonl").write_text('{"id": "0", "prompt": "Once upon a time"}\n')
     command = [sys.executable, "-m", "genlm", "batch", "in.jsonl", "-o", "out.jsonl", "-m", "fable", "-q"]
     subprocess.run(command, cwd=folder, check=True)

@@ -1,8 +1,8 @@
 """Measure the cost of Ray: the same job with and without a local Ray: `python benchmarks/cluster.py`.
 
-Every round runs each contender once, as a separate command, and measures it from start to end, so that starting and
-stopping Ray counts; the table shows medians. Nothing is downloaded. One worker uses all processors, like the plain run;
-two workers use half each. In the runs with one thread, Ray's own processes have the other processors to themselves.
+Every round runs each contender once, as a separate command, and measures it from start to end, including the start and
+the end of Ray; the table shows medians. Nothing is downloaded. One worker uses all processors, like the plain run; two
+workers use half each. In the runs with one thread, Ray's own processes have the other processors to themselves.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def ray(workers: int, cpus: int) -> list[str]:
-    """Return the options of a run with so many workers."""
+    """Return the options of a run on Ray."""
     return ["--runner", "ray", "--workers", str(workers), "--cpus-per-worker", str(cpus)]
 
 
@@ -82,7 +82,7 @@ def write_prompts(folder: Path, rows: int) -> Path:
 
 
 def run(prompts: Path, output: Path, model: str, contender: Contender) -> float:
-    """Run the command and return the seconds that it takes."""
+    """Run the command and return how many seconds it took."""
     target = output if contender.options else output.with_suffix(".jsonl")
     command = [sys.executable, "-m", "genlm", "batch", str(prompts), "-o", str(target), "-m", model, "--seed", "1"]
     # Ray sets the threads of its workers itself.

@@ -15,16 +15,16 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from model import PROMPT, convert, make_model
+from model import PROMPT, convert, make_model, text_of
 
 NEW = 64
 Run = Callable[[], object]
 
 
 class Work(NamedTuple):
-    """The work to do: `kind` is a strategy, `beams`, `compare`, `pipeline` or `first token`."""
+    """The work to do: `kind` is the spec of a strategy, `beams`, `compare`, `pipeline` or `first token`."""
 
     kind: str
     rows: int = 1
@@ -40,7 +40,7 @@ class Contender:
         theirs.close()
 
     def time(self, work: Work) -> float:
-        """Return how many seconds the work takes. The first time is slower."""
+        """Do the work and return how many seconds it took. The first time is slower."""
         self._pipe.send(work)
         seconds: float = self._pipe.recv()
         return seconds
@@ -76,15 +76,8 @@ def _seconds(run: Run, *, cpu_time: bool) -> float:
     return clock() - started
 
 
-class Engine(Protocol):
-    """A library with its model loaded."""
-
-    def prepare(self, work: Work) -> Run:
-        """Return a function that does the work."""
-        ...
-
-
-def _engine(name: str, scratch: Path, threads: int) -> Engine:
+def _engine(name: str, scratch: Path, threads: int) -> Genlm | Transformers | CTranslate2 | Script:
+    """Return a library with its model loaded."""
     library, _, mode = name.partition(" ")
     if mode == "script":
         return Script(library)
@@ -99,7 +92,7 @@ def _engine(name: str, scratch: Path, threads: int) -> Engine:
 
 
 class Genlm:
-    """genlm. No row ends at an end of text, so all contenders do the same work."""
+    """genlm, without end tokens, so that all contenders do the same work."""
 
     def __init__(self, folder: Path, dtype: Any) -> None:
         from genlm.model.load import load_model
@@ -108,7 +101,7 @@ class Genlm:
         self.model = load_model(find_model(str(folder)), dtype=dtype)
 
     def prepare(self, work: Work) -> Run:
-        """See Engine. Rows are samples of one prompt."""
+        """Return a function that does the work. Rows are samples of one prompt."""
         if work.kind == "compare":
             return self._compare(work.rows)
         if work.kind == "beams":
@@ -142,10 +135,9 @@ class Genlm:
 
         contenders = [Compared(Strategy.parse(spec), {}) for spec in DEFAULT_STRATEGIES]
         model = replace(self.model, eos_ids=frozenset())
-        text = " ".join(f"t{token}" for token in PROMPT)
 
         def run() -> object:
-            comparer = Comparer(model, [text], contenders, ComparisonSettings(NEW, samples, 0))
+            comparer = Comparer(model, [text_of(PROMPT)], contenders, ComparisonSettings(NEW, samples, 0))
             return list(comparer), comparer.result
 
         return run
@@ -159,7 +151,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Transformers:
-    """The `generate` of transformers, and its pipeline."""
+    """`generate` of transformers, and its pipeline."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         import torch
@@ -172,7 +164,7 @@ class Transformers:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
     def prepare(self, work: Work) -> Run:
-        """See Engine. Rows are copies of one prompt."""
+        """Return a function that does the work. Rows are copies of one prompt."""
         if work.kind == "pipeline":
             return self._pipeline()
         if work.kind == "compare":
@@ -195,8 +187,9 @@ class Transformers:
         from transformers import AutoTokenizer, pipeline
 
         made = pipeline("text-generation", model=self.model, tokenizer=AutoTokenizer.from_pretrained(self.folder))
-        text = " ".join(f"t{token}" for token in PROMPT)
-        return lambda: made(text, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=50256)
+        return lambda: made(
+            text_of(PROMPT), max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=50256
+        )
 
     def _generate(self, rows: int, **settings: Any) -> Run:
         import torch
@@ -223,13 +216,13 @@ class CTranslate2:
         )
 
     def prepare(self, work: Work) -> Run:
-        """See Engine. Rows are copies of one prompt."""
+        """Return a function that does the work. Rows are copies of one prompt."""
         settings = {
             "greedy": {"beam_size": 1},
             "top-p": {"sampling_topk": 0, "sampling_topp": 0.9},
             "top-k": {"sampling_topk": 50},
         }[work.kind]
-        prompts = [[f"t{token}" for token in PROMPT]] * work.rows
+        prompts = [text_of(PROMPT).split()] * work.rows
         size = -(-work.rows // self.parts)
         exact = {"max_length": NEW, "min_length": NEW, "include_prompt_in_result": False}
         return lambda: self.generator.generate_batch(prompts, max_batch_size=size, **exact, **settings)
@@ -256,5 +249,5 @@ class Script:
         self._command = [sys.executable, *(ours if library == "genlm" else theirs)]
 
     def prepare(self, work: Work) -> Run:
-        """See Engine."""
+        """Return a function that does the work."""
         return lambda: subprocess.run(self._command, check=True, capture_output=True)

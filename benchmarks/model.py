@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 PROMPT = [7454, 2402, 257, 640, 612, 373, 257, 1310]
+BY_ROWS = "CTranslate2 int8, by rows"
 
 
 def machine(threads: int) -> str:
@@ -23,7 +25,7 @@ def machine(threads: int) -> str:
 
 def available_cpus() -> int:
     """Return how many CPUs this process may use."""
-    # Only Linux can restrict a process to some of them.
+    # Only Linux can restrict a process to some of the machine's CPUs.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -32,7 +34,12 @@ def has_ctranslate2() -> bool:
     return find_spec("ctranslate2") is not None
 
 
-def make_model(folder: Path) -> Path:
+def text_of(ids: Iterable[int]) -> str:
+    """Return the text that the model's tokenizer encodes as these ids."""
+    return " ".join(f"t{token}" for token in ids)
+
+
+def make_model(folder: Path) -> None:
     """Write a model of GPT-2's shape with random weights, and a tokenizer, which converters require."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -49,15 +56,13 @@ def make_model(folder: Path) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="t0", eos_token="<|endoftext|>", bos_token="<|endoftext|>"
     ).save_pretrained(folder)
-    return folder
 
 
-def convert(folder: Path, target: Path, quantization: str) -> Path:
+def convert(folder: Path, target: Path, quantization: str) -> None:
     """Convert the model to CTranslate2's format."""
     from ctranslate2.converters import TransformersConverter
 
     TransformersConverter(str(folder)).convert(str(target), quantization=quantization)
-    return target
 
 
 def _version(name: str) -> str:

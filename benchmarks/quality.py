@@ -1,8 +1,8 @@
-"""Measure what smaller dtypes cost in quality: `python benchmarks/quality.py`.
+"""Measure how much quality the smaller dtypes lose: `python benchmarks/quality.py`.
 
 The bundled model scores tales (bits per byte) and continues them greedily from many positions. The tokens are compared
-with those of float32: the most likely token at each position of the text that float32 wrote, and how long the texts
-stay the same.
+with those of float32: the most likely token at each position of the text by float32, and how long the texts stay the
+same.
 """
 
 from __future__ import annotations

@@ -11,14 +11,12 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from contenders import NEW, Contender, Work, prepare
-from model import available_cpus, has_ctranslate2, machine
-
-BY_ROWS = "CTranslate2 int8, by rows"
+from model import BY_ROWS, available_cpus, has_ctranslate2, machine
 
 
 @dataclass
@@ -29,14 +27,6 @@ class Job:
     contenders: dict[str, Work]
     targets: list[tuple[str, str, float]]
     seconds: dict[str, list[float]] = field(default_factory=dict)
-
-    def leave_only(self, keep: Callable[[str], bool]) -> None:
-        """Drop the contenders that `keep` rejects."""
-        self.contenders = {name: work for name, work in self.contenders.items() if keep(name)}
-
-    def has_target(self, name: str) -> bool:
-        """Return whether a contender is part of a target."""
-        return any(name in (ours, theirs) for ours, theirs, _ in self.targets)
 
 
 def main() -> None:
@@ -54,9 +44,13 @@ def main() -> None:
     print(machine(arguments.threads))
     chosen = [job for number, job in enumerate(jobs(), 1) if not arguments.jobs or str(number) in arguments.jobs]
     for job in chosen:
-        job.leave_only(lambda name: has_ctranslate2() or not name.startswith("CTranslate2"))
-        if arguments.targets_only:
-            job.leave_only(job.has_target)
+        in_targets = {name for *pair, _ in job.targets for name in pair}
+        job.contenders = {
+            name: work
+            for name, work in job.contenders.items()
+            if (has_ctranslate2() or not name.startswith("CTranslate2"))
+            and (name in in_targets or not arguments.targets_only)
+        }
     with tempfile.TemporaryDirectory() as scratch:
         names = {name: None for job in chosen for name in job.contenders}
         prepare(Path(scratch), set(names))
@@ -99,7 +93,7 @@ def jobs() -> list[Job]:
     return [
         Job(
             f"1 stream, greedy, {NEW} new tokens",
-            all_do(Work("greedy"))
+            every(Work("greedy"))
             | {"transformers bfloat16": Work("greedy"), "transformers pipeline": Work("pipeline")},
             [
                 ("genlm int8", "transformers float32", 3.0),
@@ -109,17 +103,17 @@ def jobs() -> list[Job]:
         ),
         Job(
             f"16 rows, top-p 0.9, {NEW} new tokens",
-            all_do(Work("top-p", 16)) | {BY_ROWS: Work("top-p", 16)},
+            every(Work("top-p", 16)) | {BY_ROWS: Work("top-p", 16)},
             [("genlm int8", "transformers float32", 5.0)],
         ),
         Job(
             f"16 rows, top-k 50, {NEW} new tokens",
-            all_do(Work("top-k", 16)) | {BY_ROWS: Work("top-k", 16)},
+            every(Work("top-k", 16)) | {BY_ROWS: Work("top-k", 16)},
             [("genlm int8", "CTranslate2 int8", 1.0), ("genlm int8", BY_ROWS, 1.0)],
         ),
         Job(
             f"64 rows, greedy, {NEW} new tokens",
-            all_do(Work("greedy", 64)) | {BY_ROWS: Work("greedy", 64)},
+            every(Work("greedy", 64)) | {BY_ROWS: Work("greedy", 64)},
             [("genlm int8", "CTranslate2 int8", 1.0), ("genlm int8", BY_ROWS, 1.0)],
         ),
         Job(
@@ -140,8 +134,8 @@ def jobs() -> list[Job]:
     ]
 
 
-def all_do(work: Work) -> dict[str, Work]:
-    """Return the work for every library."""
+def every(work: Work) -> dict[str, Work]:
+    """Return the same work for every library."""
     ours = [f"genlm {dtype}" for dtype in ("float32", "bfloat16", "int8")]
     return dict.fromkeys([*ours, "transformers float32", "CTranslate2 float32", "CTranslate2 int8"], work)
 

@@ -63,7 +63,7 @@ def _paragraphs(text: str) -> Iterator[str]:
     """Yield the paragraphs of a help text as Markdown; examples become code blocks."""
     for paragraph in text.strip().split("\n\n"):
         lines = paragraph.splitlines()
-        is_code = all("genlm " in line for line in lines)
+        is_code = all(line.split(" | ")[-1].startswith("genlm ") for line in lines)
         yield "\n".join(["```console", *(f"$ {line}" for line in lines), "```", ""] if is_code else [*lines, ""])
 
 

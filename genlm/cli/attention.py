@@ -46,7 +46,7 @@ def attention(
     html: options.Html = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)) of each layer and head.
+    """Show the attention weights of each layer and head: softmax(QK^T / sqrt(d_k)).
 
     genlm attention "The king had three sons" --layer 2 --head 1
     genlm attention "The king had three sons" --html attention.html

@@ -79,7 +79,7 @@ class RunOptions:
     """How a batch runs, and what happens to an output that exists."""
 
     batch_size: Annotated[
-        str, run_option(metavar="auto|N", help="Most sequences at once. auto: as many as pay and fit in memory.")
+        str, run_option(metavar="auto|N", help="Maximum number of sequences at once; auto: as many as fit and pay off.")
     ] = "auto"
     on_error: Annotated[
         Literal["record", "stop"],
@@ -122,7 +122,7 @@ def batch(
             "--output",
             "-o",
             metavar="OUT",
-            help="Where the completions go: .jsonl, .csv or .parquet; with --runner ray a folder. For a table, "
+            help="File for the completions: .jsonl, .csv or .parquet; with --runner ray, a folder. For a table, "
             "OUT.jsonl beside it keeps the records for --resume.",
         ),
     ],
@@ -144,7 +144,7 @@ def batch(
     cluster: ClusterOptions,
     unordered: Annotated[
         bool,
-        options.output_option("--unordered", help="Leave the records in the order they finish, not that of the input."),
+        options.output_option("--unordered", help="Leave the records in the order in which they finish."),
     ] = False,
     csv_safe: options.CsvSafe = False,
     quiet: options.Quiet = False,

@@ -43,7 +43,7 @@ class ClusterOptions:
         str | None,
         cluster_option(
             metavar="ADDRESS",
-            help="The Ray cluster: auto finds it, ray://HOST:PORT or HOST:PORT names it. Default: a Ray on this "
+            help="The Ray cluster: auto to find it, or ray://HOST:PORT, or HOST:PORT. Default: start a Ray on this "
             "machine that ends with the command.",
         ),
     ] = None
@@ -54,13 +54,15 @@ class ClusterOptions:
         ),
     ] = None
     gpus_per_worker: Annotated[
-        float | None, cluster_option(metavar="F", help="0.5: two workers share a GPU. Default: 1 if there are GPUs.")
+        float | None,
+        cluster_option(metavar="F", help="GPUs per worker; at 0.5, two share one. Default: 1 if there are any."),
     ] = None
     cpus_per_worker: Annotated[
-        float | None, cluster_option(metavar="F", help="Default: 1 beside a GPU, else an equal share of all CPUs.")
+        float | None, cluster_option(metavar="F", help="CPUs per worker. Default: 1 with a GPU, else an equal share.")
     ] = None
     dashboard: Annotated[
-        bool, cluster_option("--dashboard", help="Ray's dashboard on http://localhost:8265; needs ray[default].")
+        bool,
+        cluster_option("--dashboard", help="Start Ray's dashboard on http://localhost:8265. It must be installed."),
     ] = False
     verbose: Annotated[bool, cluster_option("--verbose", help="Show the output of Ray and the workers.")] = False
 
@@ -159,7 +161,7 @@ def _let_finish(run: ClusterRun, finishing: Finishing) -> None:
 
 def merge(
     *,
-    parts: Annotated[str, typer.Argument(metavar="PARTS", help="The folder, a path or an s3:// or gs:// address.")],
+    parts: Annotated[str, typer.Argument(metavar="PARTS", help="The folder: a path, or an s3:// or gs:// address.")],
     output: Annotated[
         Path,
         options.output_option("--output", "-o", metavar="FILE", help="The merged file: .jsonl, .csv or .parquet."),

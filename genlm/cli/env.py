@@ -11,7 +11,7 @@ from genlm.views.env import show_env
 
 
 def env(format: options.Format = "text") -> None:
-    """Show what a bug report needs: versions, hardware, settings, the Hub cache.
+    """Show versions, hardware, settings and the Hub cache, for a bug report.
 
     Paste it into the report. Tokens and proxies are never shown, only whether they are set.
 

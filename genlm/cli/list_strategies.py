@@ -18,7 +18,7 @@ strategies = typer.Typer(
 
 @strategies.callback()
 def list_strategies(context: typer.Context, format: options.Format = "text") -> None:
-    """List the decoding strategies: what each does, its fields with defaults and ranges, its paper.
+    """List the decoding strategies with their fields, defaults, ranges and papers.
 
     genlm strategies
     genlm strategies show min-p

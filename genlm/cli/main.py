@@ -27,26 +27,27 @@ COMMANDS = {
     "compare": Row("genlm.cli.compare:compare", "Compare strategies side by side: their texts and metrics."),
     "next": Row(
         "genlm.cli.next:next_command",
-        "Show what may come next: the most likely tokens with their probabilities.",
+        "Show the most likely next tokens with their probabilities.",
     ),
     "score": Row(
         "genlm.cli.score:score",
         "Score texts: log-probability, perplexity, bits per byte, and the rank of every token.",
     ),
     "tokenize": Row(
-        "genlm.cli.tokenize:tokenize", "Show the tokens of a text: pieces, ids, offsets, bytes; or turn ids into text."
+        "genlm.cli.tokenize:tokenize",
+        "Show the tokens of a text with their ids, offsets and bytes, or turn ids into text.",
     ),
     "attention": Row(
         "genlm.cli.attention:attention",
-        "Show what each token of a prompt attends to: softmax(QK^T / sqrt(d_k)) of each layer and head.",
+        "Show the attention weights of each layer and head: softmax(QK^T / sqrt(d_k)).",
     ),
     "train": Row("genlm.cli.train:train", "Train a GPT-2 on your own texts, or continue training a model."),
     "bench": Row("genlm.cli.bench:bench_command", "Measure how fast a model runs on this machine."),
     "strategies": Row(
         "genlm.cli.list_strategies:strategies",
-        "List the decoding strategies: what each does, its fields with defaults and ranges, its paper.",
+        "List the decoding strategies with their fields, defaults, ranges and papers.",
     ),
-    "env": Row("genlm.cli.env:env", "Show what a bug report needs: versions, hardware, settings, the Hub cache."),
+    "env": Row("genlm.cli.env:env", "Show versions, hardware, settings and the Hub cache, for a bug report."),
 }
 
 

@@ -59,7 +59,7 @@ def next_command(
     output: options.Output = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show what may come next: the most likely tokens with their probabilities.
+    """Show the most likely next tokens with their probabilities.
 
     genlm next "Once upon a"
     genlm next "Once upon a" -s top-p:top_p=0.9

@@ -158,8 +158,8 @@ StrategySpec: TypeAlias = Annotated[
         "--strategy",
         "-s",
         metavar="SPEC",
-        help="KIND[:FIELD=VALUE,...], as beam:num_beams=4, or @NAME for a preset; genlm strategies lists the kinds. "
-        "Without it, the flags below select the kind; the default is top-p:top_p=0.9.",
+        help="KIND[:FIELD=VALUE,...], such as beam:num_beams=4, or @NAME for a preset; genlm strategies lists the "
+        "kinds. Without it, the flags below select the kind; the default is top-p:top_p=0.9.",
     ),
 ]
 Presets: TypeAlias = Annotated[

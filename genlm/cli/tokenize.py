@@ -36,7 +36,7 @@ def tokenize(
     output: options.Output = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show the tokens of a text: pieces, ids, offsets, bytes; or turn ids into text.
+    """Show the tokens of a text with their ids, offsets and bytes, or turn ids into text.
 
     genlm tokenize "Once upon a time"
     genlm tokenize --file poems.txt --format ids

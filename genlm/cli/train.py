@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,8 +18,7 @@ from genlm.model.source import Notify
 from genlm.version import __version__
 from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
-from genlm.views.train import TrainView
-from genlm.views.train_card import draw_curve, model_card, read_card
+from genlm.views.train import TrainView, draw_curve, model_card, read_card
 
 if TYPE_CHECKING:
     from genlm.tasks.train.start import TrainingRun, TrainRequest
@@ -26,40 +26,36 @@ if TYPE_CHECKING:
 text_option = options.panel("Texts")
 model_option = options.panel("Model")
 loop_option = options.panel("Training")
+loop_count, loop_number = partial(loop_option, metavar="N"), partial(loop_option, metavar="X")
+model_count = partial(model_option, metavar="N")
 BY_SIZE = "depends on the corpus size"
 
 
 @dataclass(frozen=True)
 class ShapeOptions:
-    """The shape of a new model. None: the value from --size."""
+    """The shape of a new model. None means the value from --size."""
 
-    n_layer: Annotated[int | None, model_option(metavar="N", help="Number of blocks.")] = None
-    n_embd: Annotated[int | None, model_option(metavar="N", help="Width.")] = None
-    n_head: Annotated[int | None, model_option(metavar="N", help="Number of heads; must divide the width.")] = None
-    n_positions: Annotated[int | None, model_option(metavar="N", help="Context length in tokens.")] = None
-    vocab_size: Annotated[int | None, model_option(metavar="N", help="Maximum size of the vocabulary.")] = None
+    n_layer: Annotated[int | None, model_count(help="Number of blocks.")] = None
+    n_embd: Annotated[int | None, model_count(help="Width.")] = None
+    n_head: Annotated[int | None, model_count(help="Number of heads; must divide the width.")] = None
+    n_positions: Annotated[int | None, model_count(help="Context length in tokens.")] = None
+    vocab_size: Annotated[int | None, model_count(help="Maximum size of the vocabulary.")] = None
 
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """How the model is trained. None: the default for the size of the corpus."""
+    """The recipe of the training. None means the default for the size of the corpus."""
 
-    max_steps: Annotated[int | None, loop_option(metavar="N", help="Number of steps.", show_default=BY_SIZE)] = None
+    max_steps: Annotated[int | None, loop_count(help="Number of steps.", show_default=BY_SIZE)] = None
     max_minutes: Annotated[
-        float | None,
-        loop_option(metavar="X", help="Time limit; replaces --max-steps if given alone. Not reproducible."),
+        float | None, loop_number(help="Time limit; replaces --max-steps if given alone. Not reproducible.")
     ] = None
-    batch_size: Annotated[int | None, loop_option(metavar="N", help="Sequences per batch.", show_default=BY_SIZE)] = (
-        None
-    )
-    accumulate: Annotated[int | None, loop_option(metavar="N", help="Batches per step.", show_default="1")] = None
+    batch_size: Annotated[int | None, loop_count(help="Sequences per batch.", show_default=BY_SIZE)] = None
+    accumulate: Annotated[int | None, loop_count(help="Batches per step.", show_default="1")] = None
     learning_rate: Annotated[
-        float | None,
-        loop_option(metavar="X", help="Peak learning rate; a cosine decays from there.", show_default=BY_SIZE),
+        float | None, loop_number(help="Peak learning rate; a cosine decays from there.", show_default=BY_SIZE)
     ] = None
-    warmup_steps: Annotated[
-        int | None, loop_option(metavar="N", help="Steps until the peak.", show_default=BY_SIZE)
-    ] = None
+    warmup_steps: Annotated[int | None, loop_count(help="Steps until the peak.", show_default=BY_SIZE)] = None
     optimizer: Annotated[
         Literal["adamw", "muon"] | None,
         loop_option(
@@ -68,31 +64,21 @@ class RecipeOptions:
             show_default="adamw",
         ),
     ] = None
-    weight_decay: Annotated[
-        float | None, loop_option(metavar="X", help="Weight decay, of matrices only.", show_default="0.1")
-    ] = None
-    max_grad_norm: Annotated[
-        float | None, loop_option(metavar="X", help="Clip gradients to this norm.", show_default="1.0")
-    ] = None
+    weight_decay: Annotated[float | None, loop_number(help="Weight decay, matrices only.", show_default="0.1")] = None
+    max_grad_norm: Annotated[float | None, loop_number(help="Clip gradients to this norm.", show_default="1.0")] = None
     dropout: Annotated[float | None, loop_option(metavar="P", help="Dropout probability.", show_default=BY_SIZE)] = None
     eval_every: Annotated[
         int | None,
-        loop_option(
-            metavar="N",
-            help="Steps between evaluations; the best weights are kept.",
-            show_default="a twelfth of --max-steps",
+        loop_count(
+            help="Steps between evaluations; the best weights are kept.", show_default="a twelfth of --max-steps"
         ),
     ] = None
     patience: Annotated[
         int | None,
-        loop_option(
-            metavar="N", help="Stop after N evaluations without improvement; 0 never stops.", show_default="10"
-        ),
+        loop_count(help="Stop after N evaluations without improvement; 0 never stops.", show_default="10"),
     ] = None
-    save_every: Annotated[
-        int | None, loop_option(metavar="N", help="Steps between checkpoints.", show_default="250")
-    ] = None
-    seed: Annotated[int | None, loop_option(metavar="N", help="Seed of all random choices.", show_default="0")] = None
+    save_every: Annotated[int | None, loop_count(help="Steps between checkpoints.", show_default="250")] = None
+    seed: Annotated[int | None, loop_count(help="Seed of all random choices.", show_default="0")] = None
     compile: Annotated[
         bool | None, loop_option("--compile", help="Use torch.compile: a slow start, then faster steps.")
     ] = None
@@ -207,12 +193,47 @@ def train(
         request = TrainRequest(
             source, base, tokenizer, size, _given(shape), _given(recipe), dtype, save_dtype, device, revision
         )
-        run = _resume(output, request, notify) if resume else _begin(output, request, overwrite, notify)
+        run = _prepare(request, output, resume=resume, overwrite=overwrite, notify=notify)
     with run.hold:
         if not run.trainer.is_finished:
             _train(run, output, quiet=quiet, notify=notify)
         _report(run, output, template)
     notify(f"the model is in {output}; to use it: genlm generate -m {output}")
+
+
+def _prepare(request: TrainRequest, output: Path, *, resume: bool, overwrite: bool, notify: Notify) -> TrainingRun:
+    from genlm.tasks.train import start
+    from genlm.tasks.train.data import TextSource
+
+    if not resume:
+        if not request.source.corpus:
+            hint = "name files or folders of text, as in: genlm train book.txt -o model"
+            raise UsageError("missing CORPUS", hint=hint)
+        return start.begin(request, output, overwrite=overwrite, notify=notify)
+    if request == start.TrainRequest(TextSource(())):
+        return start.resume(output, notify=notify)
+    if not request.source.corpus:
+        raise UsageError(
+            "--resume continues with the original settings and takes no other options",
+            hint="or repeat the whole command and add --resume",
+        )
+    return start.resume(output, request, notify)
+
+
+def _train(run: TrainingRun, output: Path, *, quiet: bool, notify: Notify) -> None:
+    from genlm.tasks.train.model import tuned_cpu
+
+    facts = run.facts
+    with (
+        tuned_cpu(facts.device, facts.width),
+        TrainView(facts, enabled=not quiet) as view,
+        graceful_interrupt() as interrupted,
+    ):
+        for record in run.trainer.run(interrupted):
+            view.show(record)
+    if not run.trainer.is_finished:
+        notify(f"interrupted at step {run.trainer.state.step}; to continue: genlm train --resume -o {output}")
+        raise interrupted.ending
 
 
 def _report(run: TrainingRun, output: Path, template: str | None) -> None:
@@ -232,41 +253,3 @@ def _given(options: ShapeOptions | RecipeOptions) -> dict[str, Any]:
 
 def _absolute(paths: list[Path] | None) -> tuple[str, ...]:
     return tuple(str(path.absolute()) for path in paths or ())
-
-
-def _begin(output: Path, request: TrainRequest, overwrite: bool, notify: Notify) -> TrainingRun:
-    from genlm.tasks.train.start import begin
-
-    if not request.source.corpus:
-        raise UsageError("missing CORPUS", hint="name files or folders of text, as in: genlm train book.txt -o model")
-    return begin(request, output, overwrite=overwrite, notify=notify)
-
-
-def _resume(output: Path, request: TrainRequest, notify: Notify) -> TrainingRun:
-    from genlm.tasks.train.data import TextSource
-    from genlm.tasks.train.start import TrainRequest, resume
-
-    if request == TrainRequest(TextSource(())):
-        return resume(output, notify=notify)
-    if not request.source.corpus:
-        raise UsageError(
-            "--resume continues with the original settings and takes no other options",
-            hint="or repeat the whole command and add --resume",
-        )
-    return resume(output, request, notify)
-
-
-def _train(run: TrainingRun, output: Path, *, quiet: bool, notify: Notify) -> None:
-    from genlm.tasks.train.model import tuned_cpu
-
-    facts = run.facts
-    with (
-        tuned_cpu(facts.device, facts.width),
-        TrainView(facts, enabled=not quiet) as view,
-        graceful_interrupt() as interrupted,
-    ):
-        for record in run.trainer.run(interrupted):
-            view.show(record)
-    if not run.trainer.is_finished:
-        notify(f"interrupted at step {run.trainer.state.step}; to continue: genlm train --resume -o {output}")
-        raise interrupted.ending

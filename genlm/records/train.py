@@ -1,4 +1,4 @@
-"""A training run: its facts, its reports and its result."""
+"""The facts, reports and result of a training run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainFacts:
-    """What is known of a training run at its start. Bytes are those of UTF-8; a document is a line or a file, `per`.
+    """The facts of a training run that are known at its start. Bytes are those of UTF-8.
 
-    `entropy` is the least possible mean loss (nats a token) if the corpus is small, otherwise None.
+    `per` is "line" or "file": the unit that is a document. `entropy` is the lowest possible mean loss (nats a token) if
+    the corpus is small, otherwise None.
     """
 
     base: str | None
@@ -39,8 +40,8 @@ class TrainFacts:
 class TrainReport:
     """The state of a training run after a step.
 
-    Losses are mean nats a token: `loss` over the steps since the last report, `valid_loss` over held-out text if there
-    was an evaluation. `progress` is from 0 to 1. `seconds` includes the time before the run was interrupted.
+    Losses are means in nats a token: `loss` over the steps since the last report, `valid_loss` over held-out text if
+    there was an evaluation. `progress` is from 0 to 1. `seconds` includes the time before an interruption.
     """
 
     step: int
@@ -59,7 +60,7 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of a training run. The losses are those of the weights in the folder, on all of the held-out text."""
+    """The result of a training run. `valid_loss` is that of the weights in the folder on all of the held-out text."""
 
     step: int
     tokens: int

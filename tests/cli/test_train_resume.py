@@ -66,7 +66,7 @@ main(sys.argv[1:])
 @pytest.mark.parametrize(
     ("name", "again"),
     [
-        # Nothing is known of this run, so it cannot be resumed, but it is not in the way of a new one either.
+        # This run left nothing to resume, and a new run needs no --overwrite.
         ("training.json", []),
         ("tokenizer.json", ["--resume"]),
         ("checkpoint.safetensors", ["--resume"]),

@@ -1,1 +1,1 @@
-"""Train a GPT-2 from scratch, or go on with one that is there."""
+"""Train a GPT-2 from scratch, or continue training a model."""

@@ -1,4 +1,4 @@
-"""From the files of a corpus to batches: documents, which of them are held out, rows of ids, and their order."""
+"""From the files of a corpus to batches: split it into documents, hold some out, cut rows of ids, and order them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from genlm.errors import InputError, UsageError
 from genlm.formats.documents import TextFile, find_files, read_text_file
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 Per: TypeAlias = Literal["line", "file"]
-# By default this share of a corpus is held out, and nothing if it has fewer bytes.
+# The share of a corpus that is held out by default, and the size in bytes below which nothing is.
 SHARE, SPARE = 0.05, 100_000
 # If the share is at least this many documents, whole documents are held out.
 WHOLE_DOCUMENTS = 2
@@ -32,8 +32,8 @@ NO_TARGET = -100
 class TextSource:
     """Where the texts of a run come from.
 
-    `per` None takes each line of a small corpus as a document, and each file of a larger one. `share` is held out if
-    `valid` is empty; None is a twentieth of the corpus, or nothing if it is too short for that.
+    If `per` is None, a document is a line of a small corpus, and a file of a larger one. `share` is held out if `valid`
+    is empty; None is a twentieth of the corpus, or nothing of a small one.
     """
 
     corpus: tuple[str, ...]
@@ -45,7 +45,7 @@ class TextSource:
 
 @dataclass(frozen=True)
 class Texts:
-    """Documents to train on and documents held out. `fingerprint` changes with any of them."""
+    """Documents to train on, and documents held out."""
 
     documents: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -79,7 +79,7 @@ def count_bytes(documents: Iterable[str]) -> int:
 
 
 def read_texts(source: TextSource, seed: int, out: Path | None = None) -> Texts:
-    """Read all texts except those in `out`. If no files are named as held out, `seed` decides which of many are.
+    """Read all texts except those in `out`. If no files are held out, `seed` decides which of many documents are.
 
     Raises:
         InputError: a file cannot be used, there is no text, or a held-out file is trained on too.
@@ -107,10 +107,9 @@ def _check_apart(files: Sequence[TextFile], valid: Sequence[TextFile]) -> None:
     for file in valid:
         same = trained.get(file.digest)
         if same is not None:
-            problem = "trained on, too" if same.resolve() == file.path.resolve() else f"the same as {same}, trained on"
-            raise InputError(
-                f"{file.path}: held out, and {problem}", hint="a loss on text that was learned says nothing"
-            )
+            is_same = same.resolve() == file.path.resolve()
+            problem = "both held out and trained on" if is_same else f"held out, but has the same contents as {same}"
+            raise InputError(f"{file.path}: {problem}", hint="a loss on text that was trained on says nothing")
 
 
 def _documents(files: Iterable[TextFile], per: Per) -> list[str]:
@@ -148,14 +147,6 @@ def _cut(document: str, share: float) -> tuple[str, str]:
     return document[:at], document[at:]
 
 
-class Rows(Protocol):
-    """Rows of ids. An epoch is a list of all of them, in an order that depends on its number and the seed only."""
-
-    def epoch(self, number: int) -> list[Tensor]:
-        """Return every row once. The list is never empty."""
-        ...
-
-
 class Windows:
     """Windows of `context + 1` ids over one long row. Each epoch cuts the row at a new offset."""
 
@@ -163,7 +154,10 @@ class Windows:
         self._ids, self._context, self._seed = ids, context, seed
 
     def epoch(self, number: int) -> list[Tensor]:
-        """See Rows. All windows have the same length unless there are too few ids for one."""
+        """Return every window once, in an order that depends only on the number and the seed.
+
+        All have the same length, unless there are too few ids for one; then the row is the only window.
+        """
         import torch
 
         generator = _generator(self._seed, number)
@@ -175,7 +169,7 @@ class Windows:
 
 
 class Documents:
-    """Each document as a row, once with an end of text before it and once without, so that a prompt needs none.
+    """Each document as two rows: with an end of text before it, and without, so that a prompt needs none.
 
     No document is predicted from another, so the least possible loss is their entropy. A document longer than the
     context is cut.
@@ -201,17 +195,20 @@ class Documents:
         return sum(-count * math.log(count / total) for count, total in counts) / sum(count for count, _ in counts)
 
     def epoch(self, number: int) -> list[Tensor]:
-        """See Rows."""
+        """Return every row once, in an order that depends only on the number and the seed."""
         import torch
 
         order = torch.randperm(len(self._rows), generator=_generator(self._seed, number))
         return [self._rows[index] for index in order.tolist()]
 
 
+Rows: TypeAlias = Windows | Documents
+
+
 class Batches:
     """An endless sequence of batches of `size` rows, each with at most `length` tokens to predict.
 
-    `epoch` and `at` are its position; a new one continues from there.
+    `epoch` and `at` are its position. `Batches` made with these continue from there.
     """
 
     def __init__(self, rows: Rows, batch_size: int, epoch: int = 0, at: int = 0) -> None:
@@ -219,7 +216,7 @@ class Batches:
         self._rows = rows
         self._now = rows.epoch(epoch)
         self.length = max(map(len, self._now)) - 1
-        # A batch has no document twice.
+        # No batch contains a document twice.
         self.size = min(batch_size, len(self._now)) if isinstance(rows, Documents) else batch_size
 
     def take(self) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""The folder of a run: a model that transformers and everything else can load, and the checkpoint while it trains.
+"""The folder of a run: a model that transformers and other tools can load, and the checkpoint during training.
 
-Files are made in the subfolder `.new` and moved into place once they are complete. A run that was killed leaves no
-other temporary files, and the next run deletes that subfolder once it holds the folder's lock.
+Files are written in the subfolder `.new` and moved into place when they are complete. A run that is killed leaves no
+other temporary files, and the next run deletes that subfolder after it has locked the folder.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ WRITTEN = (
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *(CHECKPOINT, JOB, LOG, CURVE, CARD),
 )
-# The float32 weights, and the mean and the square of each in the optimizer; twice, because both checkpoints exist while
-# one replaces the other. The same holds for the saved weights.
-CHECKPOINT_BYTES, WEIGHT_BYTES = 2 * 3 * 4, 2 * 4
-# How the names of tensors in a checkpoint begin.
+# Per parameter: the float32 weight, and its mean and square in the optimizer, and the saved weight. Twice, because old
+# and new files exist while one replaces the other.
+PARAMETER_BYTES = 2 * (3 * 4 + 4)
+# Prefixes of the names of tensors in a checkpoint.
 WEIGHTS, OPTIMIZER = "model/", "optimizer/"
 
 
@@ -59,14 +59,14 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 
 def check_space(out: Path, parameters: int) -> None:
-    """Raise OutputError if the disk has no space for a run of so many parameters, or may not be written to."""
+    """Raise OutputError if the disk has no space for a run of this many parameters, or if it is not writable."""
     existing = next((folder for folder in (out, *out.absolute().parents) if folder.is_dir()), None)
     if existing is None:
-        # On Windows, without a drive of that letter.
+        # For example on Windows, if there is no drive of that letter.
         raise OutputError(f"cannot write to {out}: no such drive")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write to {existing}: permission denied")
-    need, free = parameters * (CHECKPOINT_BYTES + WEIGHT_BYTES), shutil.disk_usage(existing).free
+    need, free = parameters * PARAMETER_BYTES, shutil.disk_usage(existing).free
     if need > free:
         raise OutputError(
             f"{out}: not enough disk space: the run needs {_size(need)}, and {_size(free)} are free",
@@ -83,7 +83,7 @@ def lock_folder(out: Path) -> Iterator[None]:
     """Keep other runs out of the folder, and delete the temporary files of a run that was killed.
 
     Raises:
-        OutputError: another run is writing to `out`, or it cannot be written to.
+        OutputError: another run is writing to `out`, or `out` is not writable.
     """
     with LocalFolder(str(out)).locked():
         shutil.rmtree(out / NEW, ignore_errors=True)
@@ -101,10 +101,10 @@ def clear(out: Path) -> None:
 
 @contextmanager
 def replacing_files(out: Path, name: str = "") -> Iterator[Path]:
-    """Yield an empty folder, and at the end move the files in it to `out`, one by one, once all are on the disk.
+    """Yield an empty folder, and at the end move its files to `out`, each when it is on the disk.
 
     Raises:
-        OutputError: a file cannot be written. The old files are still there. The error mentions `name`.
+        OutputError: a file cannot be written; the old one is still there. The error mentions `name`.
     """
     from safetensors import SafetensorError
 
@@ -127,12 +127,12 @@ def replacing_files(out: Path, name: str = "") -> Iterator[Path]:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write indented JSON."""
+    """Write a record as indented JSON."""
     path.write_text(json.dumps(record, indent=2) + "\n", "utf-8", newline="\n")
 
 
 def save_tokenizer(tokenizer: Tokenizer, end: str, context: int, out: Path) -> None:
-    """Write a fast tokenizer, whose texts end with `end`, for transformers to load. Raise OutputError if that fails."""
+    """Write a tokenizer, whose texts end with `end`, for transformers to load. Raise OutputError if that fails."""
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, model_max_length=context)
@@ -166,9 +166,9 @@ def save_model(model: Any, dtype: SavedType, out: Path) -> None:
 
 @dataclass(frozen=True)
 class TrainState:
-    """How far a run is.
+    """The state of a run.
 
-    `epoch` and `at` are the position in the texts, `worse` the number of evaluations in a row without improvement.
+    `epoch` and `at` are its position in the texts; `worse` counts the evaluations in a row without improvement.
     """
 
     step: int = 0
@@ -182,7 +182,7 @@ class TrainState:
 
 
 def save_checkpoint(out: Path, state: TrainState, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-    """Write a checkpoint. The one before remains until this one is complete. Raise OutputError if that fails."""
+    """Write a checkpoint. The previous one remains until this one is complete. Raise OutputError if that fails."""
     from safetensors.torch import save_file
 
     tensors = {f"{WEIGHTS}{name}": value.detach().contiguous() for name, value in weights.items()}
@@ -199,14 +199,15 @@ def load_checkpoint(out: Path) -> tuple[TrainState, dict[str, Tensor], dict[str,
     try:
         with safe_open(path, framework="pt") as opened:
             state = TrainState(**json.loads(opened.metadata()["place"]))
-            names = list(opened.keys())
-            weights = {name: opened.get_tensor(name) for name in names if name.startswith(WEIGHTS)}
             # Copied, because the optimizer keeps them, and Windows cannot replace a file that is still mapped.
-            optimizer = {name: opened.get_tensor(name).clone() for name in names if name.startswith(OPTIMIZER)}
+            weights, optimizer = (
+                {
+                    name.removeprefix(prefix): opened.get_tensor(name).clone()
+                    for name in opened.keys()  # noqa: SIM118
+                    if name.startswith(prefix)
+                }
+                for prefix in (WEIGHTS, OPTIMIZER)
+            )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged, or not of genlm train") from error
-    return (
-        state,
-        {name.removeprefix(WEIGHTS): value for name, value in weights.items()},
-        {name.removeprefix(OPTIMIZER): value for name, value in optimizer.items()},
-    )
+    return state, weights, optimizer

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genlm.errors import ModelError, OutputError
+from genlm.errors import ModelError
+from genlm.formats.output import cannot_write
 from genlm.model.info import ModelInfo
 from genlm.records.train import TrainReport, TrainResult
 from genlm.tasks.generate import DEFAULT_STRATEGY, Limits, continue_prompt, result_of
@@ -36,16 +37,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-# Without held-out text, a run shows this many samples.
+# The number of samples that a run without held-out text shows.
 SAMPLES = 8
 SAMPLE_TOKENS = 40
-# However slow the steps, a kill loses no more than this many seconds of work.
+# A kill loses at most this many seconds of work, and a step.
 MOST_UNSAVED_S = 300.0
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Text to evaluate on: rows of ids, each starting with an end of text, and their length in UTF-8."""
+    """Text to evaluate on: rows of ids, each with an end of text at its start, and their length in UTF-8."""
 
     rows: Sequence[Sequence[int]]
     num_bytes: int
@@ -62,7 +63,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class TrainData:
-    """What a model is trained and evaluated on. `sample` writes a short text from a seed."""
+    """The data that a model is trained and evaluated on. `sample` generates a short text from a seed."""
 
     rows: Rows
     held_out: HeldOut | None
@@ -72,11 +73,11 @@ class TrainData:
 
 
 class Trainer:
-    """One run. Iterate over `run`: it trains and yields reports.
+    """A training run. Iterate over `run` to train; it yields reports.
 
-    `out` then holds the weights with the best loss on the held-out text; without held-out text, the last. If the
-    iteration ends early, by `should_stop`, an error or a kill, a run with the same settings continues from the last
-    checkpoint. In float32 on the CPU it reaches exactly the same weights.
+    At the end `out` holds the weights with the lowest loss on the held-out text, or the last ones if nothing is held
+    out. If the iteration ends early, by `should_stop`, an error or a kill, a run with the same settings continues from
+    the last checkpoint. In float32 on the CPU it reaches exactly the same weights.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Trainer:
             save_model(self._model, self._save_dtype, self.out)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[TrainReport | TrainResult]:
-        """Train to the end, or until `should_stop`, which leaves a checkpoint.
+        """Train to the end, or until `should_stop` returns true; then write a checkpoint.
 
         Raises:
             ModelError: the loss is not a number.
@@ -157,7 +158,7 @@ class Trainer:
                 if evaluates:
                     report = self._evaluate(report)
                 report = self._add_sample(report, since)
-                # self.state keeps the seconds that decided whether the run is at its end.
+                # The time of the report is not in self.state, whose seconds decided whether the run is at its end.
                 losses, since = [], replace(self.state, seconds=time.perf_counter() - started)
                 yield report
             is_due = self._is_due(self.recipe.save_every) or self.state.seconds - saved > MOST_UNSAVED_S
@@ -183,10 +184,10 @@ class Trainer:
         return self.state.step % every == 0
 
     def step(self, rate: float) -> tuple[Tensor, int]:
-        """Do one step. Return the mean loss of its rows before it (nats a token) and how many tokens it predicted."""
+        """Do one step. Return the mean loss before it (nats a token) and the number of tokens predicted."""
         import torch
 
-        # So that dropout depends on the step alone, not on what ran before.
+        # Dropout depends only on the step, not on what ran before.
         torch.manual_seed((self.recipe.seed << SEED_BITS) + self.state.step)
         loss, tokens = self.add_gradient([self._batches.take() for _ in range(self.recipe.accumulate)])
         torch.nn.utils.clip_grad_norm_(self._optimizer.parameters, self.recipe.max_grad_norm)
@@ -194,7 +195,7 @@ class Trainer:
         return loss, tokens
 
     def add_gradient(self, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, int]:
-        """Add the gradient of the mean loss over all targets of `batches`. Return that loss and their number."""
+        """Add the gradient of the mean loss over all targets of `batches`. Return that loss, and their number."""
         import torch
 
         count = sum(int((targets != NO_TARGET).sum()) for _, targets in batches)
@@ -202,8 +203,8 @@ class Trainer:
         for inputs, targets in batches:
             with self._autocast():
                 logits = self._forward(inputs.to(self._device), use_cache=False).logits
-            wanted = targets.flatten().to(self._device)
-            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), wanted, reduction="sum")
+            flat = targets.flatten().to(self._device)
+            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), flat, reduction="sum")
             (nats / count).backward()
             total += nats.detach()
         return total / count, count
@@ -243,7 +244,7 @@ class Trainer:
         return replace(report, valid_loss=loss, valid_bits_per_byte=self.data.held_out.bits_per_byte(loss))
 
     def _add_sample(self, report: TrainReport, since: TrainState) -> TrainReport:
-        """Return the report with a sample if one is due: with each evaluation, or several times in a run without."""
+        """Return the report with a sample if one is due: at each evaluation, or `SAMPLES` times if there are none."""
         before = self.recipe.progress(since.step, since.seconds)
         passed = math.floor(report.progress * SAMPLES) > math.floor(before * SAMPLES)
         if report.valid_loss is None and (self.data.held_out is not None or not passed):
@@ -253,15 +254,14 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint, then the weights if they are the best or the first. Raise OutputError if that fails.
 
-        In this order, the checkpoint knows the step of the weights in `out`, and holds the best weights if the process
-        ends before they are written.
+        In this order, if the process ends between the two, the checkpoint still holds the best weights.
         """
         save_checkpoint(self.out, self.state, weights_of(self._model), self._optimizer.state())
         if self._is_best or not any(self.out.glob("model*.safetensors")):
             save_model(self._model, self._save_dtype, self.out)
 
     def _finish(self) -> TrainResult:
-        """Leave the best weights in `out`, and return their loss on all of the held-out text."""
+        """Make sure that `out` holds the best weights, and return their loss on all of the held-out text."""
         import torch
 
         from genlm.model.adapter import load_transformers_model
@@ -286,14 +286,14 @@ class Trainer:
 
 
 def estimate_loss(model: Any, held_out: HeldOut, context: int, most_tokens: int) -> float:
-    """Return the mean loss (nats a token) over adjacent windows, about `most_tokens` in all, spread over the text."""
+    """Return the mean loss (nats a token) over windows with about `most_tokens` in all, spread over the text."""
     windows = [row[at : at + context + 1] for row in held_out.rows for at in range(0, len(row) - 1, context)]
     every = max(1, round(held_out.num_targets / most_tokens))
     return _mean_loss(model, [Window(ids[:-1], 0, ids[1:], is_last=False) for ids in windows[::every]])
 
 
 def exact_loss(model: Any, held_out: HeldOut, context: int) -> float:
-    """Return the mean loss (nats a token) over the whole text, in windows that slide by half the context."""
+    """Return the mean loss (nats a token) over all of the text, in windows that slide by half the context."""
     sliding = SlidingWindow.over(context, None)
     return _mean_loss(model, [window for row in held_out.rows for window in sliding.windows([row])])
 
@@ -335,13 +335,13 @@ def has_finished(out: Path) -> bool:
     """Return whether the run in `out` has finished."""
     if (out / CHECKPOINT).is_file() or not (out / LOG).is_file():
         return False
-    lines = (out / LOG).read_text("utf-8").splitlines()
-    return bool(lines) and "best_step" in lines[-1]
+    # Only the result has this key.
+    return '"best_step": ' in (out / LOG).read_text("utf-8")
 
 
 @contextmanager
 def _open_log(out: Path, last_step: int) -> Iterator[Callable[[TrainReport | TrainResult], None]]:
-    """Drop the lines of the log after `last_step`, and yield a function that adds a line."""
+    """Drop the log's lines after `last_step`, and yield a function that adds a record."""
     path = out / LOG
     try:
         lines = path.read_text("utf-8").splitlines() if last_step else []
@@ -356,11 +356,11 @@ def _open_log(out: Path, last_step: int) -> Iterator[Callable[[TrainReport | Tra
 
             yield add
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise cannot_write(path, error) from error
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a line of the log; infinity for a line that a full disk cut short."""
+    """Return the step of a line of the log, or infinity if a full disk cut the line short."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:

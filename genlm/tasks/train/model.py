@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from genlm.errors import ModelError, UsageError
@@ -22,7 +21,7 @@ BETAS = (0.9, 0.98)
 PLAIN_CONTEXT = 512
 # In models narrower than this, matrix products are too small to gain from bfloat16.
 BFLOAT16_WIDTH = 256
-# In models narrower than this, threads wait for one another longer than a product takes: on a busy machine a hundred
+# In models narrower than this, threads wait for each other longer than a product takes: on a busy machine a hundred
 # times as long.
 THREADED_WIDTH = 128
 
@@ -33,7 +32,7 @@ def new_gpt2(shape: Shape, vocab_size: int, end_of_text: int, device: str = "cpu
 
     from genlm.model.adapter import silence_transformers
 
-    # Its advice would break the progress bar.
+    # Messages of transformers would break the progress bar.
     silence_transformers()
     config = GPT2Config(
         vocab_size=vocab_size,
@@ -56,7 +55,7 @@ def new_gpt2(shape: Shape, vocab_size: int, end_of_text: int, device: str = "cpu
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:
-    """Return every weight once, without a head that is tied to the embedding."""
+    """Return the weights by name, without a head that is tied to the embedding."""
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     return {name: value for name, value in model.state_dict().items() if name not in tied}
 
@@ -68,7 +67,7 @@ def load_weights(model: Any, weights: dict[str, Tensor]) -> None:
 
 
 def set_dropout(model: Any, probability: float) -> None:
-    """Set every dropout of a model. Raise UsageError if it has none."""
+    """Set the probability of every dropout of a model. Raise UsageError if it has none."""
     import torch
 
     found = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
@@ -79,7 +78,7 @@ def set_dropout(model: Any, probability: float) -> None:
 
 
 def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: str, width: int) -> Precision:
-    """Return the dtype of matrix products; auto is bfloat16 for a wide model if the device has instructions for it."""
+    """Return the dtype of matrix products: auto is bfloat16 for a wide model if the device has instructions for it."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if width >= BFLOAT16_WIDTH and _is_fast_at_bfloat16(device) else "float32"
@@ -98,7 +97,7 @@ def _is_fast_at_bfloat16(device: str) -> bool:
 
 @contextmanager
 def tuned_cpu(device: str, width: int) -> Iterator[None]:
-    """Let the CPU train a model of this width as fast as it can: one thread if it is narrow, and freed memory kept."""
+    """Tune the CPU to a model of this width: keep freed memory, and use one thread if the model is narrow."""
     import torch
 
     if device != "cpu":
@@ -132,14 +131,6 @@ def check_compiler(device: str) -> None:
         raise UsageError("compiling needs a C++ compiler, and none was found", hint="set CXX to one")
 
 
-@dataclass(frozen=True)
-class _Group:
-    """An optimizer of torch, and the names of its parameters in its own order."""
-
-    optimizer: Any
-    names: list[str]
-
-
 class Optimizer:
     """AdamW for every parameter of a model, with weight decay on matrices only, never on biases and norms.
 
@@ -149,42 +140,48 @@ class Optimizer:
     """
 
     def __init__(self, model: Any, name: OptimizerName, weight_decay: float) -> None:
+        import torch
+
         named: dict[str, Tensor] = {
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         self.parameters = list(named.values())
         hidden = _hidden_matrices(model, named) if name == "muon" else {}
         rest = {name: parameter for name, parameter in named.items() if name not in hidden}
-        self._groups = [_adamw(rest, weight_decay)]
+        groups = [
+            {"params": [value for value in rest.values() if value.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [value for value in rest.values() if value.dim() < 2], "weight_decay": 0.0},
+        ]
+        # Each optimizer of torch, with its parameters by name.
+        self._parts: list[tuple[Any, dict[str, Tensor]]] = [(torch.optim.AdamW(groups, betas=BETAS, fused=True), rest)]
         if hidden:
-            self._groups.append(_muon(hidden, weight_decay))
+            muon = torch.optim.Muon(hidden.values(), weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self._parts.append((muon, hidden))
 
     def step(self, rate: float) -> None:
         """Update every parameter by its gradient at this learning rate, and clear the gradients."""
-        for group in self._groups:
-            for options in group.optimizer.param_groups:
-                options["lr"] = rate
-            group.optimizer.step()
-            group.optimizer.zero_grad(set_to_none=True)
+        for optimizer, _ in self._parts:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """Return the state of each parameter, as `NAME/KEY`."""
         return {
-            f"{group.names[index]}/{key}": value
-            for group in self._groups
-            for index, values in group.optimizer.state_dict()["state"].items()
-            for key, value in values.items()
+            f"{name}/{key}": value
+            for optimizer, named in self._parts
+            for name, parameter in named.items()
+            for key, value in optimizer.state.get(parameter, {}).items()
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Load what `state` returned."""
-        by_name: dict[str, dict[str, Tensor]] = {}
-        for label, value in state.items():
-            name, key = label.rsplit("/", 1)
-            by_name.setdefault(name, {})[key] = value
-        for group in self._groups:
-            states = {index: by_name[name] for index, name in enumerate(group.names) if name in by_name}
-            group.optimizer.load_state_dict(group.optimizer.state_dict() | {"state": states})
+        for optimizer, named in self._parts:
+            for label, value in state.items():
+                name, key = label.rsplit("/", 1)
+                if name in named:
+                    optimizer.state[named[name]][key] = value.to(named[name].device)
 
 
 def _hidden_matrices(model: Any, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,22 +193,3 @@ def _hidden_matrices(model: Any, named: Mapping[str, Tensor]) -> dict[str, Tenso
     if head is not None:
         outer.add(id(head.weight))
     return {name: value for name, value in named.items() if value.dim() == 2 and id(value) not in outer}
-
-
-def _adamw(named: Mapping[str, Tensor], weight_decay: float) -> _Group:
-    import torch
-
-    matrices = [name for name, value in named.items() if value.dim() >= 2]
-    others = [name for name, value in named.items() if value.dim() < 2]
-    groups = [
-        {"params": [named[name] for name in matrices], "weight_decay": weight_decay},
-        {"params": [named[name] for name in others], "weight_decay": 0.0},
-    ]
-    return _Group(torch.optim.AdamW(groups, betas=BETAS, fused=True), matrices + others)
-
-
-def _muon(named: Mapping[str, Tensor], weight_decay: float) -> _Group:
-    import torch
-
-    optimizer = torch.optim.Muon(list(named.values()), weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return _Group(optimizer, list(named))

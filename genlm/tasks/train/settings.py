@@ -13,13 +13,13 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 SavedType: TypeAlias = Literal["float32", "float16", "bfloat16"]
 # The cosine ends at this share of the peak learning rate.
 LAST_RATE = 0.01
-# One token to predict, and one to predict it from.
+# A token to predict, and one to predict it from.
 LEAST_CONTEXT = 2
-# A sane limit for counts, far beyond any machine.
+# A limit for counts, far beyond what any machine can do.
 MOST = 2**31 - 1
-# The seed and the number of a step together make the 64-bit seed of that step.
+# The 64-bit seed of a step has the run's seed in its upper bits and the number of the step in its lower 32.
 SEED_BITS = 32
-# A corpus below this many bytes is read line by line, and each line is trained on separately.
+# A corpus smaller than this, in bytes, is read line by line, and each line is trained on separately.
 SMALL = 10_000
 
 
@@ -55,8 +55,8 @@ class Recipe:
     """How a model is trained.
 
     A step follows the mean gradient of `accumulate` batches of `batch_size` rows. The run ends after `max_steps` or
-    `max_minutes`, whichever comes first, or after `patience` evaluations in a row without improvement; 0 never ends it
-    early. Evaluations before the end score about `eval_tokens` tokens. `dropout` None keeps that of the base model.
+    `max_minutes`, whichever comes first, or after `patience` evaluations in a row without improvement (if it is not 0).
+    Evaluations during the run score about `eval_tokens` tokens. If `dropout` is None, the base model keeps its own.
     """
 
     max_steps: int | None
@@ -99,13 +99,13 @@ class Recipe:
             raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
     def progress(self, step: int, seconds: float) -> float:
-        """Return the share of the run, 0 to 1, that is done after `step` steps in `seconds`."""
+        """Return which share of the run, from 0 to 1, is done after `step` steps and `seconds`."""
         by_steps = step / self.max_steps if self.max_steps else 0.0
         by_time = seconds / 60 / self.max_minutes if self.max_minutes else 0.0
         return min(1.0, max(by_steps, by_time))
 
     def rate(self, step: int, progress: float) -> float:
-        """Return the learning rate of a step, counted from 0: linear warm-up, then a cosine down to a hundredth."""
+        """Return the learning rate of a step, from 0: linear warm-up, then a cosine down to `LAST_RATE` of the peak."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return self.learning_rate * warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
 
@@ -119,16 +119,16 @@ SIZES = {
 }
 # As in every size of GPT-2.
 HEAD_WIDTH = 64
-# By default a run limited by steps has this many evaluations; one limited by time has one every so many steps.
+# The default number of evaluations in a run limited by steps, and the steps between them in one limited by time only.
 EVALUATIONS = 12
-UNCLOCKED_EVERY = 250
-# A rough guess, because the recipe is chosen before there is a tokenizer.
+TIMED_EVERY = 250
+# A rough guess: the recipe is chosen before there is a tokenizer.
 BYTES_PER_TOKEN = 3
 
 
 @dataclass(frozen=True)
 class Default:
-    """The default settings for a corpus below `bytes`; `tuning_*` are those for continuing a trained model."""
+    """The default settings for a corpus smaller than `bytes`; those with `tuning_` continue a trained model."""
 
     bytes: float
     size: str
@@ -155,7 +155,7 @@ def default_for(num_bytes: int) -> Default:
 
 
 def choose_shape(num_bytes: int, size: str | None, given: dict[str, int]) -> Shape:
-    """Return the shape of this size, or of the default for the corpus, with the given numbers replaced.
+    """Return the shape of a size, by default the one for the corpus, with the given numbers replaced.
 
     Raises:
         UsageError: there is no such size, or the numbers do not fit together.
@@ -166,7 +166,7 @@ def choose_shape(num_bytes: int, size: str | None, given: dict[str, int]) -> Sha
     numbers = asdict(SIZES[name]) | given
     if "n_embd" in given and "n_head" not in given:
         width = given["n_embd"]
-        # The most heads that are at least of the usual width.
+        # As many heads as divide the width and are at least as wide as usual.
         numbers["n_head"] = next((count for count in range(width // HEAD_WIDTH, 1, -1) if width % count == 0), 1)
     return Shape(**numbers)
 
@@ -174,7 +174,10 @@ def choose_shape(num_bytes: int, size: str | None, given: dict[str, int]) -> Sha
 def choose_recipe(num_bytes: int, held_bytes: int, context: int, *, is_tuning: bool, given: dict[str, Any]) -> Recipe:
     """Return the recipe for a corpus of this size and rows of `context` tokens, with the given settings replaced.
 
-    If only a limit in minutes is given, there is none in steps. Raises UsageError for an invalid setting.
+    A limit in minutes replaces the default limit in steps.
+
+    Raises:
+        UsageError: a setting is invalid.
     """
     row = default_for(num_bytes)
     settings: dict[str, Any] = {
@@ -189,8 +192,8 @@ def choose_recipe(num_bytes: int, held_bytes: int, context: int, *, is_tuning: b
     recipe = Recipe(**settings | given)
     if "eval_every" in given:
         return recipe
-    # An evaluation takes no more tokens than the steps before it.
+    # An evaluation scores no more tokens than the steps before it train on.
     eval_tokens = min(recipe.eval_tokens, held_bytes // BYTES_PER_TOKEN)
     least = math.ceil(eval_tokens / (recipe.batch_size * recipe.accumulate * context))
-    wanted = recipe.max_steps // EVALUATIONS if recipe.max_steps else UNCLOCKED_EVERY
+    wanted = recipe.max_steps // EVALUATIONS if recipe.max_steps else TIMED_EVERY
     return replace(recipe, eval_every=max(1, wanted, least))

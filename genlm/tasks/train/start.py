@@ -1,13 +1,13 @@
-"""Start or resume a run: from a request to the settings of a run, its texts, tokenizer and model."""
+"""Start or resume a run: from a request to the run's settings, texts, tokenizer and model."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
-from genlm.errors import InputError, OutputError, UsageError
+from genlm.errors import InputError, ModelError, OutputError, UsageError
 from genlm.model.source import Notify, find_model
 from genlm.model.tokenizer import END_OF_TEXT
 from genlm.records.serialize import from_builtins, parse, to_builtins
@@ -31,15 +31,7 @@ from genlm.tasks.train.folder import (
 from genlm.tasks.train.loop import HeldOut, TrainData, Trainer, has_finished, sample_text
 from genlm.tasks.train.model import check_compiler, check_memory, choose_precision, new_gpt2, set_dropout
 from genlm.tasks.train.settings import LEAST_CONTEXT, Recipe, SavedType, Shape, choose_recipe, choose_shape
-from genlm.tasks.train.tokenizers import (
-    concatenate,
-    encode,
-    find_base,
-    find_tokenizer,
-    is_made,
-    largest_id,
-    make_tokenizer,
-)
+from genlm.tasks.train.tokenizers import MADE, concatenate, encode, find_tokenizer, largest_id, make_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,15 +40,14 @@ if TYPE_CHECKING:
 
 # The float32 weight and its gradient, and the mean and the square that AdamW keeps.
 PARAMETER_BYTES = 4 * 4
-PrecisionChoice: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What a user asks for. Whatever `shape` and `recipe` leave out depends on the size of the corpus.
+    """A user's request. Settings that are missing from `shape` and `recipe` depend on the size of the corpus.
 
-    `base` is the model to continue, at `revision` if it is on the Hub. With it, `shape` may only have `n_positions`:
-    how much of its context to train on.
+    `base` is the model to continue, at `revision` if it is on the Hub. With it, `shape` may only have `n_positions`,
+    the part of its context to train on.
     """
 
     source: TextSource
@@ -65,7 +56,7 @@ class TrainRequest:
     size: str | None = None
     shape: dict[str, int] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
-    dtype: PrecisionChoice = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     save_dtype: SavedType | None = None
     device: DeviceChoice = "auto"
     revision: str | None = None
@@ -78,7 +69,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Everything that decides the result of a run, as kept in its folder.
+    """Everything that decides the result of a run, as saved in its folder.
 
     The model is `base`, or a new one of `shape`. A row has `context` tokens. `parameters` is approximate. `revision` is
     the commit of a `base` from the Hub.
@@ -95,18 +86,6 @@ class TrainJob:
     device: str
     fingerprint: str
     revision: str | None = None
-
-
-class Vocabulary(NamedTuple):
-    """A tokenizer, and the token that ends a text."""
-
-    tokenizer: Tokenizer
-    end: str
-
-    @property
-    def end_id(self) -> int:
-        """The id of `end`."""
-        return cast(int, self.tokenizer.token_to_id(self.end))
 
 
 class TrainingRun(NamedTuple):
@@ -138,26 +117,26 @@ def begin(request: TrainRequest, out: Path, *, overwrite: bool = False, notify: 
         f"training {job.parameters:,} parameters",
         "a smaller model needs less",
     )
-    vocabulary = _vocabulary(job, texts, notify)
-    trainer, facts = _prepare(job, texts, vocabulary, out)
+    tokenizer, end = _tokenizer(job, texts, notify)
+    trainer, facts = _prepare(job, texts, tokenizer, end, out)
     with ExitStack() as hold:
         hold.enter_context(lock_folder(out))
         clear(out)
-        # Written first: it marks the folder as one of a run, which may be overwritten.
+        # Written first: it marks the folder as that of a run, which may be overwritten.
         with replacing_files(out, JOB) as new:
             write_json(new / JOB, to_builtins(job))
-        _write_tokenizer(job, vocabulary, out)
+        _write_tokenizer(job, tokenizer, end, out)
         return TrainingRun(trainer, facts, hold.pop_all())
 
 
 def resume(out: Path, request: TrainRequest | None = None, notify: Notify = lambda _: None) -> TrainingRun:
     """Continue the run in `out` from its last checkpoint, or start it over if there is none.
 
-    A run that has finished but whose card or curve is missing is returned as finished, so that they can be written.
+    If the run has finished but its card or curve is missing, return it as finished, so that they can be written.
 
     Raises:
         InputError: there is no run, it is complete, or its texts have changed.
-        ModelError: the device it runs on is not available.
+        ModelError: its device is not available.
         OutputError: another run is writing to `out`.
         UsageError: `request` has other settings.
     """
@@ -177,12 +156,12 @@ def resume(out: Path, request: TrainRequest | None = None, notify: Notify = lamb
             _check_same(job, resolve(request, read_texts(request.source, request.seed, out), notify), out)
         can_continue = (out / CHECKPOINT).is_file()
         if can_continue or is_finished:
-            vocabulary = Vocabulary(*find_tokenizer(str(out.absolute()), notify))
+            tokenizer, end = find_tokenizer(str(out.absolute()), notify)
         else:
             # The run may have been killed before its tokenizer was written.
-            vocabulary = _vocabulary(job, texts, notify)
-            _write_tokenizer(job, vocabulary, out)
-        trainer, facts = _prepare(job, texts, vocabulary, out)
+            tokenizer, end = _tokenizer(job, texts, notify)
+            _write_tokenizer(job, tokenizer, end, out)
+        trainer, facts = _prepare(job, texts, tokenizer, end, out)
         if can_continue:
             trainer.resume()
         trainer.is_finished = is_finished
@@ -190,7 +169,7 @@ def resume(out: Path, request: TrainRequest | None = None, notify: Notify = lamb
 
 
 def read_job(out: Path) -> TrainJob:
-    """Return the job whose run is in `out`. Raise InputError if there is none."""
+    """Return the job of the run in `out`. Raise InputError if there is none."""
     path = out / JOB
     if not path.is_file():
         raise InputError(f"{out} holds no {JOB}: no run was started there")
@@ -203,7 +182,7 @@ def read_job(out: Path) -> TrainJob:
 
 
 def _check_same(started: TrainJob, asked: TrainJob, out: Path) -> None:
-    """Raise UsageError if a run is asked to continue with other settings."""
+    """Raise UsageError if the settings of a job differ from those that the run was started with."""
     for (name, before), (_, now) in zip(_flat(asdict(started)), _flat(asdict(asked)), strict=False):
         if before != now:
             raise UsageError(f"the run in {out} was started with {name} {before}, not {now}", code="run-differs")
@@ -219,8 +198,8 @@ def _flat(record: dict[str, Any]) -> list[tuple[str, Any]]:
 # From a request to a job.
 
 
-class _BaseFacts(NamedTuple):
-    """What a job takes from its model, which has not been loaded yet."""
+class _ModelFacts(NamedTuple):
+    """Facts of a model that has not been loaded or made yet."""
 
     base: str | None
     shape: Shape | None
@@ -272,14 +251,14 @@ def resolve(request: TrainRequest, texts: Texts, notify: Notify = lambda _: None
     )
 
 
-def _new_facts(request: TrainRequest, texts: Texts) -> _BaseFacts:
-    if request.tokenizer is not None and not is_made(request.tokenizer) and "vocab_size" in request.shape:
+def _new_facts(request: TrainRequest, texts: Texts) -> _ModelFacts:
+    if request.tokenizer is not None and request.tokenizer not in MADE and "vocab_size" in request.shape:
         raise UsageError(f"vocab_size cannot be set: the tokenizer {request.tokenizer} has its own size")
     shape = choose_shape(texts.num_bytes, request.size, request.shape)
-    return _BaseFacts(None, shape, shape.n_positions, shape.parameters, shape.n_embd, "float32")
+    return _ModelFacts(None, shape, shape.n_positions, shape.parameters, shape.n_embd, "float32")
 
 
-def _base_facts(request: TrainRequest, name: str, notify: Notify) -> _BaseFacts:
+def _base_facts(request: TrainRequest, name: str, notify: Notify) -> _ModelFacts:
     from genlm.model.adapter import read_config
     from genlm.model.files import weight_files
 
@@ -287,7 +266,14 @@ def _base_facts(request: TrainRequest, name: str, notify: Notify) -> _BaseFacts:
     extra += [part for part in ("size", "tokenizer") if getattr(request, part) is not None]
     if extra:
         raise UsageError(f"{extra[0]} cannot be set: the base model {name} has its own")
-    folder = find_base(name, request.revision, notify)
+    try:
+        folder = find_model(name, revision=request.revision, notify=notify)
+        size = sum(path.stat().st_size for path in weight_files(folder.path, allow_pickle=False))
+    except ModelError as error:
+        # Training has no option that allows pickled weights.
+        if error.code == "pickled-weights":
+            error.code, error.hint = None, "training loads safetensors only"
+        raise
     config = read_config(folder.path)
     text_config = config.get_text_config()
     most = getattr(text_config, "max_position_embeddings", None)
@@ -297,8 +283,7 @@ def _base_facts(request: TrainRequest, name: str, notify: Notify) -> _BaseFacts:
             f"n_positions must be between {LEAST_CONTEXT} and {most}, the context of {name}, not {context}"
         )
     dtype = str(config.dtype).removeprefix("torch.")
-    size = sum(path.stat().st_size for path in weight_files(folder.path, allow_pickle=False))
-    return _BaseFacts(
+    return _ModelFacts(
         base=str(folder.path.absolute()) if folder.source == "local" else name,
         shape=None,
         context=context,
@@ -310,74 +295,77 @@ def _base_facts(request: TrainRequest, name: str, notify: Notify) -> _BaseFacts:
 
 
 def _absolute(name: str) -> str:
-    return name if is_made(name) or not Path(name).exists() else str(Path(name).absolute())
+    return name if name in MADE or not Path(name).exists() else str(Path(name).absolute())
 
 
 # From a job to a trainer.
 
 
-def _vocabulary(job: TrainJob, texts: Texts, notify: Notify) -> Vocabulary:
-    if job.shape is not None and is_made(job.tokenizer):
-        return Vocabulary(make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT)
-    return Vocabulary(*find_tokenizer(job.tokenizer, notify, job.revision))
+def _tokenizer(job: TrainJob, texts: Texts, notify: Notify) -> tuple[Tokenizer, str]:
+    """Return the tokenizer, and its token that ends a text."""
+    if job.shape is not None and job.tokenizer in MADE:
+        return make_tokenizer(job.tokenizer, texts.documents, job.shape.vocab_size), END_OF_TEXT
+    return find_tokenizer(job.tokenizer, notify, job.revision)
 
 
-def _write_tokenizer(job: TrainJob, vocabulary: Vocabulary, out: Path) -> None:
+def _write_tokenizer(job: TrainJob, tokenizer: Tokenizer, end: str, out: Path) -> None:
     if job.base is None:
-        save_tokenizer(vocabulary.tokenizer, vocabulary.end, job.context, out)
+        save_tokenizer(tokenizer, end, job.context, out)
     else:
         copy_tokenizer(find_model(job.base, revision=job.revision).path, out)
 
 
-def _prepare(job: TrainJob, texts: Texts, vocabulary: Vocabulary, out: Path) -> tuple[Trainer, TrainFacts]:
-    tokenizer, end = vocabulary.tokenizer, vocabulary.end_id
-    model = _model(job, vocabulary)
+def _prepare(job: TrainJob, texts: Texts, tokenizer: Tokenizer, end: str, out: Path) -> tuple[Trainer, TrainFacts]:
+    end_id = tokenizer.token_to_id(end)
+    assert end_id is not None
+    model = _model(job, largest_id(tokenizer), end_id)
     documents, held_out = encode(tokenizer, texts.documents), encode(tokenizer, texts.held_out)
     num_tokens = sum(map(len, documents)) + len(documents)
     rows: Rows
     entropy = None
     if texts.is_small:
-        rows = Documents(documents, end, job.context, job.recipe.seed)
+        rows = Documents(documents, end_id, job.context, job.recipe.seed)
         entropy = rows.entropy()
-        held_rows = [[end, *ids, end] for ids in held_out]
+        held_rows = [[end_id, *ids, end_id] for ids in held_out]
     else:
-        rows = Windows(concatenate(documents, end), job.context, job.recipe.seed)
-        held_rows = [concatenate(held_out, end).tolist()]
+        rows = Windows(concatenate(documents, end_id), job.context, job.recipe.seed)
+        held_rows = [concatenate(held_out, end_id).tolist()]
     data = TrainData(
         rows,
         HeldOut(held_rows, count_bytes(texts.held_out)) if held_out else None,
         job.context,
         bytes_per_token=texts.num_bytes / num_tokens,
-        sample=lambda seed: sample_text(model, tokenizer, end, seed),
+        sample=lambda seed: sample_text(model, tokenizer, end_id, seed),
     )
     trainer = Trainer(model, data, job.recipe, out, save_dtype=job.save_dtype, device=job.device)
     return trainer, _facts(job, texts, model, num_tokens, entropy)
 
 
-def _model(job: TrainJob, vocabulary: Vocabulary) -> Any:
+def _model(job: TrainJob, largest: int, end_id: int) -> Any:
+    """Return the model to train, for ids up to `largest`."""
     import torch
 
     torch.manual_seed(job.recipe.seed)
-    vocab_size = largest_id(vocabulary.tokenizer) + 1
     if job.shape is None:
-        model = _load_base(job.base, job.revision, vocab_size)
+        model = _load_base(job, largest)
     else:
-        model = new_gpt2(job.shape, vocab_size, vocabulary.end_id, job.device)
+        model = new_gpt2(job.shape, largest + 1, end_id, job.device)
     if job.recipe.dropout is not None and (job.shape is None or job.recipe.dropout > 0):
         set_dropout(model, job.recipe.dropout)
     return model.train()
 
 
-def _load_base(name: str | None, revision: str | None, vocab_size: int) -> Any:
+def _load_base(job: TrainJob, largest: int) -> Any:
     import torch
 
     from genlm.model.adapter import load_transformers_model
 
-    model = load_transformers_model(find_model(name, revision=revision).path, "cpu", torch.float32, allow_pickle=False)
-    own = model.get_input_embeddings().weight.shape[0]
-    if vocab_size > own:
+    folder = find_model(job.base, revision=job.revision).path
+    model = load_transformers_model(folder, "cpu", torch.float32, allow_pickle=False)
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    if largest >= vocab_size:
         raise InputError(
-            f"the tokenizer of {name} gives ids up to {vocab_size - 1}, beyond the model's vocabulary of {own}",
+            f"the tokenizer of {job.base} gives ids up to {largest}, beyond the model's vocabulary of {vocab_size}",
             hint="it may have no token that ends a text",
         )
     return model

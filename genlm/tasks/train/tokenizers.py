@@ -1,6 +1,6 @@
 """Tokenizers: trained on a corpus, or existing ones.
 
-Those trained here are byte-level, like GPT-2's: every text can be encoded, and decodes to the same bytes.
+Those trained here are byte-level, like GPT-2's: every text can be encoded, and its ids decode to the same bytes.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING
 
-from genlm.errors import InputError, ModelError, UsageError, first_line
+from genlm.errors import InputError, UsageError, first_line
 from genlm.model.pieces import Pieces
-from genlm.model.source import ModelFolder, Notify, find_model
+from genlm.model.source import Notify, find_model
 from genlm.model.tokenizer import CHARACTERS, END_OF_TEXT, WORDS, load_tokenizer
 from genlm.model.tokenizer import Tokenizer as TextTokenizer
 
@@ -20,19 +20,15 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-Made: TypeAlias = Literal["bpe", "word", "char"]
+# The tokenizers that are trained on the corpus.
+MADE = ("bpe", "word", "char")
 # Every byte, and the end of text.
 LEAST_VOCAB = 257
 # Two pieces are merged only if they occur together this often. Otherwise a unique text would become a single token, and
 # the model could not continue any beginning of it.
-LEAST_OFTEN = 2
+LEAST_FREQUENCY = 2
 # Names of the token that ends a text.
 ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
-
-
-def is_made(name: str) -> bool:
-    """Return whether this names a kind of tokenizer that is trained on the corpus."""
-    return name in get_args(Made)
 
 
 def make_tokenizer(name: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -59,7 +55,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=LEAST_OFTEN,
+        min_frequency=LEAST_FREQUENCY,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -69,7 +65,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _train_pieces(texts: Iterable[str], pattern: str, vocab_size: int) -> Tokenizer:
-    """Return a tokenizer of the most frequent matches of `pattern`; it spells any other match in bytes."""
+    """Return a tokenizer whose tokens are the most frequent matches of `pattern`; others are split into bytes."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     parts = [
@@ -89,29 +85,10 @@ def _train_pieces(texts: Iterable[str], pattern: str, vocab_size: int) -> Tokeni
     return tokenizer
 
 
-def find_base(name: str, revision: str | None = None, notify: Notify = lambda _: None) -> ModelFolder:
-    """Return the folder of a model to continue, or of one whose tokenizer to use.
-
-    Raises:
-        ModelError: there is no such model, or its weights are pickled.
-    """
-    from genlm.model.files import weight_files
-
-    try:
-        folder = find_model(name, revision=revision, notify=notify)
-        weight_files(folder.path, allow_pickle=False)
-    except ModelError as error:
-        # Training has no option that allows them.
-        if error.code == "pickled-weights":
-            error.code, error.hint = None, "training loads safetensors only"
-        raise
-    return folder
-
-
 def find_tokenizer(name: str, notify: Notify, revision: str | None = None) -> tuple[Tokenizer, str]:
-    """Return the tokenizer of a model or a tokenizer.json, and the token that ends its texts.
+    """Return the tokenizer of a model or a tokenizer.json, and its token that ends a text.
 
-    `<|endoftext|>` is added if it has no such token. `revision` is that of a Hub model.
+    If it has no such token, `<|endoftext|>` is added. `revision` is that of a Hub model.
 
     Raises:
         InputError: the file is not a tokenizer.

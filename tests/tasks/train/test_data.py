@@ -83,11 +83,11 @@ def test_different_texts_have_different_fingerprints(tmp_path: Path) -> None:
 
 
 def test_a_held_out_file_must_not_be_trained_on(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"valid\.txt: held out, and the same as .*corpus\.txt, trained on"):
+    with pytest.raises(InputError, match=r"valid\.txt: held out, but has the same contents as .*corpus\.txt"):
         read_texts(source(tmp_path, LINE, LINE), seed=0)
     (tmp_path / "valid.txt").unlink()
     twice = TextSource((str(tmp_path),), (str(tmp_path / "corpus.txt"),))
-    with pytest.raises(InputError, match=r"corpus\.txt: held out, and trained on, too"):
+    with pytest.raises(InputError, match=r"corpus\.txt: both held out and trained on"):
         read_texts(twice, seed=0)
 
 

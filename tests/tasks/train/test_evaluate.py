@@ -20,7 +20,7 @@ def model(tiny: Path) -> Any:
 
 
 def ids(length: int) -> list[int]:
-    return [0, *(7 * place % 290 for place in range(1, length))]
+    return [0, *(7 * index % 290 for index in range(1, length))]
 
 
 def loss_after(model: Any, past: list[int], target: int) -> float:
@@ -32,16 +32,16 @@ def loss_after(model: Any, past: list[int], target: int) -> float:
 def test_the_exact_loss_gives_every_token_at_least_half_a_context(length: int, model: Any) -> None:
     text = ids(length)
     expected = 0.0
-    for place in range(1, length):
+    for index in range(1, length):
         # Windows of 8 start every 4 tokens; the first window that reaches a token counts it.
-        start = 0 if place <= 8 else 4 * math.ceil((place - 8) / 4)
-        expected += loss_after(model, text[start:place], text[place])
+        start = 0 if index <= 8 else 4 * math.ceil((index - 8) / 4)
+        expected += loss_after(model, text[start:index], text[index])
     assert exact_loss(model, HeldOut([text], 1), 8) == pytest.approx(expected / (length - 1), rel=1e-4)
 
 
 def test_an_estimate_of_a_whole_text_uses_adjacent_windows(model: Any) -> None:
     text = ids(20)
-    expected = sum(loss_after(model, text[(place - 1) // 8 * 8 : place], text[place]) for place in range(1, 20))
+    expected = sum(loss_after(model, text[(index - 1) // 8 * 8 : index], text[index]) for index in range(1, 20))
     assert estimate_loss(model, HeldOut([text], 1), 8, most_tokens=100) == pytest.approx(expected / 19, rel=1e-4)
 
 
@@ -49,9 +49,9 @@ def test_an_estimate_of_a_part_is_spread_over_the_text(model: Any) -> None:
     text = ids(33)
     windows = [(0, 8), (16, 24)]
     expected = sum(
-        loss_after(model, text[start:place], text[place])
+        loss_after(model, text[start:index], text[index])
         for start, end in windows
-        for place in range(start + 1, end + 1)
+        for index in range(start + 1, end + 1)
     )
     assert estimate_loss(model, HeldOut([text], 1), 8, most_tokens=16) == pytest.approx(expected / 16, rel=1e-4)
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 from support.models import save_other
+from support.training import LIKES
 
 import genlm
 from genlm.errors import InputError, ModelError, OutputError, UsageError
@@ -32,7 +33,6 @@ from genlm.tasks.train.start import TrainRequest, begin, resume
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 16, "vocab_size": 280}
 RECIPE = {"max_steps": 24, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 5, "eval_every": 8, "dropout": 0.1}
 STORY = "The fox went to the wood. The king went to the sea. The fox met the king by the sea.\n" * 150
-LIKES = "我喜欢看电影。\n我喜欢听音乐。\n我喜欢阅读。\n"
 
 
 def ask(folder: Path, corpus: str = STORY, valid: str | None = STORY[:500], **settings: Any) -> TrainRequest:
@@ -185,9 +185,7 @@ def test_the_log_has_every_report(story: Story) -> None:
     assert lines[-2]["sample"] == reports[-1].sample
 
 
-def test_the_folder_loads_in_stock_transformers_with_the_same_logits(
-    story: Story,
-) -> None:
+def test_the_folder_loads_in_stock_transformers_with_the_same_logits(story: Story) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     ids = AutoTokenizer.from_pretrained(story[0])("The king went")["input_ids"]
@@ -436,9 +434,7 @@ def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     assert weights(tmp_path / "0") != weights(tmp_path / "1")
 
 
-def test_a_finished_run_cannot_be_resumed_and_has_no_checkpoint(
-    story: Story,
-) -> None:
+def test_a_finished_run_cannot_be_resumed_and_has_no_checkpoint(story: Story) -> None:
     for name in ("README.md", "loss.png"):
         assert resume(story[0]).trainer.is_finished
         (story[0] / name).touch()
@@ -517,7 +513,7 @@ def test_a_full_disk_is_an_error_before_any_work(tmp_path: Path, monkeypatch: py
 
 
 def test_a_missing_drive_is_an_error_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For example Z: on Windows."""
+    """As for Z: on Windows."""
     with monkeypatch.context() as patch:
         patch.setattr(Path, "is_dir", lambda path: False)
         with pytest.raises(OutputError, match=r"cannot write to .*out: no such drive"):

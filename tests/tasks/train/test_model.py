@@ -1,4 +1,4 @@
-"""Settings of the machine."""
+"""The number of threads that train a model."""
 
 from __future__ import annotations
 
