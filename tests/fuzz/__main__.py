@@ -1,7 +1,7 @@
 """Fuzz the commands for as long as you like: make fuzz FUZZ_SECONDS=600.
 
-Each target gets its turn, a few examples at a time, until the time is over. The first case of a target that breaks the
-contract is reduced to a small one and its files are kept; the other targets go on. The same seed gives the same cases.
+The targets take turns, a few examples at a time. The first case of a target that breaks the contract is reduced to a
+small one, and its files are kept; the other targets continue. Equal seeds give equal cases.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fuzz.targets import TARGETS, Case, Fixtures
 EXAMPLES_PER_TURN = 20
 
 
-class Turn:
-    """The examples of a target in one turn; `last` is the case that was checked last."""
+class Target:
+    """A target, and the results of its examples so far."""
 
     def __init__(self, name: str, fixtures: Fixtures) -> None:
         self.cases = TARGETS[name](fixtures)
@@ -36,7 +36,7 @@ class Turn:
         self.has_failed = False
 
     def run(self, number: int, deadline: float) -> None:
-        """Check the examples that `number` seeds. Raise what breaks the contract."""
+        """Check some examples, with `number` as their seed. Raise the first failure."""
 
         @seed(number)
         @settings(
@@ -74,37 +74,35 @@ def main() -> int:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         fixtures = Fixtures(save_gpt2(Path(folder, "model")), Path(folder))
-        turns = {name: Turn(name, fixtures) for name in options.targets or TARGETS}
+        targets = {name: Target(name, fixtures) for name in options.targets or TARGETS}
         limit_memory()
-        broken = fuzz(turns, options.seed, time.monotonic() + options.seconds)
-    for name, turn in turns.items():
-        print(f"{name:10} {turn.examples:6,} examples{'  BROKEN' if name in broken else ''}")
-    return 1 if broken else 0
+        fuzz(targets, options.seed, time.monotonic() + options.seconds)
+    for name, target in targets.items():
+        print(f"{name:10} {target.examples:6,} examples{'  BROKEN' if target.has_failed else ''}")
+    return int(any(target.has_failed for target in targets.values()))
 
 
-def fuzz(turns: dict[str, Turn], first_seed: int, deadline: float) -> set[str]:
-    """Give each target its turns until the deadline. Return the targets that broke the contract."""
-    broken: set[str] = set()
-    number = first_seed
-    while time.monotonic() < deadline and len(broken) < len(turns):
-        for name, turn in turns.items():
-            if name in broken:
+def fuzz(targets: dict[str, Target], number: int, deadline: float) -> None:
+    """Run the targets in turns until the deadline, with seeds from `number` on. Show their failures."""
+    while time.monotonic() < deadline:
+        for name, target in targets.items():
+            if target.has_failed:
                 continue
             try:
-                # Reducing a case takes some time of its own.
-                turn.run(number, deadline)
+                target.run(number, deadline)
+            except KeyboardInterrupt:
+                raise
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                broken.add(name)
-                show(name, number, turn.last, error)
+                target.has_failed = True
+                show(name, number, target.last, error)
+        if all(target.has_failed for target in targets.values()):
+            break
         number += 1
-    return broken
 
 
 def show(name: str, number: int, case: Case | None, error: BaseException) -> None:
     """Print what broke the contract, and keep the files of the case."""
-    # Hypothesis groups them if it finds several.
+    # Hypothesis raises several different failures as a group.
     for each in getattr(error, "exceptions", [error]):
         print(f"{name}, seed {number}: {type(each).__name__}: {str(each)[:3000]}")
     if case is None:

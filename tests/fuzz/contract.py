@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import re
@@ -10,18 +11,23 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from support.driving import Done, call
 
 from fuzz.targets import Case
 
-# Success, failure, wrong usage, partial failure, interrupted, terminated.
-EXIT_CODES = {0, 1, 2, 3, 130, 143}
-# No case here needs a tenth of it on an idle machine.
+# Success, failure, wrong usage, partial failure.
+EXIT_CODES = {0, 1, 2, 3}
+INTERRUPTED = 130
+# No case takes a tenth of that on an idle machine.
 MOST_SECONDS = 60
 # Beyond what Python, torch and the tiny model take.
 MOST_BYTES = 2 << 30
+# With these options, --format json leaves stdout without a document.
+WITHOUT_DOCUMENT = {"-o", "--output", "--print-python"}
+# Characters that a terminal acts on.
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -34,6 +40,9 @@ def check(case: Case) -> None:
         for command in case.commands:
             with time_limit(MOST_SECONDS):
                 done = call(*command, stdin=case.stdin)
+            # Ctrl-C ends the fuzzing, not just the command.
+            if done.code == INTERRUPTED:
+                raise KeyboardInterrupt
             check_result(command, done)
 
 
@@ -41,27 +50,34 @@ def check_result(command: tuple[str, ...], done: Done) -> None:
     """Raise AssertionError if the result of a command breaks the contract."""
     assert done.code in EXIT_CODES, f"exit code {done.code}"
     assert "Traceback" not in done.err, done.err
-    assert "error: unexpected " not in done.err or "unexpected argument" in done.err, done.err
+    assert not re.search(r"^error: unexpected (?!argument:)\w+: ", done.err, re.M), done.err
     assert "out of memory" not in done.err, done.err
     assert not UNSAFE.search(done.err), f"stderr may act on a terminal: {done.err!r}"
     errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
     if done.code in (1, 2):
         assert len(errors) == 1, f"{len(errors)} error lines: {done.err}"
+    if done.code == 2:
+        assert not done.out, f"wrong usage, but stdout has {done.out[:300]!r}"
     if done.code == 0:
         assert not errors, done.err
-    if "--format json" in " ".join(command):
-        check_documents(done.out)
+    formats = [value for name, value in pairwise(command) if name == "--format"]
+    if formats and formats[-1] in ("json", "jsonl"):
+        count = count_documents(done.out)
+        if done.code == 0 and formats[-1] == "json" and not WITHOUT_DOCUMENT & {*command}:
+            assert count == 1, f"{count} JSON documents"
 
 
-def check_documents(out: str) -> None:
-    """Raise AssertionError unless `out` is a sequence of whole JSON documents, possibly of none."""
+def count_documents(out: str) -> int:
+    """Return how many JSON documents `out` holds. Raise AssertionError unless all of it is whole documents."""
     decoder = json.JSONDecoder(parse_constant=reject)
-    place = 0
-    while out[place:].strip():
+    count, rest = 0, out.lstrip()
+    while rest:
         try:
-            _, place = decoder.raw_decode(out, place + len(out[place:]) - len(out[place:].lstrip()))
+            _, end = decoder.raw_decode(rest)
         except ValueError as error:
             raise AssertionError(f"not a whole JSON document: {error}: {out[-300:]!r}") from error
+        count, rest = count + 1, rest[end:].lstrip()
+    return count
 
 
 def reject(name: str) -> None:
@@ -82,30 +98,32 @@ def in_new_folder() -> Iterator[None]:
 
 
 class TooSlow(BaseException):
-    """A command took longer than it may."""
+    """A command took too long."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Raise TooSlow in the block when the time is over. Windows has no such alarm."""
-    if not hasattr(signal, "SIGALRM"):
-        yield
-        return
+    """Raise TooSlow in the block after some seconds; on Windows, or if native code does not return, end the process."""
 
     def stop(number: int, frame: object) -> None:
         raise TooSlow(f"more than {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    faulthandler.dump_traceback_later(2 * seconds, exit=True, file=sys.__stderr__)
+    has_alarm = hasattr(signal, "SIGALRM")
+    if has_alarm:
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.alarm(seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        faulthandler.cancel_dump_traceback_later()
+        if has_alarm:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def limit_memory() -> None:
-    """Let this process take MOST_BYTES more of address space from now on. Only Linux keeps to that."""
+    """Limit this process to MOST_BYTES more of address space. Only Linux enforces such a limit."""
     if not sys.platform.startswith("linux"):
         return
     import resource

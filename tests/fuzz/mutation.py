@@ -1,4 +1,4 @@
-"""Strategies of Hypothesis that damage valid input."""
+"""Hypothesis strategies that damage valid input."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-# Text that has broken programs before: numbers beyond every type, characters that terminals or parsers act on,
-# and structure that is deep, long or unbalanced.
+# Numbers beyond every type, characters that terminals or parsers act on, and deep, long or unbalanced structure.
 NASTY_TEXTS = (
     *("", " ", "\n", "\r\n", "\r", "\t", "\0", "\ufeff", "\u202e", "\u2028", "\ud800"),
     *("\x1b]0;title\x07", "\x1b[2J", "\x9b31m"),
@@ -28,11 +27,11 @@ NASTY_VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [0] * 5000, {"a": {"b": {}}}, [None], ["", -1]),
 )
 
-# Repetition of pieces would grow without an end.
+# Repeated repetition grows exponentially.
 MOST_BYTES = 1 << 20
 
 nasty_texts = st.sampled_from(NASTY_TEXTS)
-# Each is a copy, because it may be damaged in turn.
+# Copies, because later edits may change them.
 nasty_values = st.sampled_from(NASTY_VALUES).map(deepcopy)
 nasty_numbers = st.sampled_from(NASTY_NUMBERS)
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: for each interface, how a case of its input is made."""
+"""The fuzz targets: for each interface, a Hypothesis strategy for cases of its input."""
 
 from __future__ import annotations
 
@@ -6,48 +6,40 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
-from support.batch import rows
-from support.cluster import make_all, make_plan
+from support.batch import read_records, rows, write_lines
+from support.cluster import make_all, make_plan, write_manifest
 from support.driving import PRESETS, call
 
-from fuzz.mutation import (
-    damaged_bytes,
-    damaged_json,
-    damaged_lines,
-    encoded,
-    nasty_texts,
-)
+from fuzz.mutation import damaged_bytes, damaged_json, damaged_lines, encoded, nasty_texts
 from genlm.cli.main import COMMANDS
+from genlm.decoding.declaration import Kind
 from genlm.decoding.kinds import KINDS
 
 PROMPT = "Once upon a time there was a little fox"
-# Runs on other machines and processes have tests that start them on purpose.
+# Other tests start processes and clusters.
 SKIPPED_OPTIONS = {"--runner", "--address", "--workers", "--help", "--version", "--trust-remote-code"}
 SKIPPED_COMMANDS = {"env", "train", "bench", "merge"}
-# Values that some option accepts.
-PLAUSIBLE_VALUES = (
-    *("0", "1", "2", "0.5", "the", "prompts.txt", "out.txt", "top-p:top_p=0.9", "beam", "num_beams=1,2", "7:1.5"),
-    *(
-        "text",
-        "json",
-        "csv",
-        "markdown",
-        "jsonl",
-        "genlm",
-        "transformers",
-        "cpu",
-        "auto",
-        "float32",
-        "int8",
-        "bfloat16",
-    ),
-    *("error", "truncate-left", "stop", "skip", "line", "file"),
-)
+NUMBERS = ("0", "1", "2", "0.5", "1.0")
+# Valid values of options by their placeholders in the help; the others are numbers.
+VALUES = {
+    "DEVICE": ("cpu", "auto"),
+    "DTYPE": ("auto", "float32", "int8", "bfloat16"),
+    "ENGINE": ("genlm", "transformers"),
+    "FIELD=VALUES": ("num_beams=1,2", "top_p=0.5,0.9"),
+    "FILE": ("prompts.txt", "out.txt", "out.jsonl", "page.html", "-"),
+    "FORMAT": ("text", "json", "jsonl", "csv", "markdown", "ids"),
+    "HOW": ("error", "truncate-left", "record", "stop"),
+    "ID:BIAS": ("7:1.5", "0:-100"),
+    "LIST": (" fox, wolf", "the"),
+    "NAME,...": ("perplexity", "length,ended"),
+    "SPEC": ("greedy", "top-p:top_p=0.9", "beam", "contrastive", "mirostat", "dola"),
+    "TEXT": ("the", "{prompt}"),
+    "UNIT": ("line", "file"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,80 +56,67 @@ class Case:
 
 @dataclass(frozen=True)
 class Fixtures:
-    """What all cases share: the folder of a tiny model, and a folder for valid files that are made once."""
+    """The folder of a tiny model, and a folder for valid files."""
 
     model: Path
     scratch: Path
 
-    @cache  # noqa: B019 - the fixtures live as long as the process
-    def made(self, name: str, *arguments: str) -> bytes:
-        """Return the file `name` that a command writes to the scratch folder, or its output if it writes none."""
-        done = call(*(argument.replace("{scratch}", str(self.scratch)) for argument in arguments))
-        assert done.code == 0, done.err
-        path = self.scratch / name
-        return path.read_bytes() if path.exists() else done.out.encode()
-
-    def write(self, name: str, data: bytes) -> str:
-        """Write a valid file to the scratch folder and return its path."""
-        path = self.scratch / name
-        path.write_bytes(data)
-        return str(path)
-
-
-Target = Callable[[Fixtures], st.SearchStrategy[Case]]
-
 
 def options(fixtures: Fixtures) -> st.SearchStrategy[Case]:
-    """Every command with any of its options, each with a sensible or a nasty value."""
+    """Every command with any of its options, each with a valid or a nasty value."""
     commands: dict[str, Any] = {name: row.load(name) for name, row in COMMANDS.items() if name not in SKIPPED_COMMANDS}
-    plausible = st.sampled_from(PLAUSIBLE_VALUES)
-    subject = {"compare": (PROMPT,), "batch": ("prompts.txt", "-o", "out.jsonl"), "strategies": ()}
+    short = ("--max-new-tokens", "3")
+    base = {
+        "generate": (PROMPT, *short),
+        "compare": (PROMPT, *short, "-s", "greedy"),
+        "batch": ("prompts.txt", "-o", "out.jsonl", *short),
+        "strategies": (),
+    }
 
     @st.composite
     def build(draw: st.DrawFn) -> Case:
         name = draw(st.sampled_from(sorted(commands)))
-        switches = [each for each in commands[name].params if each.param_type_name == "option"]
-        arguments = [name, *subject.get(name, (PROMPT,))]
-        if any("--model" in each.opts for each in switches):
+        declared = [each for each in commands[name].params if each.param_type_name == "option"]
+        arguments = [name, *base.get(name, (PROMPT,))]
+        if any("--model" in each.opts for each in declared):
             arguments += ["-m", str(fixtures.model)]
-        for _ in range(draw(st.integers(0, 4))):
-            option = draw(st.sampled_from(switches))
-            spelled = max(option.opts, key=len)
-            if spelled in SKIPPED_OPTIONS:
-                continue
-            arguments.append(spelled)
+        allowed = [each for each in declared if not SKIPPED_OPTIONS & {*each.opts}]
+        for option in draw(st.lists(st.sampled_from(allowed), max_size=4)):
+            arguments.append(draw(st.sampled_from([*option.opts, *option.secondary_opts])))
             if not option.is_flag:
-                arguments.append(draw(st.one_of(plausible, nasty_texts)).replace("\0", "0"))
+                valid = st.sampled_from(VALUES.get(option.metavar, NUMBERS))
+                arguments.append(draw(st.one_of(valid, valid, nasty_texts)).replace("\0", "0"))
         return Case((tuple(arguments),), {"prompts.txt": b"The king\nThe fox\n"})
 
     return build()
 
 
 def specs(fixtures: Fixtures) -> st.SearchStrategy[Case]:
-    """Specs of every kind, with fields that it has or has not, and damage to the text."""
-    fields = sorted({name for kind in KINDS.values() for name in kind.fields})
+    """Specs of every kind, with its own and other fields, and with damage to the text."""
+    all_fields = {name: each for kind in KINDS.values() for name, each in kind.fields.items()}
+    commands = (
+        ("generate", PROMPT, "--max-new-tokens", "3", "--format", "json"),
+        ("next", PROMPT, "--format", "json"),
+        ("generate", PROMPT, "--print-python"),
+    )
+
+    @st.composite
+    def assignment(draw: st.DrawFn, kind: Kind) -> str:
+        own = st.sampled_from(sorted(kind.fields))
+        name = draw(st.one_of(own, own, own, st.sampled_from(sorted(all_fields))))
+        default = all_fields[name].format(all_fields[name].default)
+        valid = st.sampled_from((default, default, "1", "2", "3", "0.5", "0.9", "true", "5:1.0", "the"))
+        return f"{name}={draw(st.one_of(valid, valid, nasty_texts))}"
 
     @st.composite
     def build(draw: st.DrawFn) -> Case:
-        kind = draw(st.sampled_from(sorted(KINDS)))
-        own = st.sampled_from(sorted(KINDS[kind].fields))
-        values = st.one_of(st.sampled_from(("1", "2", "3", "0.5", "0.9", "true", "5:1.0", "the")), nasty_texts)
-        named = st.tuples(st.one_of(own, own, st.sampled_from(fields)), values)
-        given = draw(st.lists(named, max_size=3))
-        spec = f"{kind}:" + ",".join(f"{name}={value}" for name, value in given)
-        if draw(st.booleans()):
+        kind = KINDS[draw(st.sampled_from(sorted(KINDS)))]
+        assignments = draw(st.lists(assignment(kind), max_size=3))
+        spec = kind.name + (":" if assignments else "") + ",".join(assignments)
+        if draw(st.integers(0, 3)) == 0:
             spec = draw(damaged_bytes(encoded(spec))).decode("utf-8", "replace")
-        spec = spec.replace("\0", "0")
-        command = draw(
-            st.sampled_from(
-                (
-                    ("generate", PROMPT, "--max-new-tokens", "3", "--format", "json"),
-                    ("next", PROMPT, "--format", "json"),
-                    ("generate", PROMPT, "--print-python"),
-                )
-            )
-        )
-        return Case(((*command, "-m", str(fixtures.model), "-s", spec),))
+        command = draw(st.sampled_from(commands))
+        return Case(((*command, "-m", str(fixtures.model), "-s", spec.replace("\0", "0")),))
 
     return build()
 
@@ -147,23 +126,9 @@ def presets(fixtures: Fixtures) -> st.SearchStrategy[Case]:
     deep = st.sampled_from((b"a = " + b"[" * 20_000, b"a" + b".a" * 20_000 + b" = 1", b"x = {" * 5000))
     files = st.one_of(damaged_bytes(PRESETS.read_bytes()), deep)
     name = st.sampled_from(("@storyteller", "@steady", "@wild", "@nope", "@", "@a"))
-    command = (
-        "generate",
-        PROMPT,
-        "--max-new-tokens",
-        "2",
-        "-m",
-        str(fixtures.model),
-        "--presets",
-        "presets.toml",
-        "-s",
-    )
+    command = ("generate", PROMPT, "--max-new-tokens", "2", "-m", str(fixtures.model), "--presets", "presets.toml")
     listed = ("strategies", "--presets", "presets.toml")
-    return st.builds(
-        lambda data, preset: Case(((*command, preset), listed), {"presets.toml": data}),
-        files,
-        name,
-    )
+    return st.builds(lambda data, preset: Case(((*command, "-s", preset), listed), {"presets.toml": data}), files, name)
 
 
 def batches(fixtures: Fixtures) -> st.SearchStrategy[Case]:
@@ -199,28 +164,27 @@ def parquet(objects: list[dict[str, Any]]) -> bytes:
 
 def records(fixtures: Fixtures) -> st.SearchStrategy[Case]:
     """The output of a batch that is damaged before --resume."""
-    lines = b"".join(json.dumps(each).encode() + b"\n" for each in rows(3))
-    source = fixtures.write("rows.jsonl", lines)
-    command = ("batch", source, "-m", str(fixtures.model), "--max-new-tokens", "2", "--seed", "1")
-    made = fixtures.made("records.jsonl", *command, "-o", "{scratch}/records.jsonl")
-    objects = [json.loads(line) for line in made.splitlines()]
-    damaged = st.one_of(damaged_bytes(made), damaged_lines(objects))
-    return damaged.map(
-        lambda data: Case(((*command, "-o", "out.jsonl", "--resume"),), {"out.jsonl": data}),
-    )
+    source, output = fixtures.scratch / "rows.jsonl", fixtures.scratch / "records.jsonl"
+    write_lines(source, *rows(3))
+    command = ("batch", str(source), "-m", str(fixtures.model), "--max-new-tokens", "2", "--seed", "1")
+    valid_output(*command, "-o", str(output))
+    damaged = st.one_of(damaged_bytes(output.read_bytes()), damaged_lines(read_records(output)))
+    return damaged.map(lambda data: Case(((*command, "-o", "out.jsonl", "--resume"),), {"out.jsonl": data}))
 
 
 def parts(fixtures: Fixtures) -> st.SearchStrategy[Case]:
     """The parts of a batch on a cluster that are damaged before they are merged."""
-    source = Path(fixtures.write("cluster.jsonl", b"".join(json.dumps(each).encode() + b"\n" for each in rows(4))))
-    folder = fixtures.scratch / "parts"
-    if not folder.exists():
-        make_all(make_plan(fixtures.model, [source], folder))
+    source, folder = fixtures.scratch / "cluster.jsonl", fixtures.scratch / "parts"
+    write_lines(source, *rows(4))
+    plan = make_plan(fixtures.model, [source], folder)
+    make_all(plan)
+    write_manifest(plan)
+    valid_output("merge", str(folder), "-o", str(fixtures.scratch / "merged.jsonl"))
     files = {f"parts/{path.relative_to(folder)}": path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def damage(name: str) -> st.SearchStrategy[Case]:
         return damaged_bytes(files[name]).map(
-            lambda data: Case((("merge", "parts", "-o", "out.jsonl"),), files | {name: data}),
+            lambda data: Case((("merge", "parts", "-o", "out.jsonl"),), files | {name: data})
         )
 
     return st.sampled_from(sorted(files)).flatmap(damage)
@@ -229,22 +193,30 @@ def parts(fixtures: Fixtures) -> st.SearchStrategy[Case]:
 def saved(fixtures: Fixtures) -> st.SearchStrategy[Case]:
     """Saved results for --replay and compare --from."""
     model = ("-m", str(fixtures.model))
-    result = fixtures.made(
-        "-", "generate", PROMPT, *model, "-n", "2", "--max-new-tokens", "3", "--trace", "--format", "json"
-    )
-    comparison = fixtures.made(
-        "-", "compare", PROMPT, *model, "-s", "greedy", "-s", "top-k", "--max-new-tokens", "3", "--format", "json"
-    )
-    replays = damaged_json(json.loads(result)).map(
+    shared = (PROMPT, *model, "--max-new-tokens", "3", "--seed", "1", "--format", "json")
+    result = json.loads(valid_output("generate", *shared, "-n", "2", "--trace"))
+    comparison = json.loads(valid_output("compare", *shared, "-s", "greedy", "-s", "top-k"))
+    # Durations differ between runs; equal seeds must give equal cases.
+    result["timing"] = dict.fromkeys(result["timing"], 0.5)
+    for row in comparison["rows"]:
+        row["metrics"]["tokens_per_s"]["mean"] = 0.5
+        row["cells"] = [cell | {"seconds": 0.5} for cell in row["cells"]]
+    replays = damaged_json(result).map(
         lambda data: Case((("generate", "--replay", "result.json", *model),), {"result.json": data})
     )
-    formats = st.sampled_from(("text", "json", "csv", "markdown"))
     comparisons = st.builds(
         lambda data, form: Case((("compare", "--from", "saved.json", "--format", form),), {"saved.json": data}),
-        damaged_json(json.loads(comparison)),
-        formats,
+        damaged_json(comparison),
+        st.sampled_from(("text", "json", "csv", "markdown")),
     )
     return st.one_of(replays, comparisons)
+
+
+def valid_output(*arguments: str) -> str:
+    """Return the standard output of a command that must succeed."""
+    done = call(*arguments)
+    assert done.code == 0, done.err
+    return done.out
 
 
 def models(fixtures: Fixtures) -> st.SearchStrategy[Case]:
@@ -265,7 +237,7 @@ def models(fixtures: Fixtures) -> st.SearchStrategy[Case]:
         if name.endswith(".json"):
             data = draw(damaged_json(json.loads(files[name])))
         else:
-            # The header, which says how large everything is, is at the start.
+            # Damage the header, which has the sizes.
             head = draw(damaged_bytes(files[name][:2000]))
             data = head + files[name][2000:]
         damaged = {f"model/{other}": content for other, content in (files | {name: data}).items()}
@@ -317,7 +289,7 @@ def trainings(fixtures: Fixtures) -> st.SearchStrategy[Case]:
     )
 
 
-TARGETS: dict[str, Target] = {
+TARGETS: dict[str, Callable[[Fixtures], st.SearchStrategy[Case]]] = {
     each.__name__: each
     for each in (options, specs, presets, batches, records, parts, saved, models, texts, ids, trainings)
 }
