@@ -21,6 +21,7 @@ from genlm.decoding.dispatch import decode_many, make_scheduler
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, UsageError
+from genlm.formats.files import is_unicode
 from genlm.formats.rows import Format, InputFile, InputRow
 from genlm.model.memory import is_out_of_memory
 from genlm.records.batch import BatchModel, BatchRecord, Provenance, RowError
@@ -50,8 +51,6 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         check_count(self.strategy, self.limits)
-        if self.limits.max_new_tokens >= 2**63:
-            raise UsageError(f"max_new_tokens must be below 2^63, not {self.limits.max_new_tokens}")
 
     def provenance(self, model: BatchModel) -> Provenance:
         """Return the provenance of records that `model` makes with these settings."""
@@ -260,7 +259,7 @@ def _unwritable(value: Any) -> str | None:
         below: list[Any] = []
         for each in level:
             if isinstance(each, str):
-                if not _is_unicode(each):
+                if not is_unicode(each):
                     return "is not valid Unicode: it holds half of a surrogate pair"
             elif isinstance(each, int):
                 if not SMALLEST_INTEGER <= each <= LARGEST_INTEGER:
@@ -276,14 +275,6 @@ def _unwritable(value: Any) -> str | None:
             return None
         level = below
     return "is nested too deeply"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _take_overrides(values: dict[str, Any], settings: BatchSettings) -> BatchSettings:
