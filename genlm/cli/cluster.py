@@ -100,7 +100,7 @@ def run_on_cluster(plan: Plan, cluster: ClusterOptions, notify: Callable[[str], 
     """Run a batch on a cluster. Return how many records have an error."""
     from genlm.formats.folder import open_folder
     from genlm.tasks.cluster.parts import check_output
-    from genlm.tasks.cluster.session import CLIENT, open_session, silenced
+    from genlm.tasks.cluster.session import CLIENT, choose_resources, connected, silenced, start_run
 
     output = plan.output
     plan = plan.with_absolute_paths()
@@ -109,10 +109,12 @@ def run_on_cluster(plan: Plan, cluster: ClusterOptions, notify: Callable[[str], 
     progress = ClusterProgress(enabled=not quiet)
     with nullcontext() if cluster.verbose else silenced(), Spinner(enabled=not quiet) as spinner:
         spinner.say("starting Ray" if cluster.address is None else f"connecting to {cluster.address}")
-        with open_session(cluster.address, dashboard=cluster.dashboard, verbose=cluster.verbose) as session:
-            resources = session.resources(cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
+        with connected(cluster.address, dashboard=cluster.dashboard, verbose=cluster.verbose):
+            resources = choose_resources(
+                cluster.address, cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker
+            )
             spinner.say("reading the prompts")
-            with session.run(plan, resources) as run:
+            with start_run(plan, resources) as run:
                 _follow(run, progress, spinner, output)
                 outcome = run.outcome()
                 progress.see(run.look())

@@ -1,4 +1,4 @@
-"""The folder of a batch on a cluster: chunks of rows, a part file for each, and the manifest. Knows nothing of Ray."""
+"""The folder of a batch on a cluster: chunks of rows, a part file for each, and the manifest. It works without Ray."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SMALLEST_CHUNK, LARGEST_CHUNK = 16, 4096
 # can be encoded together.
 ROWS_AT_ONCE = 1024
 DIGESTS_AT_ONCE = 1 << 16
-# A worker that is lost takes no more than this much work with it.
+# A lost worker loses at most this much work.
 KEEP_EVERY_S = 5.0
 
 
@@ -93,16 +93,18 @@ def check_output(plan: Plan, folder: LocalFolder | RemoteFolder) -> Manifest | N
     """Return the manifest of the parts to continue, or None to start over. Change nothing.
 
     Raises:
-        OutputError: a folder that holds something else, or parts that are not to be continued, or that were made with
+        OutputError: the folder holds something else, parts that the plan does not resume, or parts that were made with
             other settings.
     """
     held = [name for name in folder.names() if not name.startswith(".")]
-    manifest = read_manifest(folder) if held and not plan.overwrite else None
-    if held and manifest is None and not all(_is_output(name) for name in held):
-        raise OutputError(f"{plan.output} holds files that are not parts of genlm batch: choose another folder")
-    if held and manifest is None and not plan.overwrite:
-        raise OutputError(f"{plan.output} holds parts without {NAME}", code="output-not-resumable")
+    if not held:
+        return None
+    manifest = None if plan.overwrite else read_manifest(folder)
     if manifest is None:
+        if not all(name in (NAME, UNFINISHED) or name.startswith("part-") for name in held):
+            raise OutputError(f"{plan.output} holds files that are not parts of genlm batch: choose another folder")
+        if not plan.overwrite:
+            raise OutputError(f"{plan.output} holds parts without {NAME}", code="output-not-resumable")
         return None
     if not plan.resume:
         raise OutputError(f"{plan.output} already exists", code="output-exists")
@@ -139,10 +141,6 @@ def check_files(manifest: Manifest, files: tuple[str, ...], rows: tuple[int, ...
                 hint="rows may only be added at the end",
                 code="output-not-resumable",
             )
-
-
-def _is_output(name: str) -> bool:
-    return name in (NAME, UNFINISHED) or name.startswith("part-")
 
 
 # Chunks of rows.
@@ -219,7 +217,7 @@ def _jobs_of(plan: Plan, file: int) -> Iterator[Job]:
 
 
 class UnfinishedPart:
-    """The records of a part in the making, kept in files beside it, a few seconds after they were made at most.
+    """The records of a part that is not complete, kept in files beside it within a few seconds.
 
     Each file is written once, because an object store cannot append.
     """
@@ -266,15 +264,10 @@ class UnfinishedPart:
         self._timer = None
 
 
-def forget_unfinished(folder: LocalFolder | RemoteFolder, part: str) -> None:
-    """Remove what was kept of a part that is complete now."""
-    folder.remove(f"{UNFINISHED}/{part}")
-
-
 class PartRecords(NamedTuple):
-    """The records there are of a part, wherever they are kept.
+    """The existing records of a part. `is_part` is whether the part itself has them all.
 
-    `is_part` is whether they are all in the part itself. `damaged` names each damaged record by file and line.
+    `damaged` names each damaged record by file and line.
     """
 
     records: list[BatchRecord]
@@ -283,9 +276,9 @@ class PartRecords(NamedTuple):
 
 
 def read_records(folder: LocalFolder | RemoteFolder, part: str) -> PartRecords:
-    """Return the records there are of a part. An incomplete last line is skipped."""
+    """Return the existing records of a part. An incomplete last line is skipped."""
     unfinished = f"{UNFINISHED}/{part}"
-    # A name with a dot is that of a file that was not written completely.
+    # A name that starts with a dot is that of a file that was not written completely.
     kept = [f"{unfinished}/{name}" for name in folder.names(unfinished) if not name.startswith(".")]
     records: list[BatchRecord] = []
     damaged: list[str] = []
