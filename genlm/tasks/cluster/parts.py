@@ -8,7 +8,6 @@ import threading
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -331,12 +330,12 @@ def part_contents(jobs: Iterable[Job], records: dict[str, BatchRecord]) -> tuple
 def merge_parts(place: str, output: Path, *, csv_safe: bool = False) -> Manifest:
     """Write all records of a folder of parts to one file, in the order of the input. Return its manifest.
 
-    For `csv_safe` see write_csv.
+    See write_csv for `csv_safe`.
 
     Raises:
-        InputError: a folder without parts, or with rows that have no record yet.
-        UsageError: an output that is neither JSON lines nor a table, or not CSV if `csv_safe` is set.
-        OutputError: a file that cannot be written; the file that was there before stays.
+        InputError: the folder has no parts, or rows without a record.
+        UsageError: the output is neither JSON lines nor a table, or not CSV if `csv_safe` is set.
+        OutputError: the file cannot be written; the old file stays.
     """
     needs_table = is_table(output, safe=csv_safe)
     folder = open_folder(place)
@@ -345,14 +344,10 @@ def merge_parts(place: str, output: Path, *, csv_safe: bool = False) -> Manifest
         raise InputError(f"{place} holds no parts of genlm batch")
     with replacing(output) as stream:
         if needs_table:
-            write_table(output, partial(_records, folder, manifest), stream, safe=csv_safe)
+            write_table(output, lambda: map(BatchRecord.from_line, _lines(folder, manifest)), stream, safe=csv_safe)
         else:
             stream.writelines(_lines(folder, manifest))
     return manifest
-
-
-def _records(folder: LocalFolder | RemoteFolder, manifest: Manifest) -> Iterator[BatchRecord]:
-    return map(BatchRecord.from_line, _lines(folder, manifest))
 
 
 def _lines(folder: LocalFolder | RemoteFolder, manifest: Manifest) -> Iterator[bytes]:

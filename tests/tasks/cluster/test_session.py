@@ -162,11 +162,11 @@ class TestTemporaryFolders:
 
 
 class Died(Exception):
-    """Stands for RayError and for what Ray raises for a dead actor."""
+    """A fake RayError, which Ray also raises for a dead actor."""
 
 
 class Unavailable(Died):
-    """Stands for ActorUnavailableError."""
+    """A fake ActorUnavailableError."""
 
 
 class TestClusterRun:
