@@ -14,8 +14,7 @@ import typer
 from genlm.cli import options
 from genlm.cli.signals import Finishing, graceful_interrupt
 from genlm.errors import OutputError, UsageError
-from genlm.formats.files import RemoteFile, is_remote
-from genlm.formats.rows import STDIN
+from genlm.formats.files import STDIN, RemoteFile, is_remote
 from genlm.tasks.batch.run import FINISH_WITHIN_S, Plan
 from genlm.views.batch import ClusterProgress
 from genlm.views.progress import Spinner
@@ -24,7 +23,7 @@ from genlm.views.terminal import notices
 if TYPE_CHECKING:
     from genlm.tasks.cluster.session import ClusterRun
 
-# Workers hear of a stop within a second.
+# Workers notice a stop within a second.
 STOP_HEARD_S = 2.0
 cluster_option = options.panel("Cluster")
 
@@ -77,7 +76,7 @@ class ClusterOptions:
 
     @classmethod
     def needing_ray(cls) -> set[str]:
-        """Return the options that mean nothing without Ray."""
+        """Return the options that need `--runner ray`."""
         return {each.name for each in fields(cls)} - {"runner"}
 
     def check(self, inputs: Sequence[Path | RemoteFile], output: str) -> None:
@@ -148,7 +147,7 @@ def _follow(run: ClusterRun, progress: ClusterProgress, spinner: Spinner, output
 
 
 def _let_finish(run: ClusterRun, finishing: Finishing) -> None:
-    """After Ctrl-C, wait until the workers have finished and kept what is running. Then raise the ending."""
+    """After Ctrl-C, wait until the workers have finished and kept the running prompts. Then raise the ending."""
     if not finishing():
         return
     run.stop()

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from genlm.errors import InputError
 
+STDIN = Path("-")
 SUFFIXES = (".gz", ".zst")
 # A file may expand to this many bytes, or to this many times its size if that is more. Text rarely expands to more than
 # 20 times its size, a decompression bomb expands to 1,000 times.

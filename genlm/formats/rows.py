@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, TypeAlias, get_args
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.files import DAMAGED, RemoteFile, damage, is_unicode, open_bytes, plain_name, read_blocks
+from genlm.formats.files import DAMAGED, STDIN, RemoteFile, damage, is_unicode, open_bytes, plain_name, read_blocks
 from genlm.formats.folder import temporary_folder
 
 Format: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 EXTENSIONS: dict[str, Format] = {f".{name}": name for name in FORMATS} | {".ndjson": "jsonl", ".pq": "parquet"}
-STDIN = Path("-")
 # The suffixes of compressed data without a name, by their first bytes.
 MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 # Longer lines, rows and texts are errors: each is read as a whole, and a small compressed file may hold huge ones.

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias, cast
 
 from genlm.errors import InputError, UsageError
+from genlm.formats.files import STDIN
 
 Per: TypeAlias = Literal["line", "file"]
-STDIN = Path("-")
 BLOCK = 1 << 20
 
 

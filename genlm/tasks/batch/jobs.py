@@ -345,7 +345,7 @@ def run_jobs(
 ) -> Iterator[BatchRecord]:
     """Yield a record for every job, as it finishes: the completions of `genlm generate` for its prompt, or an error.
 
-    At most `batch_size` sequences run at once; None means as many as pay and fit in memory. Once `is_stopping`
+    At most `batch_size` sequences run at once; None means as many as pay off and fit in memory. Once `is_stopping`
     returns true, running jobs finish and no others start. While any job is running, jobs may be added to an iterator
     that has ended.
     """

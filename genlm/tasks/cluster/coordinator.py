@@ -41,7 +41,7 @@ class Outcome:
 
 
 class CoordinatorActor:
-    """The coordinator as a Ray actor. While `run` runs in a thread, the other methods answer."""
+    """The coordinator as a Ray actor. `run` runs in a thread, beside the other methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -117,7 +117,7 @@ class CoordinatorActor:
             )
 
     def stop(self) -> None:
-        """Let the workers finish and keep what is running, and start nothing else."""
+        """Let the workers finish and keep the running prompts, and start no others."""
         self._is_stopping = True
 
     def _run(self, plan: Plan, resources: Resources) -> Outcome:

@@ -60,10 +60,6 @@ class Manifest:
         """How many rows there are."""
         return sum(self.rows)
 
-    def parts(self, file: int) -> int:
-        """Return how many parts the rows of a file fill."""
-        return -(-self.rows[file] // self.rows_per_part)
-
     def write(self, folder: LocalFolder | RemoteFolder) -> None:
         """Write the manifest to its folder. Raise OutputError if that fails."""
         values = {"format": FORMAT, **to_builtins(vars(self) | {"made_with": self.made_with.settings()})}
@@ -352,8 +348,8 @@ def merge_parts(place: str, output: Path, *, csv_safe: bool = False) -> Manifest
 
 def _lines(folder: LocalFolder | RemoteFolder, manifest: Manifest) -> Iterator[bytes]:
     for file, rows in enumerate(manifest.rows):
-        for number in range(manifest.parts(file)):
-            expected = min(manifest.rows_per_part, rows - number * manifest.rows_per_part)
+        for number, start in enumerate(range(0, rows, manifest.rows_per_part)):
+            expected = min(manifest.rows_per_part, rows - start)
             yield from _lines_of_part(folder, part_name(file, number), expected)
 
 

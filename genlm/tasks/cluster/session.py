@@ -123,7 +123,7 @@ class ClusterRun:
         return state
 
     def stop(self) -> None:
-        """Let the workers finish what is running."""
+        """Let the workers finish the running prompts and start no others."""
         self._ask(self._coordinator.stop)
 
     def outcome(self) -> Outcome:
@@ -244,9 +244,9 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Keep Ray's output off the terminal: its logs, its prints, and what its C++ code writes to the descriptors.
+    """Keep the logs and prints of Ray, and the output of its C++ code, off the terminal.
 
-    What is written to `sys.stderr` meanwhile still gets there.
+    `sys.stderr` still reaches the terminal.
     """
     os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
     with ExitStack() as stack:
