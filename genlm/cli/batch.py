@@ -17,9 +17,9 @@ from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.cli.strategies import LengthOptions, StrategyOptions
 from genlm.decoding.request import draw_seed
 from genlm.errors import InputError, OutputError, UsageError
-from genlm.formats.files import RemoteFile, read_place
+from genlm.formats.files import STDIN, RemoteFile, read_place
 from genlm.formats.journal import open_journal
-from genlm.formats.rows import STDIN, open_inputs
+from genlm.formats.rows import open_inputs
 from genlm.model.fingerprint import fingerprinted
 from genlm.tasks.batch.jobs import BatchSettings, Columns, Template, model_of, run_jobs, unescape
 from genlm.tasks.batch.ledger import open_ledger
@@ -35,7 +35,7 @@ run_option = options.panel("Run")
 
 @dataclass(frozen=True)
 class InputOptions:
-    """How prompts are read from files."""
+    """How to read prompts from files."""
 
     input_format: Annotated[
         Literal["txt", "jsonl", "csv", "tsv", "parquet"] | None,
@@ -64,12 +64,12 @@ class InputOptions:
 
     @property
     def between(self) -> str | None:
-        """The separator itself."""
+        """The separator, with its escapes replaced."""
         return None if self.separator is None else unescape(self.separator)
 
     @property
     def columns(self) -> Columns:
-        """Which columns hold what."""
+        """The columns of the prompt and the id."""
         template = None if self.template is None else Template(unescape(self.template))
         return Columns(self.prompt_field, self.id_field, template)
 
@@ -79,7 +79,7 @@ class RunOptions:
     """How a batch runs, and what happens to an output that exists."""
 
     batch_size: Annotated[
-        str, run_option(metavar="auto|N", help="Maximum number of sequences at once; auto: as many as fit and pay off.")
+        str, run_option(metavar="auto|N", help="Most sequences at once. auto: as many as pay off and fit in memory.")
     ] = "auto"
     on_error: Annotated[
         Literal["record", "stop"],

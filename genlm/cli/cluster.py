@@ -14,8 +14,7 @@ import typer
 from genlm.cli import options
 from genlm.cli.signals import Finishing, graceful_interrupt
 from genlm.errors import OutputError, UsageError
-from genlm.formats.files import RemoteFile, is_remote
-from genlm.formats.rows import STDIN
+from genlm.formats.files import STDIN, RemoteFile, is_remote
 from genlm.tasks.batch.run import FINISH_WITHIN_S, Plan
 from genlm.views.batch import ClusterProgress
 from genlm.views.progress import Spinner
@@ -24,7 +23,7 @@ from genlm.views.terminal import notices
 if TYPE_CHECKING:
     from genlm.tasks.cluster.session import ClusterRun
 
-# Workers hear of a stop within a second.
+# Workers notice a stop within a second.
 STOP_HEARD_S = 2.0
 cluster_option = options.panel("Cluster")
 
@@ -79,7 +78,7 @@ class ClusterOptions:
 
     @classmethod
     def needing_ray(cls) -> set[str]:
-        """Return the options that mean nothing without Ray."""
+        """Return the options that need `--runner ray`."""
         return {each.name for each in fields(cls)} - {"runner"}
 
     def check(self, inputs: Sequence[Path | RemoteFile], output: str) -> None:
@@ -102,7 +101,7 @@ def run_on_cluster(plan: Plan, cluster: ClusterOptions, notify: Callable[[str], 
     """Run a batch on a cluster. Return how many records have an error."""
     from genlm.formats.folder import open_folder
     from genlm.tasks.cluster.parts import check_output
-    from genlm.tasks.cluster.session import CLIENT, open_session, silenced
+    from genlm.tasks.cluster.session import CLIENT, choose_resources, connected, silenced, start_run
 
     output = plan.output
     plan = plan.with_absolute_paths()
@@ -111,10 +110,12 @@ def run_on_cluster(plan: Plan, cluster: ClusterOptions, notify: Callable[[str], 
     progress = ClusterProgress(enabled=not quiet)
     with nullcontext() if cluster.verbose else silenced(), Spinner(enabled=not quiet) as spinner:
         spinner.say("starting Ray" if cluster.address is None else f"connecting to {cluster.address}")
-        with open_session(cluster.address, dashboard=cluster.dashboard, verbose=cluster.verbose) as session:
-            resources = session.resources(cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
+        with connected(cluster.address, dashboard=cluster.dashboard, verbose=cluster.verbose):
+            resources = choose_resources(
+                cluster.address, cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker
+            )
             spinner.say("reading the prompts")
-            with session.run(plan, resources) as run:
+            with start_run(plan, resources) as run:
                 _follow(run, progress, spinner, output)
                 outcome = run.outcome()
                 progress.see(run.look())
@@ -148,7 +149,7 @@ def _follow(run: ClusterRun, progress: ClusterProgress, spinner: Spinner, output
 
 
 def _let_finish(run: ClusterRun, finishing: Finishing) -> None:
-    """After Ctrl-C, wait until the workers have finished and kept what is running. Then raise the ending."""
+    """After Ctrl-C, wait until the workers have finished and kept the running prompts. Then raise the ending."""
     if not finishing():
         return
     run.stop()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genlm.errors import InputError
-from genlm.formats.files import DAMAGED, damage, plain_name, read_blocks
+from genlm.formats.files import DAMAGED, damage, is_unicode, plain_name, read_blocks
 
 JSON_LINES = ".jsonl"
 IN_FOLDERS = (".txt", JSON_LINES)
@@ -39,10 +39,10 @@ class TextFile:
 
 
 def find_files(sources: Iterable[Path], without: Path | None = None) -> list[Path]:
-    """Return the files of `sources`, each once; a folder stands for the .txt and .jsonl files in it, at any depth.
+    """Return the files of `sources`, each once, and for a folder the .txt and .jsonl files in it, at any depth.
 
-    They have the order of `sources`, and of their names within a folder; .gz and .zst may follow a name. Files in the
-    folder `without` are left out.
+    They have the order of `sources`, and within a folder that of their names, which may also end in .gz or .zst. Files
+    in the folder `without` are left out.
 
     Raises:
         InputError: a source does not exist, or a folder has no such file.
@@ -58,7 +58,11 @@ def find_files(sources: Iterable[Path], without: Path | None = None) -> list[Pat
 
 def _in_folder(folder: Path, without: Path | None) -> list[Path]:
     named = (path for path in folder.rglob("*") if Path(plain_name(path)).suffix in IN_FOLDERS)
-    found = [path for path in named if path.is_file() and not _is_hidden(path.relative_to(folder))]
+    found = [
+        path
+        for path in named
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
     # By parts, because Windows ignores case when it compares paths.
     texts = sorted(found, key=lambda path: path.parts)
     if without is not None:
@@ -68,10 +72,6 @@ def _in_folder(folder: Path, without: Path | None) -> list[Path]:
     return texts
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def read_text_file(path: Path, field: str = FIELD) -> TextFile:
     """Read a file; each record's `field` if it is a .jsonl file.
 
@@ -79,18 +79,14 @@ def read_text_file(path: Path, field: str = FIELD) -> TextFile:
         InputError: the file cannot be read, expands to too much (see read_blocks), is binary or is not UTF-8 (with the
             byte), or a record has no text (with the line).
     """
-    data = _read(path)
+    try:
+        data = b"".join(read_blocks(path))
+    except DAMAGED as error:
+        raise damage(path, error) from error
     text = _decode(path, data)
     is_records = plain_name(path).endswith(JSON_LINES)
     documents = tuple(_records(path, text, field)) if is_records else (text,)
     return TextFile(path, documents, hashlib.sha256(data).hexdigest())
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return b"".join(read_blocks(path))
-    except DAMAGED as error:
-        raise damage(path, error) from error
 
 
 def _decode(path: Path, data: bytes) -> str:
@@ -119,12 +115,6 @@ def _records(path: Path, text: str, field: str) -> Iterator[str]:
         found = record.get(field) if isinstance(record, dict) else None
         if not isinstance(found, str):
             raise InputError(f"{path}:{number}: no text under {field!r}", code="text-field")
-        yield _encodable(path, number, found)
-
-
-def _encodable(path: Path, number: int, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{path}:{number}: half of a surrogate pair is not a character") from error
-    return text
+        if not is_unicode(found):
+            raise InputError(f"{path}:{number}: half of a surrogate pair is not a character")
+        yield found

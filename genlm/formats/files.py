@@ -13,9 +13,10 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from genlm.errors import InputError
 
+STDIN = Path("-")
 SUFFIXES = (".gz", ".zst")
-# A file may expand to this many bytes, or to this many times its size if that is more: text rarely expands to more than
-# 20 times its size, a decompression bomb to 1,000 times.
+# A file may expand to this many bytes, or to this many times its size if that is more. Text rarely expands to more than
+# 20 times its size, a decompression bomb expands to 1,000 times.
 LARGEST, MOST_TIMES = 1 << 30, 100
 BLOCK = 1 << 20
 # Raised while reading a file that ends early or is not compressed as its name says.
@@ -56,7 +57,7 @@ class FileStatus(NamedTuple):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a URI. Its attributes and methods are named as those of `Path`."""
+    """A file at a URI, with the attributes and methods of `Path`."""
 
     uri: str
 
@@ -107,6 +108,15 @@ class RemoteFile:
             return str(system.get_file_info(path).type.name)
         except OSError as error:
             raise InputError(f"{self.uri} cannot be reached: {error}") from error
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be encoded: it holds no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def plain_name(path: Path | RemoteFile) -> str:

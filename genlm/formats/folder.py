@@ -15,9 +15,9 @@ from typing import Any, cast
 from genlm.errors import OutputError
 from genlm.formats.files import file_system, is_remote
 from genlm.formats.journal import open_journal
-from genlm.formats.output import DRAFT, cannot_write, remove_abandoned, replacing
+from genlm.formats.output import DRAFT, cannot_write, explaining, remove_abandoned, replacing
 
-# Locked by the run that writes to a folder, and by the process whose temporary folder it is.
+# Locked by the run that writes to a folder, or by the process that made a temporary one.
 LOCK = ".lock"
 # Marks a temporary folder that is locked, or whose process has ended.
 HELD = "genlm.held"
@@ -25,9 +25,9 @@ HELD = "genlm.held"
 
 @contextmanager
 def temporary_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]:
-    """Yield a folder in `parent`, by default the system's temporary folder, that is removed at the end.
+    """Yield a new folder in `parent`, by default the system's temporary folder, and remove it at the end.
 
-    Folders for the same purpose that killed processes left are removed, too.
+    Folders for the same purpose that killed processes left are removed too.
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
     prefix = f"genlm-{purpose}-"
@@ -51,7 +51,7 @@ def _remove_abandoned_folder(folder: Path) -> None:
         if (folder / HELD).exists():
             with open_journal(folder / LOCK):
                 pass
-            # Only now: Windows deletes no file that is open.
+            # After the lock is closed, because Windows does not delete open files.
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -80,10 +80,8 @@ class LocalFolder:
             OutputError: the file cannot be written, for example because the disk is full.
         """
         path = self._path(name)
-        try:
+        with explaining(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(path.parent, error) from error
         with replacing(path) as stream:
             stream.write(data)
 
@@ -113,10 +111,8 @@ class LocalFolder:
             OutputError: another run is writing to the folder.
         """
         folder = self._path("")
-        try:
+        with explaining(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
         with open_journal(folder / LOCK):
             for draft in folder.glob(f"{DRAFT}*"):
                 remove_abandoned(draft)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from genlm.errors import OutputError
-from genlm.formats.output import cannot_write, has_flock, is_at, remove_drafts, replacing
+from genlm.formats.output import cannot_write, explaining, has_flock, is_at, remove_drafts, replacing
 
-# The system keeps what was written even if the program crashes; fsync at most this often guards against power loss.
+# Writes survive a crash of the program. Fsync, at most this often, also protects them from power loss.
 SYNC_S = 5.0
 BLOCK = 1 << 16
 # Windows may take a moment to delete the lock of a run that has just ended.
@@ -72,11 +72,9 @@ class Journal:
 
     def sync(self) -> None:
         """Wait until everything is on the disk. Raise OutputError if that fails."""
-        try:
-            if self._is_open:
+        if self._is_open:
+            with explaining(self.path):
                 self._sync()
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield the offset and the bytes, line break included, of every complete line that is there now."""
@@ -112,7 +110,7 @@ class Journal:
         with replacing(self.path) as stream:
             stream.writelines(lines)
             if not self._is_lock:
-                # Windows replaces no file that is open.
+                # Windows does not replace open files.
                 self.close()
         self.close()
 
@@ -124,7 +122,7 @@ class Journal:
         is_empty = os.fstat(self._descriptor).st_size == 0
         is_unused = is_empty and not self.is_wanted and is_at(self._descriptor, self.path)
         if not self._is_lock:
-            # Windows deletes no file that is open.
+            # Windows does not delete open files.
             os.close(self._descriptor)
         if is_unused:
             with contextlib.suppress(OSError):
@@ -141,9 +139,9 @@ class Journal:
 def open_journal(path: Path) -> Iterator[Journal]:
     """Open the journal at `path`, or a new one, and keep other runs out until the context ends.
 
-    Drafts of it that killed runs left are removed. The lock ends with the process, however that ends. Unix locks the
-    journal itself, which leaves no other file behind. Windows cannot replace a file that is open for its lock, so the
-    lock is a file beside it there.
+    Drafts of it that killed runs left are removed. The lock ends with the process, however that ends. On Unix the lock
+    is on the journal itself, which leaves no other file behind. Windows cannot replace a locked file, so the lock is a
+    file beside it.
 
     Raises:
         OutputError: the file cannot be written, or another run is writing it.

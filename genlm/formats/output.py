@@ -61,7 +61,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(draft.descriptor)
-        with _explaining(path):
+        with explaining(path):
             draft.move()
 
 
@@ -74,7 +74,7 @@ def _standard_output() -> Iterator[TextIO]:
 
 @contextmanager
 def _in_place(path: Path) -> Iterator[TextIO]:
-    with _explaining(path):
+    with explaining(path):
         stream = path.open("w", **TEXT)
     with _explaining_writes(path), stream:
         yield stream
@@ -90,11 +90,11 @@ def _replacing(path: Path) -> Iterator[TextIO]:
             if draft.path.stat().st_size > 0:
                 draft.move()
             raise
-        with _explaining(path):
+        with explaining(path):
             draft.move()
 
 
-# Drafts. Each is locked while its process lives, so a draft without a lock was left by a process that was killed.
+# Drafts. Each is locked while its process lives, so a draft without a lock is that of a process that was killed.
 
 # A draft's name is this, a digest of its target's name, and a number.
 DRAFT = ".genlm-"
@@ -124,7 +124,7 @@ def _draft(path: Path) -> Iterator[_Draft]:
     """Create a draft of the file at `path`, and delete it at the end unless it was moved."""
     target = Path(os.path.realpath(path))
     with ExitStack() as stack:
-        with _explaining(path):
+        with explaining(path):
             mode = _mode(target)
             name, descriptor = _new_draft(target)
         if has_flock():
@@ -134,7 +134,7 @@ def _draft(path: Path) -> Iterator[_Draft]:
         try:
             yield draft
         finally:
-            # Once it has moved, the name may be that of another process's draft.
+            # Once it has moved, another process may use its name.
             if not draft.is_moved:
                 name.unlink(missing_ok=True)
 
@@ -146,7 +146,7 @@ def _new_draft(target: Path) -> tuple[Path, int]:
         with contextlib.suppress(FileExistsError):
             # O_BINARY keeps Windows from writing \r\n.
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-            # Until it is locked, another process may take it for abandoned and remove it.
+            # Until it is locked, it seems abandoned, and another process may remove it.
             if lock(descriptor) is not False and is_at(descriptor, name):
                 return name, descriptor
             os.close(descriptor)
@@ -166,10 +166,10 @@ def remove_drafts(path: Path) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove a file that a process locks as long as it lives, if that process has ended."""
+    """Remove a file if the process that locked it has ended."""
     with contextlib.suppress(OSError):
         if not has_flock():
-            # Windows removes no open file.
+            # Windows does not remove open files.
             path.unlink()
             return
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
@@ -222,7 +222,8 @@ def _mode(target: Path) -> int:
 
 
 @contextmanager
-def _explaining(path: Path) -> Iterator[None]:
+def explaining(path: Path) -> Iterator[None]:
+    """Raise OutputError instead of OSError, with the name of the file that cannot be written."""
     try:
         yield
     except OSError as error:

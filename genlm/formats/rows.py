@@ -22,20 +22,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, TypeAlias, get_args
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.files import DAMAGED, RemoteFile, damage, open_bytes, plain_name, read_blocks
+from genlm.formats.files import DAMAGED, STDIN, RemoteFile, damage, is_unicode, open_bytes, plain_name, read_blocks
 from genlm.formats.folder import temporary_folder
 
 Format: TypeAlias = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 EXTENSIONS: dict[str, Format] = {f".{name}": name for name in FORMATS} | {".ndjson": "jsonl", ".pq": "parquet"}
-STDIN = Path("-")
 # The suffixes of compressed data without a name, by their first bytes.
 MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 # Longer lines, rows and texts are errors: each is read as a whole, and a small compressed file may hold huge ones.
 LONGEST = 1 << 24
-# So many rows of Parquet are read at once, or fewer if these many bytes do not hold them.
+# The most rows and bytes of Parquet that are read at once.
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1024, 1 << 26
-NOT_CSV = "not valid CSV: "
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -51,7 +49,7 @@ STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
 class InputRow:
     """A row of a file: its values by column, or an error.
 
-    `number` counts the file's rows from 1, `line` is its first line, from 1, or None in a file without lines.
+    `number` counts the file's rows from 1. `line` is the row's first line, from 1, or None in a file without lines.
     """
 
     source: str
@@ -189,47 +187,46 @@ def _read_text(file: InputFile) -> Iterator[InputRow]:
     """Yield a prompt for each line, or for each part between separators; blank ones are skipped."""
     pieces = _lines(file) if file.separator is None else _parts(file, file.separator.encode())
     for number, (line, data) in enumerate(pieces, 1):
-        text = _decoded(data)
-        if isinstance(text, _Wrong):
-            yield InputRow(file.name, number, line, {}, text.reason)
-        elif text.strip():
-            yield InputRow(file.name, number, line, {"prompt": text})
+        try:
+            text = _decoded(data)
+        except ValueError as error:
+            yield InputRow(file.name, number, line, {}, str(error))
+        else:
+            if text.strip():
+                yield InputRow(file.name, number, line, {"prompt": text})
 
 
 def _read_json_lines(file: InputFile) -> Iterator[InputRow]:
     for line, data in _lines(file):
-        text = _decoded(data)
-        if not isinstance(text, _Wrong) and not text.strip():
-            continue
-        values = text if isinstance(text, _Wrong) else _object(text)
-        if isinstance(values, _Wrong):
-            yield InputRow(file.name, line, line, {}, values.reason)
-        else:
-            yield InputRow(file.name, line, line, values)
+        try:
+            text = _decoded(data)
+            if text.strip():
+                yield InputRow(file.name, line, line, _object(text))
+        except ValueError as error:
+            yield InputRow(file.name, line, line, {}, str(error))
 
 
-@dataclass(frozen=True)
-class _Wrong:
-    reason: str
-
-
-def _object(text: str) -> dict[str, Any] | _Wrong:
+def _object(text: str) -> dict[str, Any]:
+    """Return a JSON object. Raise ValueError for anything else."""
     try:
         values = STRICT.decode(text)
-    except RecursionError:
-        return _Wrong("the JSON is nested too deeply")
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
     except ValueError as error:
-        return _Wrong(f"not valid JSON: {error}")
-    return values if isinstance(values, dict) else _Wrong("not a JSON object")
+        raise ValueError(f"not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")
+    return values
 
 
-def _decoded(data: bytes | None) -> str | _Wrong:
+def _decoded(data: bytes | None) -> str:
+    """Return a line as text; None is one that is too long. Raise ValueError if it is not valid."""
     if data is None:
-        return _Wrong(f"longer than {LONGEST >> 20} MiB")
+        raise ValueError(f"longer than {LONGEST >> 20} MiB")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        return _Wrong(f"not valid UTF-8 at byte {error.start}")
+        raise ValueError(f"not valid UTF-8 at byte {error.start}") from error
 
 
 def _lines(file: InputFile) -> Iterator[tuple[int, bytes | None]]:
@@ -279,29 +276,38 @@ def _part(part: bytes, line: int) -> tuple[int, bytes | None]:
 def _read_table(file: InputFile) -> Iterator[InputRow]:
     with _opened_table(file) as (header, records):
         for number, (line, fields) in enumerate(records, 1):
-            yield _table_row(file.name, number, line, header, fields)
+            columns, error = {}, None
+            if isinstance(fields, csv.Error):
+                error = f"not valid CSV: {fields}"
+            elif len(fields) != len(header):
+                error = f"{len(fields)} fields, but the header has {len(header)}"
+            elif not all(map(is_unicode, fields)):
+                error = "not valid UTF-8"
+            else:
+                columns = dict(zip(header, fields, strict=True))
+            yield InputRow(file.name, number, line, columns, error)
 
 
 @contextmanager
-def _opened_table(file: InputFile) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str] | _Wrong]]]]:
+def _opened_table(file: InputFile) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str] | csv.Error]]]]:
     """Yield the header, and the records with the number of their first line."""
     with _opened(file) as stream, _long_fields():
         # Invalid UTF-8 becomes lone surrogates, which mark the row as bad.
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         records = _records(file, text)
         _, header = next(records, (1, []))
-        if isinstance(header, _Wrong):
-            raise InputError(f"{file.name}: no header: {header.reason.removeprefix(NOT_CSV)}")
-        if len(set(header)) < len(header) or any(map(_has_surrogates, header)):
+        if isinstance(header, csv.Error):
+            raise InputError(f"{file.name}: no header: {header}")
+        if len(set(header)) < len(header) or not all(map(is_unicode, header)):
             raise InputError(f"{file.name}: a column name occurs twice, or is not valid UTF-8")
         yield header, records
 
 
-def _records(file: InputFile, text: TextIO) -> Iterator[tuple[int, list[str] | _Wrong]]:
-    """Yield each record with its first line's number, without blank lines.
+def _records(file: InputFile, text: TextIO) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """Yield each record, or what is wrong with it, with its first line's number, without blank lines.
 
     Raises:
-        InputError: a record is too long. Where the next one begins is unknown, because the quotes may be wrong.
+        InputError: a record is too long. The start of the next one is unknown, because the quotes may be wrong.
     """
     line, size = 1, 0
 
@@ -322,32 +328,12 @@ def _records(file: InputFile, text: TextIO) -> Iterator[tuple[int, list[str] | _
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            yield line, _Wrong(f"{NOT_CSV}{error}")
+            yield line, error
             continue
         if fields is None:
             return
         if fields:
             yield line, fields
-
-
-def _table_row(name: str, number: int, line: int, header: list[str], fields: list[str] | _Wrong) -> InputRow:
-    if isinstance(fields, _Wrong):
-        return InputRow(name, number, line, {}, fields.reason)
-    columns = dict(zip(header, fields, strict=False))
-    error = None
-    if len(fields) != len(header):
-        error = f"{len(fields)} fields, but the header has {len(header)}"
-    elif any(map(_has_surrogates, fields)):
-        error = "not valid UTF-8"
-    return InputRow(name, number, line, {} if error else columns, error)
-
-
-def _has_surrogates(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 @contextmanager
@@ -362,9 +348,14 @@ def _long_fields() -> Iterator[None]:
 
 def _read_parquet(file: InputFile) -> Iterator[InputRow]:
     with _opened_parquet(file) as table:
-        for first, batch in _batches(table):
+        metadata = table.metadata
+        size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        at_once = BYTES_AT_ONCE * metadata.num_rows // max(1, size)
+        number = 0
+        for batch in table.iter_batches(batch_size=min(max(1, at_once), ROWS_AT_ONCE)):
             for at in range(batch.num_rows):
-                yield _parquet_row(file.name, first + at, batch, at)
+                number += 1
+                yield _parquet_row(file.name, number, batch, at)
 
 
 @contextmanager
@@ -388,17 +379,6 @@ def _opened_parquet(file: InputFile) -> Iterator[Any]:
                 yield table
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{file.name}: not a Parquet file that can be read: {error}") from error
-
-
-def _batches(table: Any) -> Iterator[tuple[int, Any]]:
-    """Yield batches of rows, each with the number of its first row."""
-    metadata = table.metadata
-    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    at_once = BYTES_AT_ONCE * metadata.num_rows // max(1, size)
-    first = 1
-    for batch in table.iter_batches(batch_size=min(max(1, at_once), ROWS_AT_ONCE)):
-        yield first, batch
-        first += batch.num_rows
 
 
 def _parquet_row(name: str, number: int, batch: Any, at: int) -> InputRow:

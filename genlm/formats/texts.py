@@ -9,21 +9,23 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from typing import IO, Literal, TypeAlias, cast
 
 from genlm.errors import InputError, UsageError
+from genlm.formats.files import STDIN
 
 Per: TypeAlias = Literal["line", "file"]
-STDIN = Path("-")
 BLOCK = 1 << 20
 
 
 def read_prompt(argument: str | None, noun: str = "prompt") -> str:
     """Return the argument, or standard input if the argument is `-` or None. `noun` names it in messages.
 
-    One line break at the end of standard input is dropped, as it is not part of the prompt.
+    One line break at the end of standard input is dropped, because it is not part of the prompt.
 
     Raises:
         UsageError: an argument together with piped text, or neither.
@@ -36,19 +38,18 @@ def read_prompt(argument: str | None, noun: str = "prompt") -> str:
                 hint=f"<{os.devnull} makes standard input empty",
             )
         return check_utf8(argument, f"the {noun}")
-    if argument is None and _is_terminal():
+    if argument is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError(f"no {noun}", hint='give one, such as "Once upon a time", or pipe one in')
-    return _without_last_break(_decode(_stdin(noun).read()))
+    try:
+        return _without_break(_stdin(noun).read().decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not valid UTF-8 at byte {error.start}") from error
 
 
 def _stdin(noun: str = "prompt") -> BufferedReader:
     if sys.stdin is None:
         raise UsageError(f"no {noun}: standard input is closed")
     return cast(BufferedReader, sys.stdin.buffer)
-
-
-def _is_terminal() -> bool:
-    return sys.stdin is None or sys.stdin.isatty()
 
 
 def _something_is_piped() -> bool:
@@ -71,15 +72,8 @@ def _something_is_piped() -> bool:
     return bool(readable) and bool(_stdin().peek(1))
 
 
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"standard input is not valid UTF-8 at byte {error.start}") from error
-
-
 def check_utf8(argument: str, what: str) -> str:
-    """Return an argument unchanged. Python keeps its invalid bytes as lone surrogates, which no tokenizer takes.
+    """Return an argument unchanged. Python keeps invalid bytes in it as lone surrogates, which no tokenizer accepts.
 
     Raises:
         InputError: text that is not UTF-8, with the offset of the first bad byte.
@@ -88,10 +82,6 @@ def check_utf8(argument: str, what: str) -> str:
         return os.fsencode(argument).decode("utf-8")
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise InputError(f"{what} is not valid UTF-8 at byte {error.start}") from error
-
-
-def _without_last_break(text: str) -> str:
-    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 @dataclass(frozen=True)
@@ -121,7 +111,7 @@ def read_texts(argument: str | None, files: Sequence[Path], per: Per | None) -> 
     if not files:
         whole = read_prompt(argument, "text")
         return (Text(line) for line in whole.split("\n")) if per == "line" else iter([Text(whole)])
-    if len(files) - len(set(files)) and files.count(STDIN) > 1:
+    if files.count(STDIN) > 1:
         raise UsageError("standard input can be read only once")
     for path in files:
         if path != STDIN:
@@ -148,25 +138,17 @@ def check_file(path: Path) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         return  # A pipe can be read only once.
     decoder = codecs.getincrementaldecoder("utf-8")()
-    done = 0
+    done = start = 0
     try:
         with path.open("rb") as stream:
-            while block := stream.read(BLOCK):
-                held = len(decoder.getstate()[0])
-                _decode_block(decoder, block, path, done - held)
+            for block in chain(iter(partial(stream.read, BLOCK), b""), [b""]):
+                start = done - len(decoder.getstate()[0])
+                decoder.decode(block, final=not block)
                 done += len(block)
-            _decode_block(decoder, b"", path, done - len(decoder.getstate()[0]), final=True)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _decode_block(
-    decoder: codecs.IncrementalDecoder, block: bytes, path: Path, start: int, *, final: bool = False
-) -> None:
-    try:
-        decoder.decode(block, final)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not valid UTF-8 at byte {start + error.start}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _read(path: Path, per: Per) -> Iterator[Text]:
@@ -198,5 +180,6 @@ def _decoded(data: bytes, name: str, start: int) -> str:
         raise InputError(f"{name}: not valid UTF-8 at byte {start + error.start}") from error
 
 
-def _without_break(line: str) -> str:
-    return line.removesuffix("\n").removesuffix("\r")
+def _without_break(text: str) -> str:
+    """Return a text without the line feed, or carriage return and line feed, at its end."""
+    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")

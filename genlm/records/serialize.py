@@ -16,7 +16,7 @@ T = TypeVar("T")
 # Characters a terminal may act on: control characters except line feed and tab, Unicode's line and paragraph
 # separators, bidirectional marks, embeddings, overrides and isolates, and lone surrogates.
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# A longer document waits in a temporary file instead of memory.
+# Longer documents are kept in a temporary file instead of memory.
 MEMORY_BYTES = 1 << 24
 CHUNK = 1 << 20
 TOO_DEEP = "the JSON is nested too deeply"
@@ -65,7 +65,7 @@ def from_line(kind: type[T], line: str | bytes) -> T:
 
 
 def parse(data: str | bytes) -> Any:
-    """Return parsed JSON, in which a list of numbers under the key `bytes` has become bytes.
+    """Return parsed JSON, with lists of numbers under a key `bytes` as bytes.
 
     Raises:
         ValueError: not valid JSON, nested too deeply, or a number that is not finite.
@@ -94,7 +94,7 @@ class ItemsWriter:
     """
 
     def __init__(self, stream: TextIO, head: Mapping[str, Any]) -> None:
-        # Not at the top, because every command imports this module.
+        # Imported lazily: every command imports this module.
         import tempfile
 
         self._stream = stream
@@ -112,10 +112,10 @@ class ItemsWriter:
 
     def finish(self, tail: Mapping[str, Any]) -> None:
         """Write the other members, and then the whole object to the stream."""
-        self._draft.write("\n  ],\n" if self._count else "],\n")
-        self._draft.write(_members(tail) + "\n}\n")
         import shutil
 
+        self._draft.write("\n  ],\n" if self._count else "],\n")
+        self._draft.write(_members(tail) + "\n}\n")
         self._draft.seek(0)
         shutil.copyfileobj(self._draft, self._stream, CHUNK)
 
@@ -142,14 +142,9 @@ def split_bytes(split: bytes | None) -> dict[str, list[int]]:
     return {} if split is None else {"bytes": list(split)}
 
 
-def _numbers(value: Any) -> list[int]:
-    if isinstance(value, bytes):
-        return list(value)
-    raise TypeError(f"{type(value).__name__} has no JSON")
-
-
-_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_numbers)
-_OBJECT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_numbers, indent=2)
+# `default` is for bytes.
+_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=list)
+_OBJECT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=list, indent=2)
 
 
 def _finite_float(text: str) -> float:

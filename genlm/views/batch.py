@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from genlm.records.batch import BatchCounts, BatchRecord, ClusterState, RowError
 from genlm.views.terminal import make_console, notice, one_line, say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 # Drawing takes time from the model.
 REFRESHES_PER_SECOND = 2
@@ -39,7 +38,6 @@ class BatchProgress:
         self._before = self.done
         self._started = self._last_line = time.monotonic()
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
 
     def __enter__(self) -> BatchProgress:
         # Loading the model does not count.
@@ -48,9 +46,7 @@ class BatchProgress:
             self._open_bar()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -87,10 +83,9 @@ class BatchProgress:
         return "  ".join(parts)
 
     def _show_progress(self) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(
-                self._task, total=self.total, completed=self.done, speed=self._speed(), left=self._left()
-            )
+        if self._progress is not None:
+            (task,) = self._progress.task_ids
+            self._progress.update(task, total=self.total, completed=self.done, speed=self._speed(), left=self._left())
         elif self._enabled and time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
             notice(f"{self.done:,} of {self.total:,} prompts  {self._speed()}  {self._left()}")
@@ -127,7 +122,7 @@ class BatchProgress:
             refresh_per_second=REFRESHES_PER_SECOND,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=self.total, completed=self.done, speed="", left="")
+        self._progress.add_task("", total=self.total, completed=self.done, speed="", left="")
         self._progress.start()
 
 

@@ -1,11 +1,10 @@
-"""A spinner while there is nothing to read yet, and a bar for work of known length; both on stderr."""
+"""A spinner for a step of unknown length, and a bar for work of known length; both on stderr."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from genlm.views.terminal import make_console, one_line
 
@@ -14,27 +13,37 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 Thing = TypeVar("Thing")
+Live = TypeVar("Live", "Progress", "Status")
+Self = TypeVar("Self", bound="_Display[Any]")
 # Drawing takes time from the model.
 PICTURES_PER_SECOND = 8
 
 
-class Spinner:
-    """Shows the current step on stderr, in a line that disappears; without a terminal it shows nothing.
+class _Display(Generic[Live]):
+    """Something on stderr that disappears at the end; without a terminal it shows nothing.
 
     It must be stopped before anything else is written to the terminal, or one would overwrite the other.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
         self._console = make_console(sys.stderr) if enabled and sys.stderr.isatty() else None
-        self._status: Status | None = None
+        self._live: Live | None = None
 
-    def __enter__(self) -> Spinner:
+    def __enter__(self: Self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
+
+    def stop(self) -> None:
+        """Remove the display."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class Spinner(_Display["Status"]):
+    """Shows the current step."""
 
     def say(self, text: str) -> None:
         """Show `text` instead of the previous one."""
@@ -45,38 +54,20 @@ class Spinner:
 
         # The spinner would parse markup in a plain string.
         shown = Text(one_line(text))
-        if self._status is None:
-            self._status = self._console.status(shown, refresh_per_second=PICTURES_PER_SECOND)
-            self._status.start()
+        if self._live is None:
+            self._live = self._console.status(shown, refresh_per_second=PICTURES_PER_SECOND)
+            self._live.start()
         else:
-            self._status.update(shown)
-
-    def stop(self) -> None:
-        """Remove the line."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+            self._live.update(shown)
 
 
-class ProgressBar:
-    """A bar with a count and the time left, which disappears at the end; without a terminal it shows nothing.
-
-    It must be stopped before anything else is written to the terminal, or one would overwrite the other.
-    """
+class ProgressBar(_Display["Progress"]):
+    """A bar with a count and the time left."""
 
     def __init__(self, text: str, total: int, *, enabled: bool = True) -> None:
-        self._console = make_console(sys.stderr) if enabled and sys.stderr.isatty() else None
+        super().__init__(enabled=enabled)
         self._text = text
         self._total = total
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> ProgressBar:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def count(self, things: Iterable[Thing]) -> Iterator[Thing]:
         """Yield the things and count each as it comes, with the bar shown."""
@@ -86,16 +77,10 @@ class ProgressBar:
             yield thing
 
     def update(self, done: float, text: str | None = None) -> None:
-        """Show how many things are done, the current one in part, and what the current one is."""
-        if self._progress is not None:
-            task = self._progress.task_ids[0]
-            self._progress.update(task, completed=done, description=None if text is None else one_line(text))
-
-    def stop(self) -> None:
-        """Remove the bar."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Show how many things are done, which may include part of the current one, and name the current one."""
+        if self._live is not None:
+            task = self._live.task_ids[0]
+            self._live.update(task, completed=done, description=None if text is None else one_line(text))
 
     def _start(self) -> None:
         if self._console is None:
@@ -103,6 +88,6 @@ class ProgressBar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
-        self._progress.add_task(one_line(self._text), total=self._total)
-        self._progress.start()
+        self._live = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+        self._live.add_task(one_line(self._text), total=self._total)
+        self._live.start()

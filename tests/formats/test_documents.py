@@ -22,7 +22,7 @@ def put(folder: Path, **files: str | bytes) -> Path:
     return folder
 
 
-def test_a_folder_gives_its_texts_at_any_depth(tmp_path: Path) -> None:
+def test_a_folder_is_searched_at_any_depth(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     put(tmp_path, b__txt="b", a__jsonl="{}", c__md="no", __hidden__txt="no")
     (tmp_path / ".hidden").mkdir()

@@ -25,7 +25,7 @@ def test_records_are_in_the_file_as_soon_as_they_are_appended(tmp_path: Path) ->
         assert list(journal.lines()) == [(0, '{"a": "ü"}\n'.encode()), (12, b"{}\n")]
 
 
-def test_a_journal_goes_on_where_it_ended(tmp_path: Path) -> None:
+def test_a_journal_continues_at_its_end(tmp_path: Path) -> None:
     for number in range(3):
         with open_journal(tmp_path / "a.jsonl") as journal:
             assert journal.append(str(number)) == (2 * number, 2)
@@ -168,7 +168,7 @@ def test_the_lock_is_for_the_current_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_file_system_without_locks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Lustre mounted without flock."""
+    """For example Lustre, mounted without flock."""
     fcntl = pytest.importorskip("fcntl")
 
     def refuse(descriptor: int, operation: int) -> None:

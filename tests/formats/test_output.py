@@ -229,5 +229,5 @@ def test_a_text_that_a_spreadsheet_may_run_gets_a_quote(start: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a=1", "'=1", " =1", "1-1", "\n=1"])
-def test_other_texts_stay_as_they_are_in_csv(text: str) -> None:
+def test_other_texts_do_not_change_in_csv(text: str) -> None:
     assert csv_safe(text) == text

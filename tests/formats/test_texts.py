@@ -11,7 +11,8 @@ import pytest
 from support.systems import needs_unix
 
 from genlm.errors import InputError, UsageError
-from genlm.formats.texts import STDIN, Text, check_file, read_prompt_or_file, read_texts
+from genlm.formats.files import STDIN
+from genlm.formats.texts import Text, check_file, read_prompt_or_file, read_texts
 
 LINES = "Once upon a time\n\nthe king\r\n狐"
 

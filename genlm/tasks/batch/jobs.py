@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from genlm.decoding.dispatch import decode_many, make_scheduler
 from genlm.decoding.request import Request
 from genlm.decoding.strategy import Strategy
 from genlm.errors import GenlmError, InputError, UsageError
+from genlm.formats.files import is_unicode
 from genlm.formats.rows import Format, InputFile, InputRow
 from genlm.model.memory import is_out_of_memory
 from genlm.records.batch import BatchModel, BatchRecord, Provenance, RowError
@@ -30,7 +31,7 @@ from genlm.tasks.generate import Limits, check_count, encode_prompt, make_reques
 if TYPE_CHECKING:
     from genlm.model.load import Model
 
-# A larger float may not be the number that was written.
+# Larger floats do not hold every whole number exactly.
 LARGEST_EXACT = 2**53
 # Integers of tables and of msgspec have 64 bits, with a sign or without.
 SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**64 - 1
@@ -84,17 +85,17 @@ class Job:
 
 
 def unescape(text: str) -> str:
-    r"""Return the text with the line breaks and tabs that `\n`, `\r` and `\t` stand for; `\\` is a backslash."""
+    r"""Return the text with `\n`, `\r` and `\t` replaced by line breaks and tabs, and `\\` by a backslash."""
     return re.sub(r"\\[ntr\\]", lambda match: ESCAPES[match[0]], text)
 
 
 @dataclass(frozen=True)
 class Template:
-    """Text with `{column}` where a value goes; `{{` and `}}` stand for braces.
+    """Text with `{column}` for the value of a column; `{{` and `}}` are braces.
 
     Raises:
-        UsageError: a brace is not closed, there is anything but a column's name between two, or the text is not valid
-            Unicode.
+        UsageError: a brace is not closed, there is anything but a column's name between two, no column is named, or the
+            text is not valid Unicode.
     """
 
     text: str
@@ -180,7 +181,7 @@ def make_jobs(rows: Iterable[str | Mapping[str, Any]], settings: BatchSettings) 
 
 
 def id_prefixes(files: Sequence[InputFile]) -> list[str]:
-    """Return how the ids of rows without one begin: by file name, or by path if two files have the same name.
+    """Return the start of the default ids of each file's rows: its name, or its path if two files have the same name.
 
     Folders are separated by `/` on Windows too, so that ids are the same on every system.
     """
@@ -213,7 +214,7 @@ def _make_job(row: InputRow, prefix: str, columns: Columns, settings: BatchSetti
 
 
 def _split_unwritable(columns: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Return the columns that every output format can hold, and what is wrong with another one, if there is any."""
+    """Return the columns that every output format can hold, and what is wrong with the first other column, if any."""
     writable, error = {}, None
     for name, value in columns.items():
         problem = _unwritable(name) or _unwritable(value)
@@ -258,7 +259,7 @@ def _unwritable(value: Any) -> str | None:
         below: list[Any] = []
         for each in level:
             if isinstance(each, str):
-                if not _is_unicode(each):
+                if not is_unicode(each):
                     return "is not valid Unicode: it holds half of a surrogate pair"
             elif isinstance(each, int):
                 if not SMALLEST_INTEGER <= each <= LARGEST_INTEGER:
@@ -274,14 +275,6 @@ def _unwritable(value: Any) -> str | None:
             return None
         level = below
     return "is nested too deeply"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _take_overrides(values: dict[str, Any], settings: BatchSettings) -> BatchSettings:
@@ -312,7 +305,7 @@ def _override(settings: BatchSettings, spec: str | None, seed: int | None, new: 
 
 
 def _whole(name: str, value: Any) -> int | None:
-    """Return a whole number, which a table may hold as text. Raise UsageError for anything else."""
+    """Return a whole number; a table may hold it as text. Raise UsageError for anything else."""
     number = _exact(_number(value) if isinstance(value, str) else value)
     if number is None or (isinstance(number, int) and not isinstance(number, bool)):
         return number
@@ -330,7 +323,7 @@ def _number(text: str) -> int | float | str:
 
 
 def _exact(value: Any) -> Any:
-    """Return a float that is whole as an int. Programs write all numbers of a column as floats if one is missing."""
+    """Return a whole float as an int, because many programs write a column as floats if a number in it is missing."""
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT
     return int(value) if is_whole else value
 
@@ -350,22 +343,22 @@ def run_jobs(
     batch_size: int | None = None,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[BatchRecord]:
-    """Yield a record for every job, as it finishes: what `genlm generate` gives for its prompt alone, or an error.
+    """Yield a record for every job, as it finishes: the completions of `genlm generate` for its prompt, or an error.
 
-    At most `batch_size` sequences run at once; None means as many as pay and fit in memory. Once `is_stopping`
-    returns true, running jobs finish and no others start. An iterator of jobs that has ended is asked again while
-    anything is running.
+    At most `batch_size` sequences run at once; None means as many as pay off and fit in memory. Once `is_stopping`
+    returns true, running jobs finish and no others start. While any job is running, jobs may be added to an iterator
+    that has ended.
     """
-    # A map can be asked again after its end; a generator cannot.
+    # A map can continue after its end; a generator cannot.
     requests = map(partial(_request, model), jobs)
     scheduler = make_scheduler(model.network, batch_size)
-    for running, event in decode_many(scheduler, requests, is_stopping):
+    for (job, completions), event in decode_many(scheduler, requests, is_stopping):
         if isinstance(event, Completion):
-            running.completions.append(event)
-            if len(running.completions) == running.job.settings.limits.num_return_sequences:
-                yield _record(running.job, model, running.completions)
+            completions.append(event)
+            if len(completions) == job.settings.limits.num_return_sequences:
+                yield _record(job, model, completions)
         elif isinstance(event, Failed):
-            yield _record(running.job, model, error=_reason(event.error))
+            yield _record(job, model, error=_reason(event.error))
 
 
 def model_of(model: Model) -> BatchModel:
@@ -374,16 +367,8 @@ def model_of(model: Model) -> BatchModel:
     return BatchModel(info.name, info.revision, info.fingerprint, info.dtype)
 
 
-@dataclass(eq=False)
-class _RunningJob:
-    """A job and the completions that it has so far."""
-
-    job: Job
-    completions: list[Completion] = field(default_factory=list)
-
-
-def _request(model: Model, job: Job) -> tuple[_RunningJob, Request | Failed]:
-    """Return the request for a job, or its failure if the model cannot run it."""
+def _request(model: Model, job: Job) -> tuple[tuple[Job, list[Completion]], Request | Failed]:
+    """Return a job with a list for its completions, and its request, or its failure if the model cannot run it."""
     settings = job.settings
     try:
         if job.error is not None:
@@ -393,8 +378,8 @@ def _request(model: Model, job: Job) -> tuple[_RunningJob, Request | Failed]:
             model, ids, settings.strategy, settings.limits, settings.seed, deterministic=settings.deterministic
         )
     except GenlmError as error:
-        return _RunningJob(job), Failed(error)
-    return _RunningJob(job), request
+        return (job, []), Failed(error)
+    return (job, []), request
 
 
 def _record(job: Job, model: Model, completions: Iterable[Completion] = (), *, error: str | None = None) -> BatchRecord:

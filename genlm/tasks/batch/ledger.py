@@ -26,7 +26,7 @@ CREATE TABLE rows (
 
 
 class InputEntry(NamedTuple):
-    """A row of the input. Its overrides are None if it has none; `strategy` is a number that stands for one.
+    """A row of the input. `strategy` is a number; it, `seed` and `length` are None unless the row overrides them.
 
     `prompt` is a digest.
     """
@@ -40,7 +40,7 @@ class InputEntry(NamedTuple):
 
 
 class OutputEntry(NamedTuple):
-    """A record of the output: where it is and what made it; `provenance` is a number that stands for one.
+    """A record of the output: its location, and the settings that made it. `provenance` is a number.
 
     `prompt` is a digest.
     """
@@ -79,9 +79,9 @@ class Ledger:
         database.execute(ROWS)
 
     def fill(self, entries: Iterable[InputEntry]) -> None:
-        """Add the rows of the input. To be called once."""
-        with _transaction(self._database):
-            self._database.executemany(
+        """Add the rows of the input. Call this once."""
+        with _transaction(self._database) as cursor:
+            cursor.executemany(
                 "INSERT INTO rows (position, id, strategy, seed, length, prompt) VALUES (?,?,?,?,?,?)", entries
             )
         self._database.execute("CREATE INDEX ids ON rows (id)")
@@ -96,26 +96,17 @@ class Ledger:
         return row[0], first, second
 
     def note(self, entries: Iterable[OutputEntry]) -> int:
-        """Add records; of several with one id the last counts. Return how many have an id that no row has."""
+        """Add records; of several with the same id the last counts. Return how many have an id that no row has."""
         query = """
             UPDATE rows
             SET offset = ?, size = ?, failed = ?, provenance = ?, made_seed = ?, made_length = ?, made_prompt = ?
             WHERE id = ?
         """
-        count = 0
-
-        def counted() -> Iterator[OutputEntry]:
-            nonlocal count
-            for entry in entries:
-                count += 1
-                yield entry
-
-        with _transaction(self._database):
-            known = self._database.executemany(query, counted()).rowcount
-        return count - max(0, known)
+        with _transaction(self._database) as cursor:
+            return sum(cursor.execute(query, entry).rowcount == 0 for entry in entries)
 
     def forget(self, *, failed: bool, changed: bool) -> None:
-        """Forget records that are to be made again: those with an error, and those made from another prompt."""
+        """Forget records so that they are made again: those with an error, or those made from another prompt."""
         self._database.execute(
             """
             UPDATE rows SET offset = NULL, failed = NULL
@@ -136,7 +127,7 @@ class Ledger:
         return BatchCounts(*self._one("SELECT count(*), count(offset), count(nullif(failed, 0)) FROM rows"))
 
     def seeds(self) -> list[str]:
-        """Return up to two seeds that made the records of rows without a seed of their own."""
+        """Return up to two seeds that made the records of rows that do not override the seed."""
         query = "SELECT DISTINCT made_seed FROM rows WHERE offset IS NOT NULL AND seed IS NULL LIMIT 2"
         return [seed for (seed,) in self._database.execute(query)]
 
@@ -179,7 +170,7 @@ class Ledger:
 
 
 @contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN")
-    yield
-    database.execute("COMMIT")
+def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Cursor]:
+    cursor = database.execute("BEGIN")
+    yield cursor
+    cursor.execute("COMMIT")

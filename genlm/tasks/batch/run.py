@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 # After Ctrl-C, running prompts get this long to finish.
 FINISH_WITHIN_S = 10.0
-# At most so many damaged records or changed rows are named.
+# The most damaged records, and the most changed rows, that messages name.
 MOST_NOTICES = MOST_IDS = 10
 DIGEST_BYTES = 8
-# Every row may have its own seed and length, which the ledger keeps. Few records differ in the rest.
+# The ledger keeps the seed and length of each record. Most records have the same other settings.
 shared_settings = attrgetter(*({each.name for each in fields(Provenance)} - {"seed", "max_new_tokens"}))
 
 
@@ -47,7 +47,7 @@ class ModelChoice:
 
     @property
     def known(self) -> BatchModel:
-        """What records will say about the model, as far as it is known before loading."""
+        """The model as records will name it; the dtype may be unknown before loading."""
         dtype = None if self.dtype == "auto" else self.dtype
         return BatchModel(self.folder.name, self.folder.revision, self.folder.fingerprint, dtype)
 
@@ -58,10 +58,10 @@ class ModelChoice:
         return load_model(self.folder, device=self.device, dtype=self.dtype, allow_pickle=self.allow_pickle)
 
     def on_this_machine(self) -> ModelChoice:
-        """Return the same model as it is on this machine, which may not be the one where it was chosen.
+        """Return the same model with its folder on this machine, after it was chosen on another one.
 
         Raises:
-            ModelError: a folder that does not exist here, or a model that cannot be downloaded.
+            ModelError: the folder does not exist here, or the model cannot be downloaded.
         """
         folder = self.folder
         if folder.source != "local":
@@ -129,9 +129,8 @@ class BatchRun:
         self.journal = journal
         self.ledger = ledger
         self.output = Path(plan.output)
-        # A record for each number that the ledger has for a provenance, and the numbers by shared settings.
-        self._provenances: list[Provenance] = []
-        self._numbers: dict[Any, int] = {}
+        # By shared settings, the number that the ledger has for them, and a record with them.
+        self._provenances: dict[Any, tuple[int, Provenance]] = {}
         self._strategies: dict[Strategy, int] = {}
         self._made_by: set[Versions] = set()
         self._damaged: list[int] = []
@@ -140,8 +139,9 @@ class BatchRun:
         if not plan.overwrite:
             self._read_journal()
             journal.repair()
-            if not plan.has_seed:
-                self._take_seed()
+            seeds = [] if plan.has_seed else ledger.seeds()
+            if len(seeds) == 1:
+                self.settings = replace(self.settings, seed=int(seeds[0]))
             ledger.forget(failed=plan.retry_errors, changed=plan.redo_changed)
             count, ids = ledger.changed_prompts(MOST_IDS)
             if count:
@@ -189,8 +189,9 @@ class BatchRun:
         """
         expected = self.settings.provenance(model)
         specs = {number: strategy.spec for strategy, number in self._strategies.items()}
+        provenances = dict(self._provenances.values())
         for strategy, number, id in self.ledger.provenances():
-            then = self._provenances[number]
+            then = provenances[number]
             now = replace(expected, seed=then.seed, max_new_tokens=then.max_new_tokens)
             check_same(then, now if strategy is None else replace(now, strategy=specs[strategy]), self.plan.output, id)
         limits = self.settings.limits
@@ -227,12 +228,13 @@ class BatchRun:
             if self.plan.stop_on_error and job.error is not None:
                 raise InputError(str(job.row_error(job.error)))
             own, length = job.settings, job.settings.limits.max_new_tokens
+            strategy = None
+            if own.strategy != defaults.strategy:
+                strategy = self._strategies.setdefault(own.strategy, len(self._strategies))
             yield InputEntry(
                 position,
                 str(job.id),
-                None
-                if own.strategy == defaults.strategy
-                else self._strategies.setdefault(own.strategy, len(self._strategies)),
+                strategy,
                 None if own.seed == defaults.seed else str(own.seed),
                 None if length == defaults.limits.max_new_tokens else str(length),
                 None if job.prompt is None else digest_of(job.prompt),
@@ -275,7 +277,7 @@ class BatchRun:
             raise self._not_a_record(self._damaged[0])
 
     def _check_torn(self) -> None:
-        """Raise OutputError if the only line, which is incomplete, cannot be the beginning of a record."""
+        """Raise OutputError if the only line, which is incomplete, is not the start of a record."""
         with self.journal.open() as stream:
             beginning = stream.read(len(BEGINNING))
         if beginning.strip(b"\0") and not BEGINNING.startswith(beginning):
@@ -287,26 +289,17 @@ class BatchRun:
         )
 
     def _output_entry(self, record: BatchRecord, offset: int, size: int) -> OutputEntry:
-        number = self._numbers.setdefault(shared_settings(record), len(self._numbers))
-        if number == len(self._provenances):
-            self._provenances.append(record)
-        failed = record.error is not None
+        number, _ = self._provenances.setdefault(shared_settings(record), (len(self._provenances), record))
         return OutputEntry(
             offset,
             size,
-            failed,
+            record.error is not None,
             number,
             str(record.seed),
             str(record.max_new_tokens),
             None if record.prompt is None else digest_of(record.prompt),
             str(record.id),
         )
-
-    def _take_seed(self) -> None:
-        """Take the seed of the records, if they agree on one."""
-        seeds = self.ledger.seeds()
-        if len(seeds) == 1:
-            self.settings = replace(self.settings, seed=int(seeds[0]))
 
     def _is_tidy(self, in_order: bool) -> bool:
         """Return whether the journal already holds exactly these records in this order."""
@@ -343,7 +336,7 @@ def journal_path(output: Path) -> Path:
 def check_same(then: Provenance, now: Provenance, output: str, id: str | int | None = None) -> None:
     """Raise OutputError, naming both values, if records were made with other settings than those of this run.
 
-    A dtype of None is not known yet, and matches any. `id` names the row, if it is about one.
+    A dtype of None is not known yet, and matches any. `id` is that of the row, if only one is compared.
     """
     before, after = then.settings(), now.settings()
     for name, value in after.items():
@@ -352,7 +345,7 @@ def check_same(then: Provenance, now: Provenance, output: str, id: str | int | N
 
 
 def digest_of(text: str) -> bytes:
-    """Return `DIGEST_BYTES` bytes that differ between texts, almost always."""
+    """Return the digest of a text. Different texts almost never have the same one."""
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 

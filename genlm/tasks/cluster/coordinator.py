@@ -1,10 +1,9 @@
-"""Runs a batch from inside the cluster, and knows at any time how far it is."""
+"""The coordinator: it runs a batch from inside the cluster and knows its progress."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +41,7 @@ class Outcome:
 
 
 class CoordinatorActor:
-    """The coordinator as a Ray actor. While `run` runs in a thread, the other methods answer."""
+    """The coordinator as a Ray actor. `run` runs in a thread, beside the other methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -118,7 +117,7 @@ class CoordinatorActor:
             )
 
     def stop(self) -> None:
-        """Let the workers finish and keep what is running, and start nothing else."""
+        """Let the workers finish and keep the running prompts, and start no others."""
         self._is_stopping = True
 
     def _run(self, plan: Plan, resources: Resources) -> Outcome:
@@ -131,7 +130,8 @@ class CoordinatorActor:
         manifest = self._prepare(plan, resources, folder, before)
         with self._lock:
             self._manifest, self._folder = manifest, folder
-        done, failed = make_parts(plan, resources, manifest.rows_per_part, RemoteCoordinator(_current_actor()))
+        coordinator = RemoteCoordinator(ray.get_runtime_context().current_actor)
+        done, failed = make_parts(plan, resources, manifest.rows_per_part, coordinator)
         if self._is_stopping:
             return Outcome(done, failed)
         if done != manifest.total:
@@ -187,24 +187,13 @@ class RemoteCoordinator:
             return True
 
 
-def _current_actor() -> Any:
-    return ray.get_runtime_context().current_actor
-
-
 def _explain(error: BaseException) -> GenlmError:
     """Return the error to show to the user for one that came through the cluster."""
-    for each in _causes(error):
-        if isinstance(each, GenlmError) and not isinstance(each, RayError):
-            return each
-    last = list(_causes(error))[-1]
-    return ClusterError(f"{type(last).__name__}: {_first_line(last)}", code="ray-failed")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
+    while True:
+        if isinstance(error, GenlmError) and not isinstance(error, RayError):
+            return error
+        cause = getattr(error, "cause", None) or error.__cause__
+        if cause is None:
+            first_line = str(error).strip().partition("\n")[0]
+            return ClusterError(f"{type(error).__name__}: {first_line}", code="ray-failed")
+        error = cause

@@ -1,4 +1,4 @@
-"""The folder of a batch on a cluster: chunks of rows, a part file for each, and the manifest. Knows nothing of Ray."""
+"""The folder of a batch on a cluster: chunks of rows, a part file for each, and the manifest. It works without Ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -37,7 +36,7 @@ SMALLEST_CHUNK, LARGEST_CHUNK = 16, 4096
 # can be encoded together.
 ROWS_AT_ONCE = 1024
 DIGESTS_AT_ONCE = 1 << 16
-# A worker that is lost takes no more than this much work with it.
+# A lost worker loses at most this much work.
 KEEP_EVERY_S = 5.0
 
 
@@ -60,10 +59,6 @@ class Manifest:
     def total(self) -> int:
         """How many rows there are."""
         return sum(self.rows)
-
-    def parts(self, file: int) -> int:
-        """Return how many parts the rows of a file fill."""
-        return -(-self.rows[file] // self.rows_per_part)
 
     def write(self, folder: LocalFolder | RemoteFolder) -> None:
         """Write the manifest to its folder. Raise OutputError if that fails."""
@@ -93,16 +88,18 @@ def check_output(plan: Plan, folder: LocalFolder | RemoteFolder) -> Manifest | N
     """Return the manifest of the parts to continue, or None to start over. Change nothing.
 
     Raises:
-        OutputError: a folder that holds something else, or parts that are not to be continued, or that were made with
+        OutputError: the folder holds something else, parts that the plan does not resume, or parts that were made with
             other settings.
     """
     held = [name for name in folder.names() if not name.startswith(".")]
-    manifest = read_manifest(folder) if held and not plan.overwrite else None
-    if held and manifest is None and not all(_is_output(name) for name in held):
-        raise OutputError(f"{plan.output} holds files that are not parts of genlm batch: choose another folder")
-    if held and manifest is None and not plan.overwrite:
-        raise OutputError(f"{plan.output} holds parts without {NAME}", code="output-not-resumable")
+    if not held:
+        return None
+    manifest = None if plan.overwrite else read_manifest(folder)
     if manifest is None:
+        if not all(name in (NAME, UNFINISHED) or name.startswith("part-") for name in held):
+            raise OutputError(f"{plan.output} holds files that are not parts of genlm batch: choose another folder")
+        if not plan.overwrite:
+            raise OutputError(f"{plan.output} holds parts without {NAME}", code="output-not-resumable")
         return None
     if not plan.resume:
         raise OutputError(f"{plan.output} already exists", code="output-exists")
@@ -139,10 +136,6 @@ def check_files(manifest: Manifest, files: tuple[str, ...], rows: tuple[int, ...
                 hint="rows may only be added at the end",
                 code="output-not-resumable",
             )
-
-
-def _is_output(name: str) -> bool:
-    return name in (NAME, UNFINISHED) or name.startswith("part-")
 
 
 # Chunks of rows.
@@ -219,7 +212,7 @@ def _jobs_of(plan: Plan, file: int) -> Iterator[Job]:
 
 
 class UnfinishedPart:
-    """The records of a part in the making, kept in files beside it, a few seconds after they were made at most.
+    """The records of a part that is not complete, kept in files beside it within a few seconds.
 
     Each file is written once, because an object store cannot append.
     """
@@ -266,15 +259,10 @@ class UnfinishedPart:
         self._timer = None
 
 
-def forget_unfinished(folder: LocalFolder | RemoteFolder, part: str) -> None:
-    """Remove what was kept of a part that is complete now."""
-    folder.remove(f"{UNFINISHED}/{part}")
-
-
 class PartRecords(NamedTuple):
-    """The records there are of a part, wherever they are kept.
+    """The existing records of a part. `is_part` is whether the part itself has them all.
 
-    `is_part` is whether they are all in the part itself. `damaged` names each damaged record by file and line.
+    `damaged` names each damaged record by file and line.
     """
 
     records: list[BatchRecord]
@@ -283,9 +271,9 @@ class PartRecords(NamedTuple):
 
 
 def read_records(folder: LocalFolder | RemoteFolder, part: str) -> PartRecords:
-    """Return the records there are of a part. An incomplete last line is skipped."""
+    """Return the existing records of a part. An incomplete last line is skipped."""
     unfinished = f"{UNFINISHED}/{part}"
-    # A name with a dot is that of a file that was not written completely.
+    # A name that starts with a dot is that of a file that was not written completely.
     kept = [f"{unfinished}/{name}" for name in folder.names(unfinished) if not name.startswith(".")]
     records: list[BatchRecord] = []
     damaged: list[str] = []
@@ -338,12 +326,12 @@ def part_contents(jobs: Iterable[Job], records: dict[str, BatchRecord]) -> tuple
 def merge_parts(place: str, output: Path, *, csv_safe: bool = False) -> Manifest:
     """Write all records of a folder of parts to one file, in the order of the input. Return its manifest.
 
-    For `csv_safe` see write_csv.
+    See write_csv for `csv_safe`.
 
     Raises:
-        InputError: a folder without parts, or with rows that have no record yet.
-        UsageError: an output that is neither JSON lines nor a table, or not CSV if `csv_safe` is set.
-        OutputError: a file that cannot be written; the file that was there before stays.
+        InputError: the folder has no parts, or rows without a record.
+        UsageError: the output is neither JSON lines nor a table, or not CSV if `csv_safe` is set.
+        OutputError: the file cannot be written; the old file stays.
     """
     needs_table = is_table(output, safe=csv_safe)
     folder = open_folder(place)
@@ -352,20 +340,16 @@ def merge_parts(place: str, output: Path, *, csv_safe: bool = False) -> Manifest
         raise InputError(f"{place} holds no parts of genlm batch")
     with replacing(output) as stream:
         if needs_table:
-            write_table(output, partial(_records, folder, manifest), stream, safe=csv_safe)
+            write_table(output, lambda: map(BatchRecord.from_line, _lines(folder, manifest)), stream, safe=csv_safe)
         else:
             stream.writelines(_lines(folder, manifest))
     return manifest
 
 
-def _records(folder: LocalFolder | RemoteFolder, manifest: Manifest) -> Iterator[BatchRecord]:
-    return map(BatchRecord.from_line, _lines(folder, manifest))
-
-
 def _lines(folder: LocalFolder | RemoteFolder, manifest: Manifest) -> Iterator[bytes]:
     for file, rows in enumerate(manifest.rows):
-        for number in range(manifest.parts(file)):
-            expected = min(manifest.rows_per_part, rows - number * manifest.rows_per_part)
+        for number, start in enumerate(range(0, rows, manifest.rows_per_part)):
+            expected = min(manifest.rows_per_part, rows - start)
             yield from _lines_of_part(folder, part_name(file, number), expected)
 
 

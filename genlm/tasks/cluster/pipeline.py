@@ -22,14 +22,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from genlm.formats.folder import open_folder
 from genlm.tasks.batch.run import DIGEST_BYTES, Plan, same_id
-from genlm.tasks.cluster.parts import (
-    IdLocation,
-    chunks_at_once,
-    find_ids,
-    forget_unfinished,
-    read_chunks,
-    read_digests,
-)
+from genlm.tasks.cluster.parts import UNFINISHED, IdLocation, chunks_at_once, find_ids, read_chunks, read_digests
 from genlm.tasks.cluster.worker import Coordinator, Resources, Worker
 
 # Reading is cheap, and each reader is a separate process.
@@ -69,7 +62,7 @@ class PartWriter:
         result = self._worker.make(pickle.loads(chunk))
         if result.data is not None:
             self._folder.write(result.part, result.data)
-            forget_unfinished(self._folder, result.part)
+            self._folder.remove(f"{UNFINISHED}/{result.part}")
         return {"rows": [result.rows], "failed": [result.failed]}
 
 
@@ -116,9 +109,9 @@ class Reader:
 
     def _dataset(self, readers: int) -> Dataset:
         _configure_ray_data()
-        source = Files(len(self.plan.files), self.read)
+        count = len(self.plan.files)
         rows: Dataset = ray.data.read_datasource(
-            source, num_cpus=0, concurrency=readers, override_num_blocks=len(self.plan.files)
+            Files(count, self.read), num_cpus=0, concurrency=min(count, readers), override_num_blocks=count
         )
         return rows
 
@@ -164,7 +157,7 @@ def count_rows(plan: Plan, resources: Resources) -> tuple[int, ...]:
             yield pa.table({"file": [file], "digests": [digests]})
 
     counts, found = [0] * len(plan.files), [np.empty(0, np.uint64)]
-    for row in Reader(plan, read).rows(_readers(plan, resources)):
+    for row in Reader(plan, read).rows(resources.workers):
         counts[row["file"]] += len(row["digests"]) // DIGEST_BYTES
         found.append(np.frombuffer(row["digests"], np.uint64))
     every = np.sort(np.concatenate(found))
@@ -181,16 +174,12 @@ def _check_ids(plan: Plan, resources: Resources, digests: set[bytes]) -> None:
         for location in find_ids(plan, file, digests):
             yield pa.table({name: [value] for name, value in location._asdict().items()})
 
-    rows = Reader(plan, read).rows(_readers(plan, resources))
+    rows = Reader(plan, read).rows(resources.workers)
     first: dict[str, IdLocation] = {}
     for location in sorted((IdLocation(**row) for row in rows), key=lambda each: (each.file, each.row)):
         if location.id in first:
             raise same_id(location.id, first[location.id].place, location.place, plan.columns.id)
         first[location.id] = location
-
-
-def _readers(plan: Plan, resources: Resources) -> int:
-    return min(len(plan.files), resources.workers)
 
 
 def _configure_ray_data() -> None:

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 CLIENT = "ray://"
 # Enough for the few chunks in flight. By default Ray takes a third of the memory.
 OBJECT_STORE_BYTES = 256 << 20
-# With Ray's default niceness of 15 the workers would get hardly any time on a machine that does something else too.
+# With Ray's default niceness of 15, workers get hardly any time on a machine that does something else too.
 SYSTEM_CONFIG = {"worker_niceness": 0}
 # The path of a Unix socket has at most 107 bytes, and a local Ray's sockets have long names.
 SHORT_TMP = "/tmp"
 POLL_S = 0.5
 # How long a cluster has to accept a connection.
 ANSWER_S = 10.0
-# How long the coordinator may be out of reach, for instance while its machine is busy.
+# How long the coordinator may be out of reach, for example because its machine is busy.
 UNREACHED_S = 60.0
 
 
@@ -45,54 +45,50 @@ def check_ray() -> None:
         raise UsageError("Ray Data is not installed", hint="pip install 'genlm[ray]'")
 
 
-class Session:
-    """A connected cluster."""
+def choose_resources(address: str | None, workers: int | None, cpus: float | None, gpus: float | None) -> Resources:
+    """Return how many workers to run on the connected cluster, and what each takes: by default as many as fit.
 
-    def __init__(self, address: str | None) -> None:
-        self.address = address
+    By default each worker gets a GPU, or, if there are none, an equal share of the CPUs.
 
-    def resources(self, workers: int | None, cpus: float | None, gpus: float | None) -> Resources:
-        """Return how many workers to run and what each takes: by default as many as fit the cluster.
+    Raises:
+        UsageError: more than this machine has, if there is no address.
+    """
+    import ray
 
-        By default each worker gets a GPU, or, if there are none, an equal share of the CPUs.
+    has = ray.cluster_resources()
+    all_cpus, all_gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
+    gpus = (1.0 if all_gpus else 0.0) if gpus is None else gpus
+    if workers is None:
+        machines = sum(1 for node in ray.nodes() if node["Alive"])
+        workers = max(1, int(all_gpus / gpus) if gpus else int(all_cpus / cpus) if cpus else machines)
+    if cpus is None:
+        cpus = 1.0 if gpus else max(1.0, all_cpus // workers)
+    if address is None and (workers * cpus > all_cpus or workers * gpus > all_gpus):
+        raise UsageError(
+            f"{workers} workers with {cpus:g} CPUs and {gpus:g} GPUs each are more than this machine has: "
+            f"{all_cpus:g} and {all_gpus:g}",
+            code="too-many-workers",
+        )
+    return Resources(workers, cpus, gpus)
 
-        Raises:
-            UsageError: more than this machine has, if the Ray is on this machine.
-        """
-        import ray
 
-        has = ray.cluster_resources()
-        all_cpus, all_gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
-        gpus = (1.0 if all_gpus else 0.0) if gpus is None else gpus
-        if workers is None:
-            workers = max(1, int(all_gpus / gpus) if gpus else int(all_cpus / cpus) if cpus else _count_machines())
-        if cpus is None:
-            cpus = 1.0 if gpus else max(1.0, all_cpus // workers)
-        if self.address is None and (workers * cpus > all_cpus or workers * gpus > all_gpus):
-            raise UsageError(
-                f"{workers} workers with {cpus:g} CPUs and {gpus:g} GPUs each are more than this machine has: "
-                f"{all_cpus:g} and {all_gpus:g}",
-                code="too-many-workers",
-            )
-        return Resources(workers, cpus, gpus)
+@contextmanager
+def start_run(plan: Plan, resources: Resources) -> Iterator[ClusterRun]:
+    """Start a batch on the connected cluster. It ends with the context."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    @contextmanager
-    def run(self, plan: Plan, resources: Resources) -> Iterator[ClusterRun]:
-        """Start a batch on the cluster. It ends with the context."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    from genlm.tasks.cluster.coordinator import CoordinatorActor
 
-        from genlm.tasks.cluster.coordinator import CoordinatorActor
-
-        # The coordinator runs on this machine: without this command, nobody would wait for the result.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
-        coordinator: Any = ray.remote(CoordinatorActor).options(**options).remote()
-        try:
-            yield ClusterRun(coordinator, plan, resources)
-        finally:
-            with contextlib.suppress(Exception):
-                ray.kill(coordinator)
+    # The coordinator runs on this machine: without this command, nobody would wait for the result.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here}
+    coordinator: Any = ray.remote(CoordinatorActor).options(**options).remote()
+    try:
+        yield ClusterRun(coordinator, plan, resources)
+    finally:
+        with contextlib.suppress(Exception):
+            ray.kill(coordinator)
 
 
 class ClusterRun:
@@ -105,12 +101,21 @@ class ClusterRun:
     def wait(self) -> bool:
         """Wait a little. Return whether the batch has ended."""
         import ray
+        from ray.exceptions import ActorUnavailableError, RayError
 
         done, _ = ray.wait([self._outcome], timeout=POLL_S)
-        if done and self._is_cut_off():
+        if not done:
+            return False
+        try:
+            ray.get(self._outcome)
+        except ActorUnavailableError:
+            # The connection ended, but not the batch.
             self._outcome = self._coordinator.outcome.remote()
             return False
-        return bool(done)
+        except (RayError, ConnectionError):
+            # `outcome` raises it again.
+            pass
+        return True
 
     def look(self) -> ClusterState:
         """Return the progress. Raise ClusterError if the cluster is lost."""
@@ -118,7 +123,7 @@ class ClusterRun:
         return state
 
     def stop(self) -> None:
-        """Let the workers finish what is running."""
+        """Let the workers finish the running prompts and start no others."""
         self._ask(self._coordinator.stop)
 
     def outcome(self) -> Outcome:
@@ -131,19 +136,6 @@ class ClusterRun:
         except (RayError, ConnectionError) as error:
             raise _lost(error) from error
         return outcome
-
-    def _is_cut_off(self) -> bool:
-        """Return whether the connection ended, and not the batch."""
-        import ray
-        from ray.exceptions import ActorUnavailableError, RayError
-
-        try:
-            ray.get(self._outcome)
-        except ActorUnavailableError:
-            return True
-        except (RayError, ConnectionError):
-            return False
-        return False
 
     def _ask(self, method: Any) -> Any:
         """Return the coordinator's answer, as soon as it can be reached."""
@@ -167,7 +159,7 @@ def _lost(error: Exception) -> ClusterError:
 
 
 @contextmanager
-def open_session(address: str | None, *, dashboard: bool = False, verbose: bool = False) -> Iterator[Session]:
+def connected(address: str | None, *, dashboard: bool = False, verbose: bool = False) -> Iterator[None]:
     """Connect to the cluster at `address`, or if it is None to a new Ray on this machine that ends with the context.
 
     Raises:
@@ -199,14 +191,14 @@ def open_session(address: str | None, *, dashboard: bool = False, verbose: bool 
                 ray.init(**settings)
         except Exception as error:
             raise _not_reached(address, error) from error
-        yield Session(address)
+        yield
 
 
 def _check_answers(address: str) -> None:
     """Raise ClusterError if nothing listens at an address. Ray would try for minutes."""
     host, _, port = address.removeprefix(CLIENT).rpartition(":")
     if not port.isdecimal():
-        # Not HOST:PORT: Ray knows where that is, or what is wrong with it.
+        # An address such as auto: leave it to Ray.
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
@@ -226,19 +218,13 @@ def _sigterm_preserved() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _count_machines() -> int:
-    import ray
-
-    return sum(1 for node in ray.nodes() if node["Alive"])
-
-
 def _not_reached(address: str | None, error: Exception) -> ClusterError:
     message = _first_line(error)
     if "include dashboard" in message:
         return ClusterError("Ray's dashboard is not installed", hint="pip install 'ray[default]'")
     if address is None:
         return ClusterError(f"cannot start Ray on this machine: {message}", code="ray-failed")
-    text = " ".join(str(each) for each in (error, error.__cause__ or ""))
+    text = f"{error} {error.__cause__ or ''}"
     if "ray[client]" in text:
         return ClusterError(f"{address} needs Ray's client", hint="pip install 'ray[client]'")
     if "uthentication" in text or "InvalidAuthToken" in text:
@@ -258,9 +244,9 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Keep Ray's output off the terminal: its logs, its prints, and what its C++ code writes to the descriptors.
+    """Keep the logs and prints of Ray, and the output of its C++ code, off the terminal.
 
-    What is written to `sys.stderr` meanwhile still gets there.
+    `sys.stderr` still reaches the terminal.
     """
     os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
     with ExitStack() as stack:

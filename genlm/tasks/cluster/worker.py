@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from genlm.model.load import Model
 
 HEARTBEAT_S = 1.0
-# The records of a chunk as they finish. If no more will come, an error or None follows.
+# The records of a chunk as they finish. An error or None means that no more will come.
 RecordQueue: TypeAlias = "SimpleQueue[BatchRecord | Exception | None]"
 
 
 @dataclass(frozen=True)
 class Resources:
-    """How many workers there are, and what each takes; a worker with a fraction of a GPU shares it with others."""
+    """How many workers there are, and the CPUs and GPUs of each. A worker with a fraction of a GPU shares it."""
 
     workers: int
     cpus: float
@@ -39,9 +39,9 @@ class Resources:
 
 @dataclass
 class Report:
-    """What a worker has done since its last report: it made `made` records.
+    """The progress of a worker since its last report: it made `made` records.
 
-    `rows` counts for each part the rows that have a record by now, whoever made it. `notices` are lines for the user.
+    `rows` counts for each part all rows that have a record now, old ones too. `notices` are lines for the user.
     """
 
     worker: str
@@ -54,7 +54,7 @@ class Report:
 
 
 class Coordinator(Protocol):
-    """What a worker reports to."""
+    """The coordinator of a batch, to which each worker reports."""
 
     def check_model(self, model: BatchModel) -> None:
         """Raise OutputError if a worker's model differs from that of the others."""
@@ -67,7 +67,7 @@ class Coordinator(Protocol):
 
 @dataclass(frozen=True)
 class PartResult:
-    """What became of a chunk. `data` are the contents of the part that must be written.
+    """The result for a chunk. `data` are the contents of the part, which must be written.
 
     `data` is None if the part was complete already or the worker stopped early.
     """
@@ -112,35 +112,23 @@ class Worker:
             return PartResult(part, None, len(done), sum(record.error is not None for record in records))
         if left:
             unfinished = UnfinishedPart(folder, part)
-            with self._heartbeat.busy(), self._keeping(unfinished):
-                for record in self._run(left):
-                    done[str(record.id)] = record
-                    unfinished.add(record.to_line())
-                    self._heartbeat.note_record(part, len(done), record)
+            with self._heartbeat.busy():
+                try:
+                    for record in self._loop.run(left):
+                        if plan.stop_on_error and record.error is not None:
+                            raise InputError(str(record.error), code="row-failed")
+                        unfinished.add(record.to_line())
+                        done[str(record.id)] = record
+                        self._heartbeat.note_record(part, len(done), record)
+                finally:
+                    if len(done) < len(chunk.jobs):
+                        unfinished.keep()
+                    else:
+                        unfinished.forget()
         if len(done) < len(chunk.jobs):
             return PartResult(part, None, len(done), 0)
         data, failed = part_contents(chunk.jobs, done)
         return PartResult(part, data, len(done), failed)
-
-    def _run(self, jobs: Sequence[Job]) -> Iterator[BatchRecord]:
-        for record in self._loop.run(jobs):
-            if self._plan.stop_on_error and record.error is not None:
-                raise InputError(str(record.error), code="row-failed")
-            yield record
-
-    @contextmanager
-    def _keeping(self, unfinished: UnfinishedPart) -> Iterator[None]:
-        """Keep the records of a part that does not become complete."""
-        try:
-            yield
-        except BaseException:
-            unfinished.keep()
-            raise
-        else:
-            if self._heartbeat.is_stopping():
-                unfinished.keep()
-            else:
-                unfinished.forget()
 
     def _load(self) -> Model:
         model = self._plan.model.on_this_machine().load()
@@ -294,7 +282,7 @@ class SharedLoop:
 
 
 class JobQueue:
-    """The jobs that have not been taken, as an iterator that may go on after its end."""
+    """The waiting jobs, as an iterator that continues if jobs are added after its end."""
 
     def __init__(self) -> None:
         self.jobs: deque[Job] = deque()

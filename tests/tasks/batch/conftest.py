@@ -31,7 +31,7 @@ def model(folder: Path) -> Model:
 
 @pytest.fixture(scope="package")
 def lm(model: Model) -> LanguageModel:
-    """The model as Python users have it."""
+    """The model as `genlm.load` returns it."""
     return LanguageModel(model)
 
 

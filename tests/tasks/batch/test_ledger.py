@@ -25,7 +25,7 @@ def written(place: int, id: str, *, failed: bool = False) -> OutputEntry:
     return OutputEntry(place, 10, failed, 0, "7", "50", b"fox", id)
 
 
-def test_what_is_done_and_what_is_left(ledger: Ledger) -> None:
+def test_rows_with_and_without_a_record(ledger: Ledger) -> None:
     ledger.fill(entries("a", "b", "c", "d"))
     assert ledger.counts() == BatchCounts(4, 0, 0)
     assert ledger.note([written(0, "c"), written(10, "a", failed=True)]) == 0

@@ -142,7 +142,7 @@ def test_a_changed_override_of_a_row_is_refused_too(run: Callable[..., Done]) ->
 
 
 @pytest.mark.parametrize("output", ["out.jsonl", "out.csv"])
-def test_a_changed_prompt_is_refused_until_it_is_to_run_again(run: Callable[..., Done], output: str) -> None:
+def test_a_changed_prompt_is_refused_without_redo_changed(run: Callable[..., Done], output: str) -> None:
     options = ("in.jsonl", "-o", output, "--max-new-tokens", "5", "--deterministic", "--seed", "7")
     before = [*rows(12), {"id": "bad", "prompt": None}]
     after = [row | {"prompt": f"A {row['prompt']}"} if row["id"] in ("row 1", "row 3") else row for row in before]

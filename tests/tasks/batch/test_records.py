@@ -16,9 +16,7 @@ from genlm.records.batch import BatchRecord
 from genlm.records.made_by import Versions
 
 
-def test_a_record_holds_what_generate_gives_for_its_prompt(
-    run: Callable[..., Done], lm: LanguageModel, folder: Path
-) -> None:
+def test_a_record_has_the_completions_of_generate(run: Callable[..., Done], lm: LanguageModel, folder: Path) -> None:
     write_lines("in.jsonl", *rows())
     done = run("in.jsonl", "-o", "out.jsonl", "--seed", "5", "--max-new-tokens", "20", "-n", "2", "--stop", "e")
     assert (done.code, done.out) == (0, "")

@@ -131,7 +131,7 @@ def csv_of(text: str) -> bytes:
 
 
 @pytest.mark.parametrize("text", ["\r", "a\rb", "a\nb", "a\r\n", "\r\n", "a,b", '"'])
-def test_a_text_in_csv_comes_back_as_it_was(text: str) -> None:
+def test_a_text_in_csv_is_read_back_unchanged(text: str) -> None:
     contents = csv_of(text)
     (row,) = csv.DictReader(io.StringIO(contents.decode(), newline=""))
     assert (row["prompt"], row["note"], row["completion"]) == (text, text, text)

@@ -24,7 +24,7 @@ def test_values_that_are_not_text_are_written_as_json() -> None:
     ("values", "message"),
     [({}, "'a' is missing, which the template needs"), ({"a": None}, "'a' is null, which the template needs")],
 )
-def test_a_value_must_be_there(values: dict[str, None], message: str) -> None:
+def test_a_missing_value_is_an_error(values: dict[str, None], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Template("{a}").fill(values)
 
@@ -32,7 +32,7 @@ def test_a_value_must_be_there(values: dict[str, None], message: str) -> None:
 @pytest.mark.parametrize(
     "text", ["{", "}", "{}", "{0.__class__}", "{a[0]}", "{a!r}", "{a:>9}", "no column", "{{a}}", "{a.b}"]
 )
-def test_a_template_that_makes_no_sense_is_refused(text: str) -> None:
+def test_an_invalid_template_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="template"):
         Template(text)
 

@@ -112,7 +112,7 @@ class TestMerge:
         done = call("merge", tmp_path, "-o", tmp_path / "all.txt")
         assert (done.code, "the result is .jsonl, .csv or .parquet" in done.error()) == (2, True)
 
-    def test_an_existing_file_stays_unless_it_is_to_be_replaced(self, plan: Plan, tmp_path: Path) -> None:
+    def test_an_existing_file_is_replaced_only_with_overwrite(self, plan: Plan, tmp_path: Path) -> None:
         make_all(plan)
         write_manifest(plan)
         output = tmp_path / "all.jsonl"

@@ -118,7 +118,7 @@ def merged(parts: Path) -> bytes:
 
 
 def read_from(path: Path, data: bytes) -> bytes:
-    """Return records as they are if their rows are read from the file at `path`, which their errors name."""
+    """Return records with errors that name the file at `path`."""
     records = [BatchRecord.from_line(line) for line in data.splitlines()]
     moved = [replace(each, error=each.error and replace(each.error, file=str(path))) for each in records]
     return "".join(f"{each.to_line()}\n" for each in moved).encode()
@@ -164,7 +164,7 @@ def test_a_ray_of_this_machine_stops_when_its_command_is_killed(killed: int) -> 
     wait_until(lambda: not ray_in(killed), "the end of the workers")
 
 
-def test_parts_are_what_one_machine_makes(
+def test_parts_are_the_same_as_on_one_machine(
     cluster: Cluster, prompts: Path, long: Path, slow: Path, alone: bytes, tmp_path: Path
 ) -> None:
     done = call(*on(cluster, long, tmp_path / "parts", slow))
@@ -235,7 +235,7 @@ def exit_code_after(number: signal.Signals, cluster: Cluster, parts: Path, argum
 
 
 def read_until(run: subprocess.Popen[bytes], text: bytes) -> bytes:
-    """Read what a run says until `text` is there."""
+    """Read the output of a run until it contains `text`."""
     assert run.stderr is not None
     said = b""
     while text not in said:
@@ -245,9 +245,7 @@ def read_until(run: subprocess.Popen[bytes], text: bytes) -> bytes:
     return said
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(
-    cluster: Cluster, prompts: Path, slow: Path, alone: bytes, tmp_path: Path
-) -> None:
+def test_a_killed_run_can_be_resumed(cluster: Cluster, prompts: Path, slow: Path, alone: bytes, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     with subprocess_of(*on(cluster, prompts, parts, slow)) as run:
         wait_until(lambda: len(parts_of(parts)) > 1, "two parts")

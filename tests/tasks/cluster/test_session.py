@@ -17,7 +17,7 @@ from genlm.cli.errors import hint_of
 from genlm.errors import ClusterError, UsageError
 from genlm.formats.folder import HELD
 from genlm.records.batch import ClusterState
-from genlm.tasks.cluster.session import ClusterRun, Session, open_session
+from genlm.tasks.cluster.session import ClusterRun, choose_resources, connected
 from genlm.tasks.cluster.worker import Resources
 
 
@@ -29,7 +29,7 @@ class TestResources:
         nodes = [{"Alive": True}] * machines + [{"Alive": False}]
         ray = SimpleNamespace(cluster_resources=lambda: has, nodes=lambda: nodes)
         with mock.patch.dict(sys.modules, ray=ray):
-            return Session(address).resources(**{"workers": None, "cpus": None, "gpus": None, **asked})
+            return choose_resources(address, **{"workers": None, "cpus": None, "gpus": None, **asked})
 
     @pytest.mark.parametrize(
         ("has", "asked", "given"),
@@ -79,7 +79,7 @@ class TestResources:
         def init(**_: object) -> None:
             raise ConnectionError(raised)
 
-        with fake_ray(init), pytest.raises(ClusterError) as caught, open_session(address):
+        with fake_ray(init), pytest.raises(ClusterError) as caught, connected(address):
             pass
         assert str(caught.value) == message
         assert hint in (hint_of(caught.value) or "")
@@ -93,7 +93,7 @@ class TestResources:
             with (
                 mock.patch.dict(sys.modules, ray=ray),
                 pytest.raises(ClusterError, match=f"no Ray cluster at {address}: Connection refused"),
-                open_session(address),
+                connected(address),
             ):
                 pass
 
@@ -103,7 +103,7 @@ class TestResources:
             signal.raise_signal(signal.SIGTERM)
 
         before = signal.getsignal(signal.SIGTERM)
-        with fake_ray(init), pytest.raises(SystemExit, match="143"), open_session("h:1"):
+        with fake_ray(init), pytest.raises(SystemExit, match="143"), connected("h:1"):
             pass
         assert signal.getsignal(signal.SIGTERM) is before
 
@@ -112,7 +112,7 @@ class TestResources:
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
 
         before = signal.getsignal(signal.SIGTERM)
-        with fake_ray(init), open_session("h:1"):
+        with fake_ray(init), connected("h:1"):
             assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -137,7 +137,7 @@ class TestTemporaryFolders:
             yield
 
     def test_a_folder_is_removed_with_its_command(self, tmp_path: Path) -> None:
-        with open_session(None):
+        with connected(None):
             assert len(list(tmp_path.iterdir())) == 1
         assert list(tmp_path.iterdir()) == []
 
@@ -145,28 +145,28 @@ class TestTemporaryFolders:
         left = tmp_path / "genlm-ray-killed"
         (left / "session").mkdir(parents=True)
         (left / HELD).touch()
-        with open_session(None):
+        with connected(None):
             assert not left.exists()
 
     def test_the_folder_of_a_running_command_stays(self, tmp_path: Path) -> None:
-        with open_session(None):
+        with connected(None):
             (first,) = tmp_path.iterdir()
-            with open_session(None):
+            with connected(None):
                 assert first.exists()
 
     def test_a_folder_of_something_else_stays(self, tmp_path: Path) -> None:
         (tmp_path / "genlm-ray-other").mkdir()
-        with open_session(None):
+        with connected(None):
             pass
         assert (tmp_path / "genlm-ray-other").exists()
 
 
 class Died(Exception):
-    """Stands for RayError and for what Ray raises for a dead actor."""
+    """A fake RayError, which Ray also raises for a dead actor."""
 
 
 class Unavailable(Died):
-    """Stands for ActorUnavailableError."""
+    """A fake ActorUnavailableError."""
 
 
 class TestClusterRun:

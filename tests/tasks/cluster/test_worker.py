@@ -95,7 +95,7 @@ def test_parts_of_rows_that_moved_are_made_again(plan: Plan, prompt_file: Path, 
     assert b"".join(part.read_bytes() for part in parts) == run_locally(plan, tmp_path)
 
 
-def test_a_changed_prompt_is_refused_until_it_is_to_run_again(plan: Plan, prompt_file: Path, tmp_path: Path) -> None:
+def test_a_changed_prompt_is_refused_without_redo_changed(plan: Plan, prompt_file: Path, tmp_path: Path) -> None:
     make_all(plan)
     lines = prompt_file.read_text().splitlines()
     row = json.loads(lines[1])
@@ -143,7 +143,7 @@ def test_a_worker_that_must_stop_starts_nothing(plan: Plan) -> None:
     assert worker.make(second).data is None
 
 
-def test_a_worker_that_fails_keeps_what_it_made(plan: Plan) -> None:
+def test_a_worker_that_fails_keeps_its_records(plan: Plan) -> None:
     _, chunk, *_ = read_chunks(plan, 0, SIZE)
     with pytest.raises(InputError):
         Worker(replace(plan, stop_on_error=True), FakeCoordinator()).make(chunk)
@@ -185,7 +185,7 @@ class TestSeveralChunksAtOnce:
         assert len(loops) == 1
 
     def test_a_chunk_that_is_given_twice_is_made_twice(self, plan: Plan) -> None:
-        """A cluster does this if it takes a worker for lost that is not."""
+        """A cluster does this if it wrongly takes a worker for lost."""
         chunk, *_ = read_chunks(plan, 0, SIZE)
         worker = Worker(plan, FakeCoordinator())
         with ThreadPoolExecutor(2) as pool:
