@@ -18,7 +18,7 @@ from genlm.model.pieces import Pieces
 from genlm.records.compare import METRICS, Cell, Judgement, Sample, StrategyComparison, StrategyRow
 from genlm.records.generation import Generation, Overflow
 from genlm.records.made_by import MadeBy
-from genlm.tasks.generate import Limits, continue_prompt, prompt_ids, result_of
+from genlm.tasks.generate import Limits, continue_prompt, encode_prompt, result_of
 from genlm.tasks.metrics import distances, measure
 from genlm.tasks.next import continuation_ids
 from genlm.tasks.score import SlidingWindow, Window, score_windows
@@ -361,4 +361,4 @@ def _context(model: Model, prompt: str, room: int | None) -> tuple[int, ...]:
         return ()
     if room is None:
         return tuple(model.tokenizer.encode(prompt)) if prompt else (model.start_id or 0,)
-    return prompt_ids(model, prompt, room, "error")
+    return encode_prompt(model, prompt, room, "error")

@@ -164,7 +164,7 @@ def _end_of(prompt: str) -> str:
     return shown if len(shown) <= PROMPT_WIDTH else "…" + shown[-PROMPT_WIDTH:]
 
 
-def _hang(tree: RichTree, branches: tuple[Branch, ...]) -> None:
+def _hang(tree: RichTree, branches: list[Branch]) -> None:
     from rich.text import Text
 
     for branch in branches:
@@ -179,7 +179,7 @@ def _hang(tree: RichTree, branches: tuple[Branch, ...]) -> None:
         _hang(tree.add(line), branch.children)
 
 
-def _count(branches: tuple[Branch, ...]) -> int:
+def _count(branches: list[Branch]) -> int:
     return sum(1 + _count(branch.children) for branch in branches)
 
 
@@ -265,7 +265,7 @@ def _filtered_logprob(logprob: float | None) -> dict[str, float | None]:
     return {} if logprob is None else {"filtered_logprob": finite(logprob)}
 
 
-def _branch_records(branches: tuple[Branch, ...]) -> list[dict[str, Any]]:
+def _branch_records(branches: list[Branch]) -> list[dict[str, Any]]:
     return [
         {
             "rank": rank,
