@@ -24,7 +24,7 @@ from genlm.views.generation import TextView, TraceView, as_json, replay_json, re
 from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 
-# What can be combined with --replay: everything that a saved result does not hold.
+# Options that can be combined with --replay; the saved result holds all other settings.
 WITH_REPLAY = {"replay", "allow_pickle", "format", "output", "quiet"}
 
 
@@ -113,7 +113,7 @@ def _show(
     *,
     is_live: bool,
 ) -> Generation:
-    """Show events as they come and return the result. The spinner stops at live text; otherwise it counts."""
+    """Show events as they come and return the result. The spinner counts completions until live text replaces it."""
     spinner.say("generating")
     done = 0
     try:
