@@ -139,7 +139,8 @@ class LanguageModel:
         fails under a strategy is a cell with an error.
 
         Raises:
-            UsageError: an invalid strategy, count or metric; a SpecError has the position in the spec.
+            UsageError: no prompt or strategy, or an invalid strategy, count or metric; a SpecError has the position in
+                the spec.
             ModelError: more completions than memory can hold.
             InputError, ModelError: the first failure, if no strategy has a completion.
         """
