@@ -62,7 +62,11 @@ class LanguageModel:
             ModelError: logits that are not numbers.
         """
         limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
-        return result_of(self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic))
+        return result_of(
+            continue_prompt(
+                self._model, prompt, _parsed(strategy), limits, seed, trace=trace, deterministic=deterministic
+            )
+        )
 
     def stream(
         self,
@@ -79,7 +83,9 @@ class LanguageModel:
     ) -> Iterator[Piece | Completion]:
         """Like `generate`, but yield each `Piece` of text when it is generated and each `Completion` when it ends."""
         limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
-        events = self._start(prompt, strategy, limits, seed, trace=trace, deterministic=deterministic)
+        events = continue_prompt(
+            self._model, prompt, _parsed(strategy), limits, seed, trace=trace, deterministic=deterministic
+        )
         return (event for event in events if not isinstance(event, Generation))
 
     def batch(
@@ -102,16 +108,15 @@ class LanguageModel:
 
         A prompt is a text, or a mapping like a line of a JSON lines file for `genlm batch`: with the key `prompt`, and
         optionally `id`, `strategy`, `seed`, `max_new_tokens` and others, which become `columns`. At most `batch_size`
-        sequences run at once; by default as many as pay and fit in memory.
+        sequences run at once; by default as many as fit in memory and still run faster together.
 
         Raises:
             UsageError: an invalid strategy or limit; a SpecError says where in the spec.
         """
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}")
-        chosen = Strategy.parse(strategy) if isinstance(strategy, str) else strategy
         limits = _limits(max_new_tokens, num_return_sequences, stop, overflow)
-        settings = BatchSettings(chosen, draw_seed() if seed is None else seed, limits, deterministic)
+        settings = BatchSettings(_parsed(strategy), draw_seed() if seed is None else seed, limits, deterministic)
         return run_jobs(self._model, make_jobs(prompts, settings), batch_size=batch_size)
 
     def compare(
@@ -134,15 +139,15 @@ class LanguageModel:
         fails under a strategy is a cell with an error.
 
         Raises:
-            UsageError: an invalid strategy, count or metric; a SpecError has the position in the spec.
+            UsageError: no prompt or strategy, or an invalid strategy, count or metric; a SpecError has the position in
+                the spec.
             ModelError: more completions than memory can hold.
             InputError, ModelError: the first failure, if no strategy has a completion.
         """
-        chosen = [Strategy.parse(each) if isinstance(each, str) else each for each in strategies]
         comparing = Comparer(
             self._model,
             [prompts] if isinstance(prompts, str) else prompts,
-            [Contender(strategy, {}) for strategy in chosen],
+            [Contender(_parsed(strategy), {}) for strategy in strategies],
             ComparisonSettings(
                 max_new_tokens,
                 num_return_sequences,
@@ -165,8 +170,7 @@ class LanguageModel:
             InputError: a prompt that the model cannot take.
             ModelError: logits that are not numbers.
         """
-        chosen = Strategy.parse(strategy) if isinstance(strategy, str) else strategy
-        return next_token(self._model, prompt, top=top, strategy=chosen)
+        return next_token(self._model, prompt, top=top, strategy=None if strategy is None else _parsed(strategy))
 
     def score(self, text: str, *, bos: bool | None = None, stride: int | None = None) -> ScoredText:
         """Return how likely the model finds `text`, token by token; `bos` puts a start token before it.
@@ -188,18 +192,9 @@ class LanguageModel:
         """
         return look_at_attention(self._model, prompt, layer=layer, head=head)
 
-    def _start(
-        self,
-        prompt: str,
-        strategy: str | Strategy,
-        limits: Limits,
-        seed: int | None,
-        *,
-        trace: bool,
-        deterministic: bool,
-    ) -> Iterator[Piece | Completion | Generation]:
-        chosen = Strategy.parse(strategy) if isinstance(strategy, str) else strategy
-        return continue_prompt(self._model, prompt, chosen, limits, seed, trace=trace, deterministic=deterministic)
+
+def _parsed(strategy: str | Strategy) -> Strategy:
+    return Strategy.parse(strategy) if isinstance(strategy, str) else strategy
 
 
 def _limits(max_new_tokens: int, num_return_sequences: int, stop: str | Sequence[str], overflow: Overflow) -> Limits:

@@ -25,29 +25,21 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """
     signature = inspect.signature(command, eval_str=True)
     parameters = signature.parameters.values()
-    groups = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+    groups: dict[str, Any] = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+    fields = {name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()}
 
     @wraps(command)
     def ungrouped(**values: Any) -> None:
-        built = {name: _build(group, values) for name, group in groups.items()}
+        built = {name: group(**{field: values.pop(field) for field in fields[name]}) for name, group in groups.items()}
         command(**values, **built)
 
-    options = [option for parameter in parameters for option in _options_of(parameter)]
+    options = [
+        option.replace(kind=Parameter.KEYWORD_ONLY) if parameter.name in fields else option
+        for parameter in parameters
+        for option in fields.get(parameter.name, {parameter.name: parameter}).values()
+    ]
     ungrouped.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
     return ungrouped
-
-
-def _build(group: Any, values: dict[str, Any]) -> Any:
-    """Build a dataclass from the values of its fields, and remove these from `values`."""
-    return group(**{name: values.pop(name) for name in inspect.signature(group).parameters})
-
-
-def _options_of(parameter: Parameter) -> list[Parameter]:
-    group = parameter.annotation
-    if not (isinstance(group, type) and is_dataclass(group)):
-        return [parameter]
-    fields = inspect.signature(group, eval_str=True).parameters.values()
-    return [field.replace(kind=Parameter.KEYWORD_ONLY) for field in fields]
 
 
 def check_alone(
@@ -58,10 +50,7 @@ def check_alone(
     without: Collection[str] = (),
     hint: str | None = None,
 ) -> None:
-    """Raise UsageError if a parameter that cannot be combined with `option` was given on the command line.
-
-    With `only`, these are all other parameters; with `without`, the ones it names.
-    """
+    """Raise UsageError if the command line combines `option` with a parameter outside `only`, or one in `without`."""
     for param in context.command.params:
         name = param.name or ""
         source = context.get_parameter_source(name)
@@ -103,7 +92,7 @@ def _without_flag_types(params: list[Any]) -> list[Any]:
 
 
 class Row(NamedTuple):
-    """Where a command is (`module:name` of a function or a Typer app) and its line in the list of commands."""
+    """A command in the list: the `module:name` of its function or Typer app, and its line of help."""
 
     place: str
     help: str

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from genlm.model.load import Model
 
 compare_option = options.panel("What to compare")
-# What can be combined with --from: everything that a saved comparison does not hold.
+# Options that can be combined with --from; the saved comparison holds all other settings.
 WITH_SAVED = {"saved", "metrics", "texts", "format", "csv_safe", "output", "html", "quiet"}
 # The texts of more strategies would push the table off the screen.
 MOST_TEXTS = 4
@@ -224,27 +224,21 @@ def _load(model: options.ModelOptions, notify: Notify, spinner: Spinner) -> Mode
 def choose_contenders(
     specs: Sequence[str], presets: Path | None, grid: Sequence[str], notify: Callable[[str], None]
 ) -> list[Contender]:
-    """Return the strategies to compare: each spec with every combination of the fields that the grid sweeps.
+    """Return the strategies to compare: each spec with every combination of the grid's values.
 
-    A strategy to which none of the fields apply runs once, as it is. Without specs, the fields imply the kind as plain
+    A strategy that takes none of the grid's fields runs once. Without specs, the fields select the kind, as the plain
     flags of `genlm generate` do; without fields either, the four best-known kinds are compared.
 
     Raises:
-        UsageError: a spec, preset, field or grid is wrong, or a field applies to none of the strategies.
-        InputError: the file of presets cannot be read.
+        UsageError: an invalid spec, preset, field or grid, or a field that none of the strategies takes.
+        InputError: a file of presets that cannot be read.
     """
     axes = [read_axis(text) for text in grid]
     check_axes(axes)
     if presets is not None and not any(spec.startswith("@") for spec in specs):
         raise UsageError("--presets is given, but no preset is used", hint="-s @NAME uses one")
-    if not specs and axes:
-        found = _swept(None, None, axes, notify)
-    else:
-        found = [
-            contender
-            for spec in specs or DEFAULT_STRATEGIES
-            for contender in _swept(spec, presets if spec.startswith("@") else None, axes, notify)
-        ]
+    wanted: Sequence[str | None] = specs or ([None] if axes else DEFAULT_STRATEGIES)
+    found = [contender for spec in wanted for contender in _swept(spec, presets, axes, notify)]
     unused = next((axis.field for axis in axes if not any(axis.field in each.swept for each in found)), None)
     if unused is not None:
         raise UsageError(f"--grid: the field {unused!r} applies to none of the strategies")
@@ -254,13 +248,15 @@ def choose_contenders(
 def _swept(
     spec: str | None, presets: Path | None, axes: Sequence[Axis], notify: Callable[[str], None]
 ) -> list[Contender]:
+    if spec is None or not spec.startswith("@"):
+        presets = None
     if spec is not None:
         axes = axes_of(axes, choose_strategy(spec, presets, {}, lambda _: None).kind)
     return [Contender(choose_strategy(spec, presets, fields, notify), fields) for fields in crossed(axes)]
 
 
 def _run(comparing: Comparer, bar: ProgressBar) -> bool:
-    """Run all cells, or as many as finish before Ctrl-C. Return whether it was interrupted.
+    """Run the cells until the end or Ctrl-C. Return whether it was interrupted.
 
     Raises:
         KeyboardInterrupt: no strategy has a text yet.

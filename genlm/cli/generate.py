@@ -20,11 +20,11 @@ from genlm.formats.texts import read_prompt
 from genlm.model.source import locate_model
 from genlm.records.generation import Generation
 from genlm.tasks.generate import check_count, check_engine, continue_prompt
-from genlm.views.generation import JsonView, TextView, TraceView, summary
+from genlm.views.generation import TextView, TraceView, as_json, replay_json, replay_text, summary, trace_page
 from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
 
-# What can be combined with --replay: everything that a saved result does not hold.
+# Options that can be combined with --replay; the saved result holds all other settings.
 WITH_REPLAY = {"replay", "allow_pickle", "format", "output", "quiet"}
 
 
@@ -88,34 +88,32 @@ def generate(
         traced = trace or page is not None
         events = continue_prompt(loaded, text, chosen, limits, seed, trace=traced, deterministic=deterministic)
         count = limits.num_return_sequences
-        view = _view(format, stream, text, count, echo=echo, traced=traced)
+        view = None if format == "json" else _view(stream, text, count, echo=echo, traced=traced)
         result = _show(events, count, view, spinner, is_live=is_standard_output(output))
         spinner.stop()
-        view.finish(result)
+        if view is None:
+            stream.write(as_json(result))
+        else:
+            view.finish()
         if page is not None:
-            from genlm.views.generation import trace_page
-
             page.write(trace_page(result))
     notify(summary(result))
 
 
-def _view(format: str, stream: TextIO, prompt: str, count: int, *, echo: bool, traced: bool) -> TextView | JsonView:
-    if format == "json":
-        return JsonView(stream)
-    if traced and stream.isatty():
-        return TraceView(stream, prompt, count, echo=echo)
-    return TextView(stream, prompt, count, echo=echo)
+def _view(stream: TextIO, prompt: str, count: int, *, echo: bool, traced: bool) -> TextView:
+    kind = TraceView if traced and stream.isatty() else TextView
+    return kind(stream, prompt, count, echo=echo)
 
 
 def _show(
     events: Iterator[Piece | Completion | Generation],
     count: int,
-    view: TextView | JsonView,
+    view: TextView | None,
     spinner: Spinner,
     *,
     is_live: bool,
 ) -> Generation:
-    """Show events as they come and return the result. The spinner stops at live text; otherwise it counts."""
+    """Show events as they come and return the result. The spinner counts completions until live text replaces it."""
     spinner.say("generating")
     done = 0
     try:
@@ -123,13 +121,15 @@ def _show(
             if isinstance(event, Generation):
                 return event
             done += isinstance(event, Completion)
-            if is_live and isinstance(event, view.shows):
+            if view is not None and is_live and isinstance(event, view.shows):
                 spinner.stop()
             elif isinstance(event, Completion):
                 spinner.say(f"generating: {done} of {count}")
-            view.show(event)
+            if view is not None:
+                view.show(event)
     except KeyboardInterrupt:
-        view.interrupt()
+        if view is not None:
+            view.interrupt()
         raise
     raise ValueError("the events end without a result")
 
@@ -137,7 +137,6 @@ def _show(
 def _replay(path: Path, *, allow_pickle: bool, format: str, output: Path | None, quiet: bool) -> None:
     """Run a saved result again and report whether its output is the same. Exit with code 1 if it is not."""
     from genlm.tasks.saved import read_result, run_again
-    from genlm.views.generation import replay_json, replay_text
 
     notify = notices(quiet=quiet)
     saved = read_result(path)

@@ -1,4 +1,4 @@
-"""Which strategy generates what: the options that `generate` and `batch` share, and how they choose a strategy."""
+"""The options that select a strategy and limit its output, which `generate` and `batch` share."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FLAGS = _flagged_fields()
 
 @dataclass(init=False)
 class StrategyOptions:
-    """A strategy by spec or preset, and the plain flags that add to it or stand for it.
+    """A strategy by spec or preset, and the plain flags that add to it or imply it.
 
     Its options are --strategy, --presets, and one for each field that declares a flag.
     """
@@ -74,7 +74,7 @@ class StrategyOptions:
 
 @dataclass(frozen=True)
 class LengthOptions:
-    """How long completions may get, how many there are, and which texts end them."""
+    """The length and number of completions, and the texts that end them."""
 
     max_new_tokens: options.MaxNewTokens = DEFAULT_NEW_TOKENS
     num_return_sequences: options.NumReturnSequences = 1
@@ -95,37 +95,29 @@ def choose_strategy(
     Call `notify` if a temperature of 0 turns it into another kind.
 
     Raises:
-        UsageError: a spec, preset or field that is wrong, or a field that is given twice.
+        UsageError: an invalid spec, preset or field, or a field that is given twice.
         InputError: a file of presets that cannot be read.
     """
     name = ""
     if spec is not None and spec.startswith("@"):
         preset = _preset(spec[1:], presets)
         name = "" if flags else preset.name
-        kind, fields = preset.kind, _with_flags(preset.fields, flags)
+        kind, fields = preset.kind, preset.fields
     elif presets is not None:
         raise UsageError("--presets is given, but no preset is used", hint="-s @NAME uses one")
     elif spec is not None:
-        kind, fields = _read_spec(spec, flags)
+        kind, fields = read_fields(spec)
+        twice = next((name for name in fields if name in flags and not ALL_FIELDS[name].is_list), None)
+        if twice is not None:
+            raise UsageError(f"{twice} is given twice: in the spec {spec!r} and as a flag")
     else:
-        kind, fields = kind_from_fields(flags), dict(flags)
-    strategy = Strategy.of(kind, fields, name=name)
+        kind, fields = kind_from_fields(flags), {}
+    both = [name for name in fields if name in flags and ALL_FIELDS[name].is_list]
+    joined = {name: ALL_FIELDS[name].join(fields[name], flags[name]) for name in both}
+    strategy = Strategy.of(kind, {**fields, **flags, **joined}, name=name)
     if strategy.kind != kind:
         notify(f"temperature=0 means {strategy.kind}: {strategy.declaration.summary}")
     return strategy
-
-
-def _read_spec(spec: str, flags: Mapping[str, Given]) -> tuple[str, dict[str, Given]]:
-    kind, fields = read_fields(spec)
-    twice = [name for name in fields if name in flags and not ALL_FIELDS[name].is_list]
-    if twice:
-        raise UsageError(f"{twice[0]} is given twice: in the spec {spec!r} and as a flag")
-    return kind, _with_flags(fields, flags)
-
-
-def _with_flags(fields: Mapping[str, Given], flags: Mapping[str, Given]) -> dict[str, Given]:
-    both = [name for name in fields if name in flags and ALL_FIELDS[name].is_list]
-    return {**fields, **flags, **{name: ALL_FIELDS[name].join(fields[name], flags[name]) for name in both}}
 
 
 def _preset(name: str, path: Path | None) -> Preset:

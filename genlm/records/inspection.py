@@ -1,4 +1,4 @@
-"""What `next`, `score`, `tokenize` and `attention` find out about a model or a text.
+"""The results of `next`, `score`, `tokenize` and `attention`.
 
 Log-probabilities and entropies are in nats.
 """
@@ -6,7 +6,8 @@ Log-probabilities and entropies are in nats.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import add
 from typing import TypedDict
 
 from genlm.decoding.strategy import Strategy
@@ -38,8 +39,8 @@ class Candidate:
 class Filtered:
     """The next token's distribution under a strategy.
 
-    Of all tokens, `kept` are left and `cut` are ruled out; the latter had `cut_probability` in total, and the most
-    likely of them are `likeliest_cut`. `entropy` is that of the distribution that is left.
+    The strategy keeps `kept` tokens and rules out `cut`, which had `cut_probability` in total; `likeliest_cut` are the
+    most likely of these. `entropy` is that of the remaining distribution.
     """
 
     strategy: Strategy
@@ -113,7 +114,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Branch:
-    """A token in a tree: `logprob` after the tokens before it, `path_logprob` of these and itself together.
+    """A token in a tree: its `logprob` after the tokens before it, and the `path_logprob` of all of them together.
 
     `ends` is whether it is an end token.
     """
@@ -123,7 +124,7 @@ class Branch:
     logprob: float
     path_logprob: float
     ends: bool
-    children: tuple[Branch, ...] = ()
+    children: list[Branch] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Tree:
     strategy: Strategy | None
     steps: int
     entropy: float
-    branches: tuple[Branch, ...]
+    branches: list[Branch]
     made_by: MadeBy = field(default_factory=MadeBy.now, compare=False)
 
 
@@ -180,15 +181,9 @@ class Tally:
     ranks: tuple[int, ...] = (0,) * (len(RANK_BOUNDS) + 1)
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.num_texts + other.num_texts,
-            self.num_tokens + other.num_tokens,
-            self.num_bytes + other.num_bytes,
-            self.num_scored_tokens + other.num_scored_tokens,
-            self.num_scored_bytes + other.num_scored_bytes,
-            self.logprob + other.logprob,
-            tuple(mine + others for mine, others in zip(self.ranks, other.ranks, strict=True)),
-        )
+        *sums, ranks = vars(self).values()
+        *more, other_ranks = vars(other).values()
+        return replace(Tally(*map(add, sums, more)), ranks=tuple(map(add, ranks, other_ranks)))
 
     @property
     def perplexity(self) -> float | None:
@@ -207,7 +202,7 @@ class Tally:
 
 
 class ScoreSettings(TypedDict):
-    """What a score depends on besides the model: whether texts get a start token, the window and stride in tokens."""
+    """The settings of a score: whether texts get a start token, and the window and stride in tokens."""
 
     bos: bool
     window: int
@@ -216,7 +211,7 @@ class ScoreSettings(TypedDict):
 
 @dataclass(frozen=True)
 class ScoredText:
-    """A text with its score; `source` and `line` (from 1) say where it is from, `tokens` is None if not kept."""
+    """A text with its score, from a `source` and `line` (from 1); `tokens` is None if they are not kept."""
 
     text: str
     source: str | None
@@ -230,7 +225,7 @@ class ScoredText:
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A text and its tokens; `source` and `line` (from 1) say where it is from."""
+    """A text and its tokens, from a `source` and `line` (from 1)."""
 
     text: str
     source: str | None
@@ -242,8 +237,8 @@ class TokenizedText:
 class AttentionCheck:
     """How exact attention weights are, over all layers and heads.
 
-    `largest_difference` is that from softmax(QK^T * scale) in double precision, of the queries and keys that the
-    model's own kernel receives. `largest_row_error` is that of a row's sum from 1.
+    `largest_difference` is from softmax(QK^T * scale) in double precision, computed from the queries and keys that the
+    model's own kernel receives. `largest_row_error` is the largest difference of a row's sum from 1.
     """
 
     largest_difference: float

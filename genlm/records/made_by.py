@@ -1,4 +1,4 @@
-"""What made a result: the versions of genlm and of the libraries it runs on, the command and the date."""
+"""The provenance of a result: the versions of genlm and of the libraries it runs on, the command and the date."""
 
 from __future__ import annotations
 
@@ -31,23 +31,20 @@ class Versions:
 
 
 @dataclass(frozen=True)
-class MadeBy:
+class MadeBy(Versions):
     """`command` is None if the result was made in Python. `date` is in UTC, in ISO 8601, to the second."""
 
-    genlm: str
-    torch: str
-    transformers: str
     command: str | None
     date: str
 
     @classmethod
     def now(cls) -> MadeBy:
-        """Return what makes a result at this moment."""
+        """Return the provenance of a result that is made now."""
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return cls(__version__, version_of("torch"), version_of("transformers"), COMMAND.get(), date)
+        return cls(**vars(Versions.installed()), command=COMMAND.get(), date=date)
 
     def __str__(self) -> str:
-        return f"genlm {self.genlm}, torch {self.torch}, transformers {self.transformers}, {self.date}"
+        return f"{super().__str__()}, {self.date}"
 
 
 @cache

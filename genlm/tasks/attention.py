@@ -9,7 +9,7 @@ from genlm.errors import ModelError, UsageError
 from genlm.model.pieces import Pieces
 from genlm.records.generation import Overflow
 from genlm.records.inspection import AttentionCheck, AttentionMaps, Head
-from genlm.tasks.generate import prompt_ids
+from genlm.tasks.generate import encode_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ def look_at_attention(
         InputError: a prompt that the model cannot take.
         ModelError: a model without attention, or weights that are not numbers.
     """
-    ids = prompt_ids(model, prompt, 0, overflow)
+    ids = encode_prompt(model, prompt, 0, overflow)
     layers = model.network.attention(ids)
     _check_range("layer", layer, len(layers))
     for weights in layers if layer is None else [layers[layer]]:

@@ -41,11 +41,11 @@ class Workload:
 
 
 def bench(model: Model, workload: Workload) -> Iterator[BenchRow]:
-    """Measure each batch in turn and yield its speeds; that of a decode step is the median.
+    """Measure each batch and yield its speeds; that of a decode step is the median.
 
     Raises:
         UsageError: prompt and steps exceed the model's context.
-        ModelError: a batch does not fit in the free memory. Nothing has been measured then.
+        ModelError: a batch does not fit in the free memory; nothing is measured.
     """
     network = model.network
     steps = WARM_UP_STEPS + workload.new_tokens
@@ -62,7 +62,7 @@ def bench(model: Model, workload: Workload) -> Iterator[BenchRow]:
 
 
 def _check_memory(network: Network, rows: int, length: int) -> None:
-    """Raise ModelError if so many rows of `length` tokens do not fit in the free memory."""
+    """Raise ModelError if `rows` rows of `length` tokens do not fit in the free memory."""
     row, free = network.row_bytes(length), free_bytes(network.device)
     if rows * row > free:
         fitting = free // row

@@ -18,7 +18,7 @@ from genlm.model.pieces import Pieces
 from genlm.records.compare import METRICS, Cell, Judgement, Sample, StrategyComparison, StrategyRow
 from genlm.records.generation import Generation, Overflow
 from genlm.records.made_by import MadeBy
-from genlm.tasks.generate import Limits, continue_prompt, prompt_ids, result_of
+from genlm.tasks.generate import Limits, continue_prompt, encode_prompt, result_of
 from genlm.tasks.metrics import distances, measure
 from genlm.tasks.next import continuation_ids
 from genlm.tasks.score import SlidingWindow, Window, score_windows
@@ -78,10 +78,11 @@ class Comparer:
 
     Each human text is a cell, and so is each prompt under each strategy; human texts come first. A cell has an error if
     the model cannot take its text or memory runs out. Each prompt is prefilled once for all strategies, and all samples
-    of a strategy are decoded together. `done` counts the cells that were run. `on_progress` gets the name of the
-    current row and the number of cells done, the current one in part.
+    of a strategy are decoded together. `done` counts the finished cells. `on_progress` gets the name of the current row
+    and the number of cells done, including a fraction for the current one.
 
     Raises:
+        UsageError: no prompt or no strategy.
         ModelError: more completions than memory can hold.
     """
 
@@ -96,6 +97,8 @@ class Comparer:
         judge: Model | None = None,
         on_progress: Callable[[str, float], None] = lambda name, done: None,
     ) -> None:
+        if not prompts or not contenders:
+            raise UsageError("a comparison needs at least one prompt and one strategy")
         self.model = model
         self.prompts = tuple(prompts)
         self.contenders = tuple(contenders)
@@ -107,8 +110,9 @@ class Comparer:
         self._judge = Judge(judge) if judge is not None else None
         self.done = 0
         self._errors: list[GenlmError] = []
-        self._rows = [_Cells(MOST_TRACED // (len(contenders) + bool(human))) for _ in contenders]
-        self._human_row = _Cells(MOST_TRACED // (len(contenders) + 1))
+        share = MOST_TRACED // (len(contenders) + bool(human))
+        self._rows = [_Cells(share) for _ in contenders]
+        self._human_row = _Cells(share)
 
     def __len__(self) -> int:
         """The number of cells."""
@@ -135,7 +139,7 @@ class Comparer:
     @property
     def has_samples(self) -> bool:
         """Whether any strategy has a sample."""
-        return any(row.has_samples for row in self._rows)
+        return any(cell.samples for row in self._rows for cell in row.cells)
 
     @property
     def result(self) -> StrategyComparison:
@@ -198,7 +202,7 @@ class Comparer:
         return Cell(prompt, samples, result.timing.decode_s)
 
     def _watched(self, events: Iterator[Event], name: str, limits: Limits) -> Iterator[Event]:
-        """Yield the events of a cell and report the progress: a piece of text is about a token."""
+        """Yield the events of a cell and report the progress, counting each event as a token."""
         tokens = limits.num_return_sequences * limits.max_new_tokens
         self._on_progress(name, self.done)
         for number, event in enumerate(events, 1):
@@ -240,11 +244,6 @@ class _Cells:
         self.cells: list[Cell] = []
         self._room = most_traced
 
-    @property
-    def has_samples(self) -> bool:
-        """Whether any cell has a sample."""
-        return any(cell.samples for cell in self.cells)
-
     def add(self, cell: Cell) -> Cell:
         """Add a cell. Return it, without the traces that there is no room for."""
         kept = replace(cell, samples=tuple(self._limited(sample) for sample in cell.samples))
@@ -273,7 +272,7 @@ def _sample(prompt: int, completion: Completion) -> Sample:
     )
 
 
-# Texts that the model did not write: human texts, and what a judge says of completions.
+# Human texts, and judgements of completions.
 
 
 class HumanTexts:
@@ -320,7 +319,7 @@ class HumanTexts:
 
 
 class Judge:
-    """A model that scores the texts of another, each after its prompt, in its own tokens."""
+    """A model that scores the texts of another model, each after its prompt, in its own tokens."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -342,7 +341,7 @@ class Judge:
         return judged
 
     def _windows(self, prompt: str, text: str) -> tuple[list[Window], int]:
-        """Return the windows over a text after its prompt, and how many of the last scores are the text's."""
+        """Return the windows over a text after its prompt, and how many of the last scores belong to the text."""
         try:
             new = continuation_ids(self.model, prompt, text) if text else ()
             before = _context(self.model, prompt, None) if new else ()
@@ -361,4 +360,4 @@ def _context(model: Model, prompt: str, room: int | None) -> tuple[int, ...]:
         return ()
     if room is None:
         return tuple(model.tokenizer.encode(prompt)) if prompt else (model.start_id or 0,)
-    return prompt_ids(model, prompt, room, "error")
+    return encode_prompt(model, prompt, room, "error")

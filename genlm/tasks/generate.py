@@ -29,7 +29,7 @@ HALF_DTYPES = ("bfloat16", "float16")
 LEAST_ROWS_OF_HALVES = 4
 # It fits the 64-bit integers of torch and Parquet.
 LARGEST_COUNT = 10**18
-# The least memory that a sequence takes until all have ended, measured with one new token.
+# The least memory that a sequence takes, measured with one new token.
 SEQUENCE_BYTES = 5_000
 
 
@@ -93,21 +93,22 @@ def continue_prompt(
     deterministic: bool = False,
     prompt_ids: tuple[int, ...] | None = None,
 ) -> Iterator[Piece | Completion | Generation]:
-    """Yield each piece of text when it is generated, each completion when it ends, and at last the whole result.
+    """Yield each piece of text when it is generated, each completion when it ends, and finally the whole result.
 
-    `trace` records the model's distribution for every token. `deterministic` decodes each sequence by itself, so that
-    not even rounding depends on what runs beside it. `prompt_ids`, if given, replace the tokens of the prompt.
+    `trace` records the model's distribution for every token. `deterministic` decodes each sequence separately, so that
+    not even rounding depends on the others. `prompt_ids`, if given, replace the tokens of the prompt.
 
     Raises:
-        UsageError: a strategy, count or engine that do not go together.
+        UsageError: a strategy, count or engine that cannot be combined.
         InputError: a prompt that the model cannot take.
         ModelError: while iterating; logits that are not numbers, or not enough memory.
     """
     check_count(strategy, limits)
     seed = draw_seed() if seed is None else seed
-    ids = encode_prompt(model, prompt, limits) if prompt_ids is None else prompt_ids
+    if prompt_ids is None:
+        prompt_ids = encode_prompt(model, prompt, limits.max_new_tokens, limits.overflow)
     pieces = Pieces(model.tokenizer) if trace else None
-    request = make_request(model, ids, strategy, limits, seed, deterministic=deterministic, pieces=pieces)
+    request = make_request(model, prompt_ids, strategy, limits, seed, deterministic=deterministic, pieces=pieces)
     return _run(model, prompt, request, limits)
 
 
@@ -215,15 +216,10 @@ def bad_words_ids(model: Model, strategy: Strategy) -> tuple[tuple[int, ...], ..
     return tuple(ids for ids in found if max(ids) < model.network.vocab_size)
 
 
-def encode_prompt(model: Model, prompt: str, limits: Limits) -> tuple[int, ...]:
-    """Return the token ids of a prompt that leaves room for the new tokens. Raise as `prompt_ids` does."""
-    return prompt_ids(model, prompt, limits.max_new_tokens, limits.overflow)
-
-
-def prompt_ids(model: Model, prompt: str, new: int, overflow: Overflow) -> tuple[int, ...]:
+def encode_prompt(model: Model, prompt: str, new: int, overflow: Overflow) -> tuple[int, ...]:
     """Return the token ids of a prompt that leaves room for `new` more tokens in the context.
 
-    A long prompt is encoded only as far as it is kept, or until it is certain not to fit.
+    Of a long prompt, only the part that is kept is encoded, or enough to see that it does not fit.
 
     Raises:
         InputError: an empty prompt if the model has no start token, a prompt that the tokenizer cannot express, or one
@@ -246,12 +242,7 @@ def prompt_ids(model: Model, prompt: str, new: int, overflow: Overflow) -> tuple
         if model.start_id is None:
             raise InputError("the prompt is empty, and the model has no start token")
         ids = [model.start_id]
-    beyond = next((token for token in ids if token >= model.network.vocab_size), None)
-    if beyond is not None:
-        raise InputError(
-            f"the tokenizer returns token {beyond}, but the model's vocabulary has only {model.network.vocab_size}",
-            hint="the tokenizer and the weights do not belong to the same model",
-        )
+    check_vocabulary(model, ids)
     if room is None or len(ids) <= room:
         return tuple(ids)
     if overflow == "error":
@@ -259,8 +250,19 @@ def prompt_ids(model: Model, prompt: str, new: int, overflow: Overflow) -> tuple
     return tuple(ids[-room:])
 
 
+def check_vocabulary(model: Model, ids: Iterable[int]) -> None:
+    """Raise InputError if the tokenizer returns a token that the model does not have."""
+    size = model.network.vocab_size
+    beyond = next((token for token in ids if token >= size), None)
+    if beyond is not None:
+        raise InputError(
+            f"the tokenizer returns token {beyond}, but the model's vocabulary has only {size}",
+            hint="the tokenizer and the weights do not belong to the same model",
+        )
+
+
 def _too_long(count: str, new: int, room: int) -> InputError:
-    """Return the error for a prompt that has `count` tokens, in words, when only `room` fit beside the new ones."""
+    """Return the error for a prompt of `count` tokens of which only `room` fit beside the new ones."""
     more = f"with {new} new one{'s' if new > 1 else ''} " if new else ""
     return InputError(
         f"the prompt has {count} tokens, {more}beyond the model's context of {room + new}",

@@ -27,17 +27,17 @@ Metrics: TypeAlias = dict[str, Estimate | None]
 
 INTERVAL = (2.5, 97.5)
 BOOTSTRAPS = 1000
-# In so many resamples every other row is farther from the best. Fewer would star too many by chance: there are many
-# metrics.
+# A row is the best if it beats every other row in this share of the resamples. With a lower share, many of the metrics
+# would have a best row by chance.
 CLEARLY = 0.99
 # Self-BLEU takes milliseconds per thousand tokens, so large comparisons have fewer and smaller subsamples.
 SUBSAMPLES = (50, 200)
 SUBSAMPLE_TOKENS, MOST_TOKENS = 8_000, 400_000
-# Texts are dealt this often, as a rule, if not all of them can be used at once.
+# Texts are dealt up to this often if not all of them can be used at once.
 MOST_DEALS = 20
-# Holtzman et al. 2020: how much of a text is examined, the shortest phrase, and how often it must occur at the end.
+# Holtzman et al. 2020: the tokens that are examined, the shortest phrase, and how often it must occur at the end.
 LOOPS_WITHIN, SHORTEST_LOOP, LEAST_ROUNDS = 200, 2, 3
-# How many ranks their fit of Zipf's law uses.
+# The ranks in their fit of Zipf's law.
 ZIPF_RANKS = 5000
 # Counted for an order without a common n-gram: method 1 of Chen and Cherry 2014, as in Holtzman et al.
 BLEU_FLOOR = 0.1
@@ -47,7 +47,7 @@ BLEU_FLOOR = 0.1
 class Measurement:
     """The metrics of every row, the human text last, and the names of those in which it is best.
 
-    `amounts` says how much text of each row a metric was computed on, if that matters.
+    `amounts` has the amount of text that a metric was computed on, if the metric depends on it.
     """
 
     metrics: list[Metrics]
@@ -119,7 +119,7 @@ def _best_row(
 ) -> int | None:
     """Return the row that is clearly the best in a metric: nearest to the human text, or the fastest.
 
-    None if the comparison is not fair, or if another row is as good in more than 1 % of the resamples.
+    None if the comparison is not fair, or if another row is as good in too many of the resamples.
     """
     import numpy as np
 
@@ -128,14 +128,14 @@ def _best_row(
     if len(places) < 2 or not _is_fair(name, [rows[place] for place in places], human):
         return None
     if name == "tokens_per_s":
-        badness = {place: Resampled(-found[place][name].value, -found[place][name].spread) for place in places}
+        losses = {place: Resampled(-found[place][name].value, -found[place][name].spread) for place in places}
     elif reference is None or not math.isfinite(reference.value) or not len(reference.spread):
         return None
     else:
-        badness = {place: _distance(found[place][name], reference) for place in places}
-    best = min(places, key=lambda place: badness[place].value)
+        losses = {place: _distance(found[place][name], reference) for place in places}
+    best = min(places, key=lambda place: losses[place].value)
     for place in places:
-        pair = badness[place].spread, badness[best].spread
+        pair = losses[place].spread, losses[best].spread
         if place != best and (not len(pair[0]) or not len(pair[1]) or np.mean(pair[0] > pair[1]) < CLEARLY):
             return None
     return best
@@ -147,7 +147,7 @@ def _distance(one: Resampled, other: Resampled) -> Resampled:
 
 
 def _is_fair(name: str, rows: Sequence[Sequence[Cell]], human: Sequence[Cell] | None) -> bool:
-    """Return whether the rows have texts for the same prompts and, if it matters, equally many or equally long ones."""
+    """Return whether the rows have texts for the same prompts, of the same number or length if the metric needs it."""
     counts = [{cell.prompt: len(cell.samples) for cell in row if cell.samples} for row in rows]
     if len({frozenset(each) for each in counts}) > 1:
         return False
@@ -199,7 +199,7 @@ def bootstrap(sizes: Sequence[int], seed: int) -> Array:
     """Return how often each sample is drawn in each of BOOTSTRAPS resamples; `sizes` are the samples of each prompt.
 
     Prompts are drawn with replacement, then as many samples of each drawn prompt as it has (Davison and Hinkley 1997,
-    section 3.8): samples of one prompt are more alike than those of two. Rows with equally many prompts draw the same
+    section 3.8), because samples of the same prompt are alike. Rows with the same number of prompts draw the same
     prompts. Shape: (BOOTSTRAPS, samples).
     """
     import numpy as np
@@ -333,7 +333,7 @@ def self_bleu(texts: Sequence[Text], orders: Sequence[int] = (4, 5)) -> list[flo
     lengths = Counter(map(len, texts))
     sums = [0.0] * len(orders)
     for place, (text, by_order) in enumerate(zip(texts, runs, strict=True)):
-        # What all others together allow for each n-gram: the highest count among them.
+        # An n-gram counts at most as often as it occurs in any other text.
         common = [
             sum(min(count, second[run] if most[run][1] == place else most[run][0]) for run, count in counts.items())
             for counts in by_order
@@ -379,7 +379,7 @@ def _highest_counts(
 
 @dataclass(frozen=True)
 class Family:
-    """Metrics that are computed together on texts of an equal amount, of which they need `least`."""
+    """Metrics that are computed together, on equal amounts of text; they need at least `least` texts."""
 
     names: tuple[str, ...]
     least: int
@@ -400,7 +400,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Pool:
-    """The texts of a row in groups, one for each prompt, and how many of each group a hand has.
+    """The texts of a row in groups, one for each prompt. A hand has `counts` texts of each group.
 
     Human texts that do not follow the prompts are one group.
     """
@@ -410,18 +410,23 @@ class Pool:
 
     @property
     def num_units(self) -> int:
-        """How many prompts there are to subsample, or texts if there is only one group."""
+        """The number of prompts to subsample, or of texts if there is only one group."""
         return len(self.groups) if len(self.groups) > 1 else len(self.groups[0])
 
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens in all texts."""
+        return sum(len(text) for group in self.groups for text in group)
+
     def tokens_of(self, texts: int) -> float:
-        """Return how many tokens a hand of so many texts has on average."""
+        """Return the mean number of tokens in a hand of `texts` texts."""
         means = [
             count * sum(map(len, group)) / len(group) for group, count in zip(self.groups, self.counts, strict=True)
         ]
         return sum(means) * texts / sum(self.counts)
 
     def deal(self, texts: int, random: Random) -> list[list[Text]]:
-        """Deal the texts at random into as many hands of `texts` texts as they suffice for."""
+        """Deal the texts at random into as many hands of `texts` texts as possible."""
         shuffled = [random.sample(group, len(group)) for group in self.groups]
         num_hands = min(len(group) // count for group, count in zip(self.groups, self.counts, strict=True))
         hands = [
@@ -457,12 +462,12 @@ def _on_equal_amounts(
 ) -> tuple[Amount, list[dict[str, Resampled]]]:
     """Return the metrics of a family for every row, computed on equal amounts of text, and that amount.
 
-    The amount is as many texts of each prompt as the row with the fewest has, at most as many as there are human texts,
-    and as many tokens as the shortest of these selections has on average. The texts of each row are dealt at random
-    into hands of that amount; the metric is the mean over the hands. A row with too few texts for the metric has none,
+    The row with the fewest texts of a prompt sets the number of texts for that prompt, and human texts limit the total.
+    The selection with the fewest tokens, on average, sets the number of tokens. The texts of each row are dealt at
+    random into hands of that amount, and the metric is the mean over the hands. A row with too few texts has no metric
     and does not limit the others.
 
-    The interval is that of subsamples of half of the prompts (or of the texts, if there is one prompt or none), without
+    The interval comes from subsamples of half of the prompts (or of the texts, if there is one prompt or none), without
     replacement, scaled to the size of the whole: the delete-d jackknife of Shao and Wu 1989.
     """
     import numpy as np
@@ -473,7 +478,7 @@ def _on_equal_amounts(
     if not known or texts < family.least:
         return Amount(0, 0), [undefined for _ in pools]
     tokens = int(min(pool.tokens_of(texts) for pool in known))
-    largest = max(sum(len(text) for group in pool.groups for text in group) for pool in known)
+    largest = max(pool.num_tokens for pool in known)
     share = min(0.5, SUBSAMPLE_TOKENS / largest)
     num_subsamples = int(min(SUBSAMPLES[1], max(SUBSAMPLES[0], MOST_TOKENS / (share * largest))))
 
@@ -488,7 +493,7 @@ def _on_equal_amounts(
             return np.empty((0, len(family.names)))
         values = []
         for number in range(num_subsamples):
-            # Strategies subsample the same prompts, so that their differences are those of the strategies.
+            # All rows subsample the same prompts, so that only their texts differ.
             prompts, own = Random(f"{seed}/{number}"), Random(f"{seed}/{number}/{place}")
             part = pool.subsample(size, prompts, own)
             few = max(1, min(texts, round(texts * sum(part.counts) / sum(pool.counts))))
@@ -501,13 +506,12 @@ def _on_equal_amounts(
             found.append(undefined)
             continue
         is_whole = all(len(group) == count for group, count in zip(pool.groups, pool.counts, strict=True))
-        own_tokens = sum(len(text) for group in pool.groups for text in group)
-        deals = 1 if is_whole and sum(pool.counts) == texts else min(MOST_DEALS, max(1, MOST_TOKENS // own_tokens))
+        deals = 1 if is_whole and sum(pool.counts) == texts else min(MOST_DEALS, max(1, MOST_TOKENS // pool.num_tokens))
         random = Random(f"{seed}/{place}")
         value = np.mean([mean(pool, texts, tokens, random) for _ in range(deals)], axis=0)
         around = spread(place, pool)
         if len(around):
-            # Smaller subsamples bend every metric alike, so only their deviations from their mean count.
+            # Less text biases the metrics of all subsamples alike, so only deviations from their mean count.
             centre = np.nansum(around, axis=0) / np.maximum(1, np.isfinite(around).sum(axis=0))
             around = np.clip(value + around - centre, 0.0, family.highest)
         found.append({name: Resampled(float(value[at]), around[:, at]) for at, name in enumerate(family.names)})
@@ -515,7 +519,7 @@ def _on_equal_amounts(
 
 
 def _pools(rows: Sequence[Sequence[Cell]], human: Sequence[Cell] | None, least: int) -> tuple[list[Pool | None], int]:
-    """Return the texts of each row that can be compared, the human text last, and how many of each row to compare."""
+    """Return the texts of each row that can be compared, the human text last, and the number to compare from each."""
     grouped = [_texts_by_prompt(row) for row in rows]
     enough = [sum(map(len, groups.values())) >= least for groups in grouped]
     compared = [groups for groups, is_enough in zip(grouped, enough, strict=True) if is_enough]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from genlm.errors import InputError, UsageError
@@ -20,7 +19,7 @@ from genlm.records.inspection import (
     NextToken,
     Tree,
 )
-from genlm.tasks.generate import bad_words_ids, check_biases, prompt_ids
+from genlm.tasks.generate import bad_words_ids, check_biases, encode_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +50,7 @@ def next_token(
         ModelError: logits that are not numbers.
     """
     check_at_least_one("top", top)
-    ids = prompt_ids(model, prompt, 0, overflow)
+    ids = encode_prompt(model, prompt, 0, overflow)
     logits = _last_logits(model, ids)
     scores = _distribution(model, logits, [ids], strategy, len(ids)) if strategy is not None else None
     from genlm.decoding.distribution import entropy
@@ -85,7 +84,7 @@ def compare_continuations(
     if not continuations or "" in continuations:
         raise UsageError("a candidate must not be empty")
     encoded = [continuation_ids(model, prompt, text) for text in continuations]
-    ids = prompt_ids(model, prompt, max(map(len, encoded)) - 1, overflow)
+    ids = encode_prompt(model, prompt, max(map(len, encoded)) - 1, overflow)
     logits = _last_logits(model, ids)
     from genlm.decoding.distribution import entropy
 
@@ -132,26 +131,24 @@ def grow_tree(
 
     from genlm.decoding.distribution import check_logits, entropy
 
-    ids = prompt_ids(model, prompt, steps - 1, overflow)
+    ids = encode_prompt(model, prompt, steps - 1, overflow)
     logits, cache = model.network.prefill([ids], steps - 1)
     first_entropy = entropy(logits).item()
-    root = _Node(-1, 0.0, 0.0, ids)
-    nodes = [root]
+    root = Branch(-1, "", 0.0, 0.0, ends=False)
+    tips, histories = [root], [ids]
+    pieces = Pieces(model.tokenizer)
     for left in range(steps, 0, -1):
         check_logits(logits)
-        scores = logits
-        if strategy is not None:
-            scores = _distribution(model, logits, [node.ids for node in nodes], strategy, len(ids))
-        logprobs = scores.log_softmax(-1)
-        grown = _grow(nodes, logprobs, branches, model.eos_ids)
-        nodes = [node for _, node in grown if not node.ends]
-        if left == 1 or not nodes:
+        scores = logits if strategy is None else _distribution(model, logits, histories, strategy, len(ids))
+        grown = _grow(tips, scores.log_softmax(-1), branches, pieces, model.eos_ids)
+        tips = [branch for _, branch in grown if not branch.ends]
+        if left == 1 or not tips:
             break
-        parents = torch.tensor([parent for parent, node in grown if not node.ends], device=logits.device)
-        cache = cache.select(parents)
-        logits = cache.step(torch.tensor([node.id for node in nodes], device=logits.device))
-    pieces = Pieces(model.tokenizer)
-    return Tree(model.info, prompt, ids, strategy, steps, first_entropy, _to_branches(root, pieces))
+        parents = [parent for parent, branch in grown if not branch.ends]
+        histories = [(*histories[parent], branch.id) for parent, branch in zip(parents, tips, strict=True)]
+        cache = cache.select(torch.tensor(parents, device=logits.device))
+        logits = cache.step(torch.tensor([branch.id for branch in tips], device=logits.device))
+    return Tree(model.info, prompt, ids, strategy, steps, first_entropy, root.children)
 
 
 def continuation_ids(model: Model, prompt: str, text: str) -> tuple[int, ...]:
@@ -161,7 +158,7 @@ def continuation_ids(model: Model, prompt: str, text: str) -> tuple[int, ...]:
         InputError: a text that the tokenizer cannot express.
     """
     encode = model.tokenizer.encode
-    # What comes before the end changes neither the ids of the continuation nor the last ones of the prompt.
+    # The start of the prompt changes neither the ids of the continuation nor the last ones of the prompt.
     prompt = model.tokenizer.end_of(prompt, 1)
     whole = encode(prompt + text)
     before = encode(prompt) if prompt else []
@@ -271,43 +268,18 @@ def _score_continuation(
     return tuple(ContinuationToken(id, pieces.text_of(id), logprob, filtered) for id, logprob, filtered in rows)
 
 
-@dataclass
-class _Node:
-    """A token of the tree as it grows, and the ids up to it."""
-
-    id: int
-    logprob: float
-    path_logprob: float
-    ids: Sequence[int]
-    ends: bool = False
-    children: list[_Node] = field(default_factory=list)
-
-
-def _grow(nodes: Sequence[_Node], logprobs: Tensor, count: int, eos_ids: frozenset[int]) -> list[tuple[int, _Node]]:
-    """Add the `count` most likely children of all nodes. Return each with the index of its parent."""
-    paths = logprobs + logprobs.new_tensor([node.path_logprob for node in nodes])[:, None]
+def _grow(
+    tips: Sequence[Branch], logprobs: Tensor, count: int, pieces: Pieces, eos_ids: frozenset[int]
+) -> list[tuple[int, Branch]]:
+    """Add the `count` most likely children of all tips. Return each with the index of its parent."""
+    paths = logprobs + logprobs.new_tensor([tip.path_logprob for tip in tips])[:, None]
     best = paths.flatten().topk(min(count, paths.numel()))
-    grown: list[tuple[int, _Node]] = []
+    grown: list[tuple[int, Branch]] = []
     for at, path_logprob in zip(best.indices.tolist(), best.values.tolist(), strict=True):
         parent, id = divmod(at, logprobs.shape[-1])
         if path_logprob == -math.inf:
             break
-        own = logprobs[parent, id].item()
-        node = _Node(id, own, path_logprob, [*nodes[parent].ids, id], id in eos_ids)
-        nodes[parent].children.append(node)
-        grown.append((parent, node))
+        branch = Branch(id, pieces.text_of(id), logprobs[parent, id].item(), path_logprob, id in eos_ids)
+        tips[parent].children.append(branch)
+        grown.append((parent, branch))
     return grown
-
-
-def _to_branches(node: _Node, pieces: Pieces) -> tuple[Branch, ...]:
-    return tuple(
-        Branch(
-            child.id,
-            pieces.text_of(child.id),
-            child.logprob,
-            child.path_logprob,
-            child.ends,
-            _to_branches(child, pieces),
-        )
-        for child in node.children
-    )

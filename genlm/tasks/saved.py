@@ -1,8 +1,8 @@
-"""Results that were saved as JSON: read again without a model, or run again with one."""
+"""Read results that were saved as JSON, and run them again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,25 +38,28 @@ def read_result(path: Path) -> Generation:
         InputError: a file that cannot be read, or does not hold a result that can be run again.
     """
     saved = _read(path, Generation.from_dict, "result")
+    problem = next(_problems(saved), None)
+    if problem is not None:
+        raise InputError(f"{path}: cannot be run again: {problem}", code="not-a-result")
+    return saved
+
+
+def _problems(saved: Generation) -> Iterator[str]:
+    """Yield why a saved result cannot be run again."""
     try:
         check_count(saved.strategy, limits_of(saved))
     except UsageError as error:
-        raise _not_repeatable(path, str(error)) from error
+        yield str(error)
     for name, value, choices in (("dtype", saved.model.dtype, DTYPES), ("device", saved.model.device, DEVICES)):
         if value not in choices:
-            raise _not_repeatable(path, f"model.{name}: {value!r} is not one of {', '.join(choices)}")
+            yield f"model.{name}: {value!r} is not one of {', '.join(choices)}"
     if not saved.prompt_token_ids:
-        raise _not_repeatable(path, "prompt_token_ids: no token ids")
+        yield "prompt_token_ids: no token ids"
     completions = {f"completions[{at}].token_ids": each.token_ids for at, each in enumerate(saved.completions)}
     for name, ids in ({"prompt_token_ids": saved.prompt_token_ids} | completions).items():
-        wrong = next((id for id in ids if not 0 <= id < MOST_IDS), None)
-        if wrong is not None:
-            raise _not_repeatable(path, f"{name}: {wrong} is not a token id")
+        yield from (f"{name}: {id} is not a token id" for id in ids if not 0 <= id < MOST_IDS)
     if len(saved.completions) != saved.num_return_sequences:
-        raise _not_repeatable(
-            path, f"completions: {len(saved.completions)}, but num_return_sequences is {saved.num_return_sequences}"
-        )
-    return saved
+        yield f"completions: {len(saved.completions)}, but num_return_sequences is {saved.num_return_sequences}"
 
 
 def run_again(saved: Generation, model: Model) -> Replay:
@@ -105,10 +108,6 @@ def _read(path: Path, restore: Callable[[Any], T], what: str) -> T:
         return restore(values)
     except (ValueError, UsageError) as error:
         raise InputError(f"{path}: not a saved {what}: {error}", code=f"not-a-{what}") from error
-
-
-def _not_repeatable(path: Path, problem: str) -> InputError:
-    return InputError(f"{path}: cannot be run again: {problem}", code="not-a-result")
 
 
 def _difference(saved: Completion, now: Completion, pieces: Pieces) -> Difference | None:

@@ -13,6 +13,7 @@ from genlm.errors import InputError, UsageError
 from genlm.formats.texts import Text
 from genlm.model.pieces import Pieces
 from genlm.records.inspection import RANK_BOUNDS, ScoredText, ScoreSettings, Tally, TokenScore
+from genlm.tasks.generate import check_vocabulary
 
 if TYPE_CHECKING:
     from genlm.decoding.distribution import Scores
@@ -100,14 +101,8 @@ class Scorer:
                 yield text, window
 
     def _encode(self, text: Text) -> Iterator[list[int]]:
-        vocab_size = self.model.network.vocab_size
         for ids in self._pieces.encode(text.text):
-            beyond = next((token for token in ids if token >= vocab_size), None)
-            if beyond is not None:
-                raise InputError(
-                    f"the tokenizer returns token {beyond}, but the model's vocabulary has only {vocab_size}",
-                    hint="the tokenizer and the weights do not belong to the same model",
-                )
+            check_vocabulary(self.model, ids)
             yield ids
 
 

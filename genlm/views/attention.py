@@ -31,7 +31,7 @@ MOST_WEIGHTS = 40_000_000
 
 @dataclass(frozen=True)
 class _Grid:
-    """How a square of `size` weights fits a terminal: cells `width` wide, each of `pooled` x `pooled` weights."""
+    """A square of `size` weights on a terminal: each cell is `width` wide and shows `pooled` x `pooled` weights."""
 
     size: int
     pooled: int
@@ -51,6 +51,7 @@ class _Grid:
 
 def show_attention(stream: TextIO, maps: AttentionMaps) -> None:
     """Write the first head as a heat map: a row for each token, a column for each token it attends to."""
+    from rich.cells import set_cell_size
     from rich.text import Text
 
     console = make_console(stream)
@@ -62,30 +63,25 @@ def show_attention(stream: TextIO, maps: AttentionMaps) -> None:
         soft_wrap=False,
     )
     grid = _Grid.fitting(len(head.weights), console.width)
-    if grid.has_numbers:
-        console.print(Text(" " * _margin(grid) + _numbers(grid), style="dim"))
-    for start in range(0, grid.size, grid.pooled):
-        console.print(_label(maps.tokens[start], start, grid) + _cells(head.weights, start, grid))
-    console.print()
-    for line in _remarks(grid, maps.check):
-        console.print(line, soft_wrap=False)
-
-
-def _margin(grid: _Grid) -> int:
-    return len(str(grid.size)) + LABEL_WIDTH + 2
-
-
-def _numbers(grid: _Grid) -> str:
-    return "".join(f"{column:>{grid.width - 1}} " for column in range(grid.size))
-
-
-def _label(token: Token, number: int, grid: _Grid) -> Text:
-    from rich.cells import set_cell_size
-    from rich.text import Text
-
-    name = shortened(label(token.text, None if token.whole else token.bytes), LABEL_WIDTH)
     digits = len(str(grid.size))
-    return Text.assemble((f"{number:>{digits}} ", "dim"), set_cell_size(name, LABEL_WIDTH), " ")
+    if grid.has_numbers:
+        numbers = "".join(f"{column:>{grid.width - 1}} " for column in range(grid.size))
+        console.print(Text(" " * (digits + LABEL_WIDTH + 2) + numbers, style="dim"))
+    for start in range(0, grid.size, grid.pooled):
+        name = set_cell_size(shortened(_label(maps.tokens[start]), LABEL_WIDTH), LABEL_WIDTH)
+        row = Text.assemble((f"{start:>{digits}} ", "dim"), name, " ")
+        console.print(row + _cells(head.weights, start, grid))
+    console.print()
+    cell = "Weights in hundredths" if grid.has_numbers else "Brighter is more"
+    if grid.pooled > 1:
+        cell += f"; each cell is the largest of {grid.pooled} x {grid.pooled} weights"
+    console.print(f"{cell}; a row sums to one.", soft_wrap=False)
+    if maps.check is not None:
+        console.print(describe_check(maps.check), soft_wrap=False)
+
+
+def _label(token: Token) -> str:
+    return label(token.text, None if token.whole else token.bytes)
 
 
 def _cells(weights: Sequence[Sequence[float]], start: int, grid: _Grid) -> Text:
@@ -93,21 +89,11 @@ def _cells(weights: Sequence[Sequence[float]], start: int, grid: _Grid) -> Text:
 
     row = Text()
     for column in range(0, min(grid.size, start + grid.pooled), grid.pooled):
-        weight = _pool(weights, start, column, grid.pooled)
-        row.append(_cell(weight, grid.width), style=_style(weight))
+        weight = max(max(line[column : column + grid.pooled]) for line in weights[start : start + grid.pooled])
+        shade = SHADES[min(len(SHADES) - 1, int(weight**0.5 * len(SHADES)))] * grid.width
+        shown = f"{round(100 * weight):>{grid.width - 1}} " if grid.has_numbers else shade
+        row.append(shown, style=_style(weight))
     return row
-
-
-def _pool(weights: Sequence[Sequence[float]], row: int, column: int, pooled: int) -> float:
-    """Return the largest weight in a square."""
-    return max(max(line[column : column + pooled]) for line in weights[row : row + pooled])
-
-
-def _cell(weight: float, width: int) -> str:
-    """Return the weight in hundredths if there is room for a number, otherwise a shade of grey."""
-    if width >= WIDEST_CELL:
-        return f"{round(100 * weight):>{width - 1}} "
-    return SHADES[min(len(SHADES) - 1, int(weight**0.5 * len(SHADES)))] * width
 
 
 def _style(weight: float) -> str:
@@ -116,16 +102,6 @@ def _style(weight: float) -> str:
     red, green, blue = (round(a + (b - a) * (at - low)) for a, b in zip(RAMP[low], RAMP[low + 1], strict=True))
     ink = "#ffffff" if at < len(RAMP) / 2 else "#000000"
     return f"{ink} on #{red:02x}{green:02x}{blue:02x}"
-
-
-def _remarks(grid: _Grid, check: AttentionCheck | None) -> list[str]:
-    cell = "Weights in hundredths" if grid.has_numbers else "Brighter is more"
-    if grid.pooled > 1:
-        cell += f"; each cell is the largest of {grid.pooled} x {grid.pooled} weights"
-    lines = [f"{cell}; a row sums to one."]
-    if check is not None:
-        lines.append(describe_check(check))
-    return lines
 
 
 def describe_check(check: AttentionCheck) -> str:
@@ -147,18 +123,18 @@ def attention_record(maps: AttentionMaps) -> dict[str, Any]:
         "num_layers": maps.num_layers,
         "num_heads": maps.num_heads,
         "attention": [
-            {"layer": head.layer, "head": head.head, "weights": [[_short(w) for w in row] for row in head.weights]}
+            # Without the digits that a float32 does not have.
+            {
+                "layer": head.layer,
+                "head": head.head,
+                "weights": [[float(f"{w:.8g}") for w in row] for row in head.weights],
+            }
             for head in maps.heads
         ],
     }
     if maps.check is not None:
         record["check"] = asdict(maps.check)
     return record | {"made_by": asdict(maps.made_by)}
-
-
-def _short(weight: float) -> float:
-    """Drop the digits that a float32 does not have."""
-    return float(f"{weight:.8g}")
 
 
 def attention_page(maps: AttentionMaps) -> str:
@@ -181,7 +157,7 @@ def attention_page(maps: AttentionMaps) -> str:
         "about": f"{model.name} ({model.parameters:,} parameters), {maps.num_layers} layers of {maps.num_heads} heads, "
         f"{counted(size, 'token')}",
         "prompt": visible(maps.prompt),
-        "tokens": [label(token.text, None if token.whole else token.bytes) for token in maps.tokens],
+        "tokens": [_label(token) for token in maps.tokens],
         "heads": [[head.layer, head.head] for head in maps.heads],
         "weights": _packed(maps),
         "check": describe_check(maps.check) if maps.check is not None else None,

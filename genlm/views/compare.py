@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from genlm.records.compare import Cell, Estimate, Sample, StrategyComparison, StrategyRow
+from genlm.records.compare import Cell, Sample, StrategyComparison, StrategyRow
 from genlm.records.serialize import as_object
 from genlm.views.generation import BOUNDS, BUCKETS, parts, token_record
 from genlm.views.pages import make_page, provenance
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 BEST, REPEATED, FAILED = "bold green", "red underline", "bold red"
 NAME_WIDTH = 32
 GAP = 2
-# An interrupted comparison may have thousands.
 MOST_FAILURES = 10
 # Length of a repeated passage in tokens, as in seq-rep-4.
 PASSAGE = 4
@@ -77,35 +76,26 @@ class Column(NamedTuple):
 
 
 def metric_columns(comparison: StrategyComparison) -> list[Column]:
-    """Return the number of texts and tokens of each row, and every metric that is defined for at least one row."""
-    rows = comparison.rows
-    return [
-        *_amount_columns(rows),
-        *(
-            Column(SHOWN[name].heading, [_value(name, row.metrics[name], name in row.best) for row in rows])
-            for name in shown_metrics(comparison)
-        ),
-    ]
+    """Return columns with the texts and tokens of each row, and one for each metric that is shown."""
+    return _columns(comparison.rows, shown_metrics(comparison), _value)
 
 
 def distance_columns(comparison: StrategyComparison) -> list[Column]:
-    """Return the distances of each strategy from the human text; none without human text."""
+    """Return columns with the distances of each strategy from the human text; none without human text."""
     reference = comparison.reference
     if reference is None:
         return []
-    rows = comparison.strategies
     names = [name for name in shown_metrics(comparison) if reference.metrics[name] is not None]
-    return [
-        *_amount_columns(rows),
-        *(Column(SHOWN[name].heading, [_distance(name, row) for row in rows]) for name in names),
-    ]
+    return _columns(comparison.strategies, names, _distance)
 
 
-def _amount_columns(rows: Sequence[StrategyRow]) -> list[Column]:
-    counts = [(len(row.samples), row.num_tokens) for row in rows]
+def _columns(
+    rows: Sequence[StrategyRow], names: Sequence[str], value: Callable[[str, StrategyRow], Value]
+) -> list[Column]:
     return [
-        Column("texts", [Value(f"{texts:,}", texts) for texts, _ in counts]),
-        Column("tokens", [Value(f"{tokens:,}", tokens) for _, tokens in counts]),
+        Column("texts", [Value(f"{len(row.samples):,}", len(row.samples)) for row in rows]),
+        Column("tokens", [Value(f"{row.num_tokens:,}", row.num_tokens) for row in rows]),
+        *(Column(SHOWN[name].heading, [value(name, row) for row in rows]) for name in names),
     ]
 
 
@@ -114,14 +104,15 @@ def shown_metrics(comparison: StrategyComparison) -> list[str]:
     return [name for name in comparison.metrics if any(row.metrics[name] is not None for row in comparison.rows)]
 
 
-def _value(name: str, estimate: Estimate | None, is_best: bool) -> Value:
+def _value(name: str, row: StrategyRow) -> Value:
+    estimate = row.metrics[name]
     if estimate is None:
         return Value("–", None)
     interval = ""
     if estimate.low is not None and estimate.high is not None:
         low, high = _spelled(name, estimate.low), _spelled(name, estimate.high)
         interval = "" if low == high else f"[{low}, {high}]"
-    return Value(_spelled(name, estimate.mean), estimate.mean, interval, is_best)
+    return Value(_spelled(name, estimate.mean), estimate.mean, interval, name in row.best)
 
 
 def _distance(name: str, row: StrategyRow) -> Value:
@@ -155,15 +146,14 @@ def table_notes(comparison: StrategyComparison) -> list[str]:
 def failures(comparison: StrategyComparison) -> list[tuple[str, str]]:
     """Return the strategy and prompt of each failed cell, and why it failed."""
     return [
-        (one_line(row.name) + _on_prompt(comparison, cell), one_line(cell.error or ""))
+        (
+            one_line(row.name)
+            + (f", prompt {cell.prompt + 1}" if cell.prompt is not None and len(comparison.prompts) > 1 else ""),
+            one_line(cell.error or ""),
+        )
         for row in comparison.rows
         for cell in row.failed
     ]
-
-
-def _on_prompt(comparison: StrategyComparison, cell: Cell) -> str:
-    is_plain = cell.prompt is None or len(comparison.prompts) == 1
-    return "" if is_plain else f", prompt {(cell.prompt or 0) + 1}"
 
 
 def comparison_summary(comparison: StrategyComparison) -> str:
@@ -195,8 +185,11 @@ def show_comparison(stream: TextIO, comparison: StrategyComparison, *, texts: bo
     if columns:
         console.print("\ndistance to the human text:", style="dim")
         _show_table(console, comparison.strategies, columns)
-    for line in _failures(comparison):
-        console.print(line, style=FAILED, soft_wrap=False)
+    failed = [f"{where}: {why}" for where, why in failures(comparison)]
+    # An interrupted comparison may have thousands.
+    more = [f"{len(failed) - MOST_FAILURES:,} more"] if len(failed) > MOST_FAILURES else []
+    for line in failed[:MOST_FAILURES] + more:
+        console.print(f"failed: {line}", style=FAILED, soft_wrap=False)
     if texts:
         console.print()
         _show_texts(console, comparison)
@@ -246,12 +239,6 @@ def _table_cell(value: Value) -> Text:
     if value.interval:
         shown.append(f"\n{value.interval} ", style="dim")
     return shown
-
-
-def _failures(comparison: StrategyComparison) -> list[str]:
-    lines = [f"failed: {where}: {why}" for where, why in failures(comparison)]
-    more = len(lines) - MOST_FAILURES
-    return lines if more <= 0 else [*lines[:MOST_FAILURES], f"failed: {more:,} more"]
 
 
 def _show_texts(console: Console, comparison: StrategyComparison) -> None:
@@ -331,9 +318,9 @@ def comparison_json(comparison: StrategyComparison) -> str:
 def comparison_csv(comparison: StrategyComparison, spell: Callable[[str], str] = str) -> str:
     """Return one line per row: every metric with its interval, and with its distance if there is human text.
 
-    Every line also says what made the comparison. `spell` returns the text of a cell as it is written.
+    Every line repeats the provenance. `spell` changes the text of each cell.
     """
-    kinds = ["", "_low", "_high", *(["_distance"] if comparison.reference is not None else [])]
+    ends = ["", "_low", "_high", *(["_distance"] if comparison.reference is not None else [])]
     model, made_by = comparison.model, comparison.made_by
     origin = {
         "model": model.name,
@@ -348,10 +335,10 @@ def comparison_csv(comparison: StrategyComparison, spell: Callable[[str], str] =
         "date": made_by.date,
         "command": made_by.command,
     }
-    metrics = (name + kind for name in comparison.metrics for kind in kinds)
+    metrics = (name + end for name in comparison.metrics for end in ends)
     lines = [_csv_line(["strategy", *metrics, "completions", "tokens", "error", *origin])]
     for row in comparison.rows:
-        numbers = [number for name in comparison.metrics for number in _csv_numbers(row, name)[: len(kinds)]]
+        numbers = [number for name in comparison.metrics for number in _csv_numbers(row, name)[: len(ends)]]
         error = row.failed[0].error if row.failed else None
         cells = [row.name, *numbers, len(row.samples), row.num_tokens, error, *origin.values()]
         lines.append(_csv_line([spell(cell) if isinstance(cell, str) else cell for cell in cells]))
@@ -411,7 +398,13 @@ def comparison_page(comparison: StrategyComparison) -> str:
     """Return the page, with the texts of the first prompt and of all prompts that have traced tokens."""
     apart = distance_columns(comparison)
     headings = {name: metric.heading for name, metric in SHOWN.items()}
-    shown = _prompts_shown(comparison)
+    traced = {
+        cell.prompt
+        for row in comparison.strategies
+        for cell in row.cells
+        if any(sample.trace is not None for sample in cell.samples)
+    }
+    shown = [place for place in range(len(comparison.prompts)) if place == 0 or place in traced]
     data = {
         "about": visible(comparison_summary(comparison)).replace("  ", " \u00b7 "),
         "prompts": [_prompt(comparison, place) for place in shown],
@@ -430,16 +423,6 @@ def comparison_page(comparison: StrategyComparison) -> str:
     }
     footer = provenance(comparison.made_by, comparison.model, comparison.seed)
     return make_page("Strategies side by side", data, "compare", "tokens", footer=footer)
-
-
-def _prompts_shown(comparison: StrategyComparison) -> list[int]:
-    traced = {
-        cell.prompt
-        for row in comparison.strategies
-        for cell in row.cells
-        if any(sample.trace is not None for sample in cell.samples)
-    }
-    return [place for place in range(len(comparison.prompts)) if place == 0 or place in traced]
 
 
 def _prompt(comparison: StrategyComparison, place: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
-from genlm.decoding.completion import Alternative, Completion, Piece, TracedToken
-from genlm.records.generation import Difference, Generation, Replay
+from genlm.decoding.completion import Completion, Piece, TracedToken
+from genlm.records.generation import Generation, Replay
 from genlm.records.serialize import as_object
 from genlm.views.terminal import Writer, visible
 from genlm.views.tokens import STYLES, counted, label, whole_pieces
@@ -23,7 +23,7 @@ SEPARATOR = "---"
 # A token belongs to the first bucket whose bound its probability reaches.
 BOUNDS = (0.5, 0.1, 0.01)
 BUCKETS = (*(f"{100 * bound:g} % and more" for bound in BOUNDS), "less")
-# Generated but not part of the text: an end token, a stop text and whatever follows it.
+# Generated but not part of the text: an end token, a stop text and everything after it.
 BEYOND = "dim"
 # Browsers get slow with more tokens.
 MOST_PAGE_TOKENS = 20_000
@@ -62,24 +62,22 @@ class TextView:
         if self._is_open and not self._writer.is_terminal:
             self._close()
 
-    def finish(self, generation: Generation) -> None:
+    def finish(self) -> None:
         """Do nothing: all of it was shown."""
 
     def _catch_up(self) -> None:
-        """Write what has come of the current sample, the prompt first."""
+        """Write the new text of the current sample, after the prompt."""
         if not self._is_open:
-            self._open()
+            self._is_open = True
+            self._head()
+            if self._prompt:
+                self._writer.write(self._prompt, style="bold")
         for text, style in self._waiting.pop(self._shown, []):
             self._writer.write(text, style)
 
-    def _open(self) -> None:
-        self._is_open = True
-        if self._count > 1:
-            self._head()
-        if self._prompt:
-            self._writer.write(self._prompt, style="bold")
-
     def _head(self) -> None:
+        if self._count == 1:
+            return
         if self._writer.console is not None:
             self._writer.console.rule(f"{self._shown + 1} of {self._count}", align="left", style="dim")
         elif self._shown > 0:
@@ -98,10 +96,12 @@ class TraceView(TextView):
     def show(self, event: Piece | Completion) -> None:
         """See TextView. Pieces of text are not shown because they do not align with tokens."""
         if isinstance(event, Completion):
-            self._waiting[event.index] = [(text, _style(token, within)) for text, token, within in parts(event)]
+            self._waiting[event.index] = [
+                (text, STYLES[bucket(token.probability)] if within else BEYOND) for text, token, within in parts(event)
+            ]
             super().show(event)
 
-    def finish(self, generation: Generation) -> None:
+    def finish(self) -> None:
         """Write the legend."""
         if self._writer.console is not None:
             self._writer.console.print(legend())
@@ -131,29 +131,6 @@ def legend(names: Sequence[str] = BUCKETS) -> Text:
         shown.append(name, style=style)
         shown.append("  ")
     return shown
-
-
-def _style(token: TracedToken, within: bool) -> str:
-    return STYLES[bucket(token.probability)] if within else BEYOND
-
-
-class JsonView:
-    """Writes the object of `--format json` when the generation is complete."""
-
-    shows: tuple[type, ...] = ()
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def show(self, event: Piece | Completion) -> None:
-        """Do nothing: the generation contains the events."""
-
-    def interrupt(self) -> None:
-        """Do nothing: half an object would be useless."""
-
-    def finish(self, generation: Generation) -> None:
-        """Write the object."""
-        self._stream.write(as_json(generation))
 
 
 def as_json(generation: Generation) -> str:
@@ -217,12 +194,8 @@ def token_record(text: str, token: TracedToken, within: bool) -> dict[str, Any]:
         "entropy": token.entropy,
         "candidates": token.candidates,
         "mass": token.mass,
-        "alternatives": [_alternative(each) for each in token.alternatives],
+        "alternatives": [[each.id, label(each.text, each.bytes), each.probability] for each in token.alternatives],
     }
-
-
-def _alternative(alternative: Alternative) -> list[Any]:
-    return [alternative.id, label(alternative.text, alternative.bytes), alternative.probability]
 
 
 def replay_text(replay: Replay) -> str:
@@ -243,18 +216,14 @@ def replay_text(replay: Replay) -> str:
 
 def replay_json(replay: Replay) -> str:
     """Return one object with `same`, and `difference`, which is null if there is none."""
-    difference = replay.difference
-    record = None if difference is None else _difference_record(difference)
-    return as_object({"same": difference is None, "difference": record})
+    if replay.difference is None:
+        return as_object({"same": True, "difference": None})
+    record = asdict(replay.difference)
+    for key in ("saved", "now"):
+        token = record[key]
+        record[key] = None if token is None else {"id": token[0], "text": token[1]}
+    return as_object({"same": False, "difference": record})
 
 
 def _shown_token(token: tuple[int, str] | None) -> str:
     return "no more tokens" if token is None else f"{visible(repr(token[1]))} (id {token[0]})"
-
-
-def _difference_record(difference: Difference) -> dict[str, Any]:
-    record = asdict(difference)
-    for key in ("saved", "now"):
-        token = record[key]
-        record[key] = None if token is None else {"id": token[0], "text": token[1]}
-    return record

@@ -1,4 +1,4 @@
-"""What may come next: a table of tokens, a comparison of continuations or a tree; each also as JSON."""
+"""The next token: a table of tokens, a comparison of continuations or a tree; each also as JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from genlm.views.terminal import make_console
 from genlm.views.tokens import Bar, counted, label, percent, shortened
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
     from rich.tree import Tree as RichTree
 
@@ -21,20 +22,19 @@ PROMPT_WIDTH = 40
 
 
 def show_next(stream: TextIO, found: NextToken | Comparison | Tree) -> None:
-    """Write a table with bars, or a tree, for people."""
+    """Write a table with bars, or a tree, and notes on it."""
+    console = make_console(stream)
     if isinstance(found, Comparison):
-        _show_comparison(stream, found)
+        _show_comparison(console, found)
     elif isinstance(found, Tree):
-        _show_tree(stream, found)
+        _show_tree(console, found)
     else:
-        _show_distribution(stream, found)
+        _show_distribution(console, found)
 
 
-def _show_distribution(stream: TextIO, found: NextToken) -> None:
-    """Write the distribution as a table with bars, and a summary of it."""
+def _show_distribution(console: Console, found: NextToken) -> None:
     from rich.text import Text
 
-    console = make_console(stream)
     table = _table("rank", "token", "id", "probability", *(["after"] if found.filtered else []), "log-prob", "")
     highest = max(_shown_probability(candidate) for candidate in found.candidates)
     for candidate in found.candidates:
@@ -52,7 +52,13 @@ def _show_distribution(stream: TextIO, found: NextToken) -> None:
         )
     console.print(table)
     console.print()
-    for line in _findings(found):
+    shown = sum(candidate.probability for candidate in found.candidates)
+    lines = [
+        f"{_entropy(found.entropy)} (of {found.vocab_size:,} tokens)",
+        f"the {len(found.candidates):,} shown hold {percent(shown)} of the probability",
+        *(_findings(found.filtered) if found.filtered is not None else []),
+    ]
+    for line in lines:
         console.print(line, soft_wrap=False)
 
 
@@ -64,18 +70,7 @@ def _token(candidate: Candidate) -> str:
     return shortened(label(candidate.text, candidate.bytes), TOKEN_WIDTH)
 
 
-def _findings(found: NextToken) -> list[str]:
-    shown = sum(candidate.probability for candidate in found.candidates)
-    lines = [
-        f"{_entropy(found.entropy)} (of {found.vocab_size:,} tokens)",
-        f"the {len(found.candidates):,} shown hold {percent(shown)} of the probability",
-    ]
-    if found.filtered is not None:
-        lines += _strategy_findings(found.filtered)
-    return lines
-
-
-def _strategy_findings(filtered: Filtered) -> list[str]:
+def _findings(filtered: Filtered) -> list[str]:
     strategy = filtered.strategy
     lines = [
         "",
@@ -92,7 +87,7 @@ def _strategy_findings(filtered: Filtered) -> list[str]:
 
 
 def _notes(strategy: Strategy) -> list[str]:
-    """Return how the strategy chooses, if it does not draw from the distribution that is shown."""
+    """Explain how the strategy chooses if it does not draw from the distribution that is shown."""
     if strategy.declaration.also_depends_on:
         return [
             f"{strategy.kind} does not choose by these probabilities alone: "
@@ -105,20 +100,18 @@ def _entropy(nats: float) -> str:
     return f"entropy {nats:.3f} nats, perplexity {math.exp(nats):,.1f}"
 
 
-def _show_comparison(stream: TextIO, found: Comparison) -> None:
-    """Write the continuations, the most likely first."""
+def _show_comparison(console: Console, found: Comparison) -> None:
     from rich.text import Text
 
-    console = make_console(stream)
     has_strategy = found.strategy is not None
     table = _table("rank", "continuation", "tokens", "log-prob", *(["after"] if has_strategy else []), "share", "")
     for continuation in found.continuations:
-        after = [] if continuation.filtered is None else [_nats(continuation.filtered)]
+        after = [] if continuation.filtered is None else [f"{continuation.filtered:.3f}"]
         table.add_row(
             str(continuation.rank),
             Text(shortened(label(continuation.text), 30)),
             str(len(continuation.tokens)),
-            _nats(continuation.logprob),
+            f"{continuation.logprob:.3f}",
             *after,
             percent(continuation.share),
             Bar(continuation.share, "cyan"),
@@ -127,7 +120,7 @@ def _show_comparison(stream: TextIO, found: Comparison) -> None:
     console.print()
     for continuation in found.continuations:
         if len(continuation.tokens) > 1:
-            parts = "  ".join(f"{label(token.text)} {_nats(token.logprob)}" for token in continuation.tokens)
+            parts = "  ".join(f"{label(token.text)} {token.logprob:.3f}" for token in continuation.tokens)
             console.print(Text(f"{continuation.rank}  {parts}", style="dim"), soft_wrap=False)
     if found.strategy is not None:
         console.print(f"after: under {found.strategy.as_given}, which never chooses a continuation at -inf")
@@ -135,17 +128,13 @@ def _show_comparison(stream: TextIO, found: Comparison) -> None:
             console.print(note, soft_wrap=False)
 
 
-def _nats(logprob: float) -> str:
-    return f"{logprob:.3f}"
-
-
-def _show_tree(stream: TextIO, found: Tree) -> None:
-    """Write the tree of likely continuations."""
+def _show_tree(console: Console, found: Tree) -> None:
     from rich.text import Text
     from rich.tree import Tree as RichTree
 
-    console = make_console(stream)
-    root = RichTree(Text(_end_of(found.prompt), style="bold"), guide_style="dim")
+    prompt = label(found.prompt)
+    prompt = prompt if len(prompt) <= PROMPT_WIDTH else "…" + prompt[-PROMPT_WIDTH:]
+    root = RichTree(Text(prompt, style="bold"), guide_style="dim")
     _hang(root, found.branches)
     console.print(root)
     console.print()
@@ -159,12 +148,7 @@ def _show_tree(stream: TextIO, found: Tree) -> None:
         console.print(note, soft_wrap=False)
 
 
-def _end_of(prompt: str) -> str:
-    shown = label(prompt)
-    return shown if len(shown) <= PROMPT_WIDTH else "…" + shown[-PROMPT_WIDTH:]
-
-
-def _hang(tree: RichTree, branches: tuple[Branch, ...]) -> None:
+def _hang(tree: RichTree, branches: list[Branch]) -> None:
     from rich.text import Text
 
     for branch in branches:
@@ -179,7 +163,7 @@ def _hang(tree: RichTree, branches: tuple[Branch, ...]) -> None:
         _hang(tree.add(line), branch.children)
 
 
-def _count(branches: tuple[Branch, ...]) -> int:
+def _count(branches: list[Branch]) -> int:
     return sum(1 + _count(branch.children) for branch in branches)
 
 
@@ -265,7 +249,7 @@ def _filtered_logprob(logprob: float | None) -> dict[str, float | None]:
     return {} if logprob is None else {"filtered_logprob": finite(logprob)}
 
 
-def _branch_records(branches: tuple[Branch, ...]) -> list[dict[str, Any]]:
+def _branch_records(branches: list[Branch]) -> list[dict[str, Any]]:
     return [
         {
             "rank": rank,

@@ -12,7 +12,7 @@ from genlm.errors import UsageError
 
 @dataclass(frozen=True)
 class ScriptOptions:
-    """What the script does. `model` is a folder or a Hub id; device and dtype may be "auto"."""
+    """The settings of a script. `model` is a folder or a Hub id; device and dtype may be "auto"."""
 
     model: str
     revision: str | None
@@ -35,18 +35,10 @@ def python_script(options: ScriptOptions) -> str:
     if options.dtype == "int8":
         raise UsageError("transformers has no int8 like that of genlm")
     settings = transformers_settings(options.strategy)
-    lines = [
-        *_head(options),
-        *_model(options),
-        *_prompt(options),
-        *_bad_words(options),
-        *_call(options, settings),
-        *_show(options),
-    ]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in (*_setup(options), *_generation(options, settings)))
 
 
-def _head(options: ScriptOptions) -> Iterator[str]:
+def _setup(options: ScriptOptions) -> Iterator[str]:
     is_seeded = options.strategy.samples and options.seed is not None
     names = ["AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig", *(["set_seed"] if is_seeded else [])]
     yield f"# genlm: {options.strategy}"
@@ -54,9 +46,6 @@ def _head(options: ScriptOptions) -> Iterator[str]:
     if is_seeded:
         yield "# The distribution is the same as in genlm, the random numbers are not."
         yield f"set_seed({options.seed})"
-
-
-def _model(options: ScriptOptions) -> Iterator[str]:
     revision = "" if options.revision is None else f", revision={options.revision!r}"
     if options.device == "auto":
         yield 'device = "cuda" if torch.cuda.is_available() else "cpu"'
@@ -75,22 +64,16 @@ def _model(options: ScriptOptions) -> Iterator[str]:
     yield ""
 
 
-def _prompt(options: ScriptOptions) -> Iterator[str]:
+def _generation(options: ScriptOptions, settings: dict[str, object]) -> Iterator[str]:
     if options.prompt:
         yield f'prompt = tokenizer({options.prompt!r}, return_tensors="pt").input_ids.to(device)'
     else:
         yield "prompt = torch.tensor([[tokenizer.bos_token_id]], device=device)"
-
-
-def _bad_words(options: ScriptOptions) -> Iterator[str]:
     words = options.strategy[BAD_WORDS]
     if words:
         yield "# Each word with and without a leading space."
         yield f"texts = [text for word in {list(words)!r} for text in (word, ' ' + word)]"
         yield "bad_words_ids = tokenizer(texts, add_special_tokens=False).input_ids"
-
-
-def _call(options: ScriptOptions, settings: dict[str, object]) -> Iterator[str]:
     arguments = settings | {
         "max_new_tokens": options.max_new_tokens,
         "num_return_sequences": options.num_return_sequences,
@@ -99,7 +82,7 @@ def _call(options: ScriptOptions, settings: dict[str, object]) -> Iterator[str]:
     yield "    prompt,"
     yield "    attention_mask=torch.ones_like(prompt),"
     yield from (f"    {name}={value!r}," for name, value in arguments.items())
-    if options.strategy[BAD_WORDS]:
+    if words:
         yield "    bad_words_ids=bad_words_ids,"
     if options.stop:
         yield f"    stop_strings={list(options.stop)!r},"
@@ -107,9 +90,6 @@ def _call(options: ScriptOptions, settings: dict[str, object]) -> Iterator[str]:
     yield "    eos_token_id=ends,"
     yield "    pad_token_id=ends[0] if isinstance(ends, list) else ends,"
     yield ")"
-
-
-def _show(options: ScriptOptions) -> Iterator[str]:
     yield "for ids in output[:, prompt.shape[1] :]:"
     yield "    text = tokenizer.decode(ids, skip_special_tokens=True)"
     if options.stop:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -78,7 +78,7 @@ class ScoreText:
         if scored.line is None and scored.source is not None:
             self._console.print(Text(numbers + visible(scored.source)))
         else:
-            self._console.print(Text.assemble(numbers, _coloured(scored, label_line)))
+            self._console.print(Text.assemble(numbers, _coloured(scored, _on_one_line)))
 
 
 def _row(token: TokenScore) -> Sequence[str]:
@@ -91,12 +91,11 @@ def _row(token: TokenScore) -> Sequence[str]:
     )
 
 
-def label_line(text: str) -> str:
-    """Return a piece of a text to be shown on one line."""
+def _on_one_line(text: str) -> str:
     return visible(text).replace("\n", "␊").replace("\t", "␉")
 
 
-def _coloured(scored: ScoredText, show: Any) -> Text:
+def _coloured(scored: ScoredText, show: Callable[[str], str]) -> Text:
     """Return the text with each token in the style of its rank; a split character has that of its last token."""
     from rich.text import Text
 
@@ -167,7 +166,9 @@ class ScoreJson:
 
     def finish(self, total: Tally) -> None:
         """See ScoreView."""
-        record = {"num_texts": total.num_texts, **tally_record(total), "ranks": ranks_record(total)}
+        names = (*(f"top_{bound}" for bound in RANK_BOUNDS), "beyond")
+        ranks = dict(zip(names, total.ranks, strict=True))
+        record = {"num_texts": total.num_texts, **tally_record(total), "ranks": ranks}
         self._writer.finish({"total": record, "made_by": asdict(self._made_by)})
 
 
@@ -181,21 +182,8 @@ def item_record(scored: ScoredText, *, tokens: bool) -> dict[str, Any]:
 
 def tally_record(tally: Tally) -> dict[str, Any]:
     """Return the numbers of one text or of all texts."""
-    return {
-        "num_tokens": tally.num_tokens,
-        "num_bytes": tally.num_bytes,
-        "num_scored_tokens": tally.num_scored_tokens,
-        "num_scored_bytes": tally.num_scored_bytes,
-        "logprob": tally.logprob,
-        "perplexity": tally.perplexity,
-        "bits_per_byte": tally.bits_per_byte,
-    }
-
-
-def ranks_record(tally: Tally) -> dict[str, int]:
-    """Return how many scored tokens are in each bucket of ranks."""
-    names = (*(f"top_{bound}" for bound in RANK_BOUNDS), "beyond")
-    return dict(zip(names, tally.ranks, strict=True))
+    sums = {name: value for name, value in vars(tally).items() if name not in ("num_texts", "ranks")}
+    return {**sums, "perplexity": tally.perplexity, "bits_per_byte": tally.bits_per_byte}
 
 
 def _token_record(token: TokenScore) -> dict[str, Any]:
@@ -222,8 +210,11 @@ class ScorePage:
         room = MOST_PAGE_TOKENS - self._tokens
         self._tokens += len(tokens)
         if room > 0:
-            pieces = whole_pieces(tokens[:room])
-            shown = [_page_token(text, token) for text, token in pieces]
+            # As the page's script reads them.
+            shown = [
+                [visible(text), label(text), token.id, token.logprob, token.rank, token.entropy]
+                for text, token in whole_pieces(tokens[:room])
+            ]
             self._items.append({"place": _heading(scored), "tokens": shown})
 
     def page(self, model: ModelInfo, made_by: MadeBy, total: Tally, *, bos: bool, window: int, stride: int) -> str:
@@ -236,28 +227,21 @@ class ScorePage:
             "ranks": [[name, count] for name, count in zip(BUCKETS, total.ranks, strict=True)],
             "bounds": RANK_BOUNDS,
             "items": self._items,
-            "cut": self._cut(),
+            "cut": f"Shown are the first {MOST_PAGE_TOKENS:,} of {self._tokens:,} tokens; the numbers above count all."
+            if self._tokens > MOST_PAGE_TOKENS
+            else None,
         }
         from genlm.views.pages import make_page, provenance
 
         return make_page("Score", data, "score", footer=provenance(made_by, model))
-
-    def _cut(self) -> str | None:
-        if self._tokens <= MOST_PAGE_TOKENS:
-            return None
-        return f"Shown are the first {MOST_PAGE_TOKENS:,} of {self._tokens:,} tokens; the numbers above count all."
-
-
-def _page_token(text: str, token: TokenScore) -> list[Any]:
-    """Return the token as the page's script reads it."""
-    return [visible(text), label(text), token.id, token.logprob, token.rank, token.entropy]
 
 
 def _heading(scored: ScoredText) -> str:
     tally = scored.tally
     place = [visible(scored.source)] if scored.source is not None else []
     line = [f"line {scored.line:,}"] if scored.line is not None else []
-    return " \u00b7 ".join([*place, *line, f"perplexity {rounded(tally.perplexity, 2)}", _bits(tally)])
+    perplexity, bits = rounded(tally.perplexity, 2), rounded(tally.bits_per_byte, 3)
+    return " \u00b7 ".join([*place, *line, f"perplexity {perplexity}", f"{bits} bits per byte"])
 
 
 def _total(total: Tally) -> list[list[str]]:
@@ -269,7 +253,3 @@ def _total(total: Tally) -> list[list[str]]:
         ["perplexity", rounded(total.perplexity, 2)],
         ["bits per byte", rounded(total.bits_per_byte, 3)],
     ]
-
-
-def _bits(tally: Tally) -> str:
-    return f"{rounded(tally.bits_per_byte, 3)} bits per byte"

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
@@ -876,6 +876,12 @@ def test_from_python_the_result_is_the_same(compared: StrategyComparison, tiny: 
     assert untimed(json.loads(comparison_json(found))) == untimed(json.loads(comparison_json(compared)))
     alone = lm.compare(PROMPTS[0], ["greedy"], max_new_tokens=3)
     assert (alone.prompts, len(alone.rows), len(alone.rows[0].samples)) == (PROMPTS[:1], 1, 1)
+
+
+@pytest.mark.parametrize(("prompts", "specs"), [([], SPECS), (PROMPTS, [])])
+def test_a_comparison_needs_a_prompt_and_a_strategy(tiny: Path, prompts: Sequence[str], specs: Sequence[str]) -> None:
+    with pytest.raises(UsageError, match="at least one prompt and one strategy"):
+        genlm.load(str(tiny)).compare(prompts, specs)
 
 
 def test_without_a_seed_one_is_drawn_and_recorded(tiny: Path) -> None:

@@ -182,7 +182,7 @@ def test_a_continuation_beyond_the_context_is_refused(model: Model) -> None:
         compare_continuations(model, "o" * 60, ["x" * 8])
 
 
-def paths(branches: tuple[Branch, ...], before: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Branch]]:
+def paths(branches: list[Branch], before: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Branch]]:
     """Every branch with the ids that lead to it."""
     for branch in branches:
         yield (*before, branch.id), branch

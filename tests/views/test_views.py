@@ -15,7 +15,7 @@ from genlm.decoding.strategy import Strategy
 from genlm.model.info import ModelInfo
 from genlm.records.generation import Generation, Timing
 from genlm.records.serialize import escaped
-from genlm.views.generation import JsonView, TextView, as_json, summary
+from genlm.views.generation import TextView, as_json, summary
 from genlm.views.progress import Spinner
 from genlm.views.terminal import Writer, notice, one_line, underlined, visible
 
@@ -210,16 +210,6 @@ class TestJson:
         assert record["prompt"] == record["completions"][0]["text"] == text
         assert visible(written) == written
         assert written.encode("utf-8").endswith(b"}\n")
-
-    def test_it_is_written_when_the_generation_is_complete(self) -> None:
-        stream = io.StringIO()
-        view = JsonView(stream)
-        view.show(Piece(0, "a"))
-        view.show(ended(0))
-        view.interrupt()
-        assert stream.getvalue() == ""
-        view.finish(generation("a"))
-        assert json.loads(stream.getvalue())["prompt"] == "Once"
 
 
 class TestSummary:

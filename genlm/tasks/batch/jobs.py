@@ -373,7 +373,7 @@ def _request(model: Model, job: Job) -> tuple[tuple[Job, list[Completion]], Requ
     try:
         if job.error is not None:
             raise InputError(job.error)
-        ids = encode_prompt(model, job.prompt or "", settings.limits)
+        ids = encode_prompt(model, job.prompt or "", settings.limits.max_new_tokens, settings.limits.overflow)
         request = make_request(
             model, ids, settings.strategy, settings.limits, settings.seed, deterministic=settings.deterministic
         )
