@@ -412,10 +412,9 @@ class GPT2(Module):
 
     def step_bytes(self, rows: int, length: int) -> int:
         """See Network."""
-        read = [
-            tensor for part in (self.h, self.ln_f, self.lm_head) for tensor in (*part.parameters(), *part.buffers())
-        ]
-        return sum(tensor.nbytes for tensor in read) + rows * self._cache_bytes(length)
+        parts = (self.h, self.ln_f, self.lm_head)
+        weights = sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
+        return weights + rows * self._cache_bytes(length)
 
     def _cache_bytes(self, length: int) -> int:
         return 2 * self.config.n_layer * self.config.n_embd * length * self.wpe.weight.element_size()
