@@ -412,10 +412,9 @@ class GPT2(Module):
 
     def step_bytes(self, rows: int, length: int) -> int:
         """See Network."""
-        read = [
-            tensor for part in (self.h, self.ln_f, self.lm_head) for tensor in (*part.parameters(), *part.buffers())
-        ]
-        return sum(tensor.nbytes for tensor in read) + rows * self._cache_bytes(length)
+        parts = (self.h, self.ln_f, self.lm_head)
+        weights = sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
+        return weights + rows * self._cache_bytes(length)
 
     def _cache_bytes(self, length: int) -> int:
         return 2 * self.config.n_layer * self.config.n_embd * length * self.wpe.weight.element_size()
@@ -436,7 +435,6 @@ class GPT2Cache:
         # Positions from here on have never been written to.
         self._written = 0
         self.ragged = False
-        self._mask: Tensor | None = None
 
     @classmethod
     def empty(cls, model: GPT2, rows: int, capacity: int) -> GPT2Cache:
@@ -455,7 +453,7 @@ class GPT2Cache:
     def step(self, ids: Tensor) -> Tensor:
         """See Cache."""
         check_room(self.longest + 1, self.keys.shape[3])
-        logits = self._steps.run(ids, self.lengths, lambda: self.model.lm_head(self._forward(ids)))
+        logits = self._steps.run(ids, self.lengths, lambda: self._forward(ids))
         self._lengthen(1)
         return logits
 
@@ -464,18 +462,17 @@ class GPT2Cache:
         """See HiddenStatesCache."""
         check_room(self.longest + 1, self.keys.shape[3])
         states: list[Tensor] = []
-        logits = self.model.lm_head(self._forward(ids, states))
+        logits = self._forward(ids, states)
         self._lengthen(1)
         return logits, torch.stack([states[layer] for layer in layers], dim=1)
 
     def _forward(self, ids: Tensor, states: list[Tensor] | None = None) -> Tensor:
-        """Run the model on one more token for each row, (rows,), and keep their keys and values."""
+        """Return the logits after one more token for each row, (rows,), and keep the tokens' keys and values."""
         if not self.ragged:
-            self._mask = None
-            return self.model(ids[:, None], self.lengths[:1], self._write_even, states)
+            return self.model.lm_head(self.model(ids[:, None], self.lengths[:1], self._attend_evenly(1, None), states))
         rows, end = len(self.lengths), self.longest + 1
         attend = attend_to_memory(self.lengths, self.keys[:, :rows, :, :end], self.values[:, :rows, :, :end])
-        return self.model(ids[:, None], self.lengths[:, None], attend, states)
+        return self.model.lm_head(self.model(ids[:, None], self.lengths[:, None], attend, states))
 
     @torch.inference_mode()
     def extend(self, ids: Tensor) -> Tensor:
@@ -483,8 +480,8 @@ class GPT2Cache:
         new = ids.shape[1]
         check_room(self.longest + new, self.keys.shape[3])
         positions = torch.arange(self.longest, self.longest + new, device=ids.device)
-        self._mask = torch.arange(self.longest + new, device=ids.device) <= positions[:, None]
-        hidden = self.model(ids, positions, self._write_even)
+        visible = torch.arange(self.longest + new, device=ids.device) <= positions[:, None]
+        hidden = self.model(ids, positions, self._attend_evenly(new, visible))
         self._lengthen(new)
         return self.model.lm_head(hidden)
 
@@ -538,13 +535,20 @@ class GPT2Cache:
         self.values[attention.layer, :, :, : self._written] = value
         return attend_causally(attention, query, key, value)
 
-    def _write_even(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend to all earlier tokens, when all rows have one length, and keep the new keys and values."""
-        rows, end = len(self.lengths), self.longest + key.shape[2]
-        keys, values = self.keys[attention.layer, :rows], self.values[attention.layer, :rows]
-        keys[:, :, self.longest : end] = key
-        values[:, :, self.longest : end] = value
-        return attention.mix(query, keys[:, :, :end], values[:, :, :end], self._mask, is_causal=False)
+    def _attend_evenly(self, new: int, visible: Tensor | None) -> Attend:
+        """Let `new` tokens of each row attend to all tokens, or those that are `visible`, if all rows have one length.
+
+        Keep the new keys and values.
+        """
+        rows, start, end = len(self.lengths), self.longest, self.longest + new
+
+        def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = self.keys[attention.layer, :rows, :, :end], self.values[attention.layer, :rows, :, :end]
+            keys[:, :, start:] = key
+            values[:, :, start:] = value
+            return attention.mix(query, keys, values, visible, is_causal=False)
+
+        return attend
 
     def _reserve(self, rows: int, capacity: int) -> None:
         """Make the memory large enough for this many rows and tokens."""

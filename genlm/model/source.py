@@ -225,12 +225,9 @@ def _choose_files(name: str, files: list[str], allow_pickle: bool) -> tuple[list
     if safe is None and pickled is not None and not allow_pickle:
         raise pickled_weights(f"{name} on the Hub", pickled)
     weights = safe or pickled
-    missing = [
-        *([] if CONFIG in files else [CONFIG]),
-        *([] if names_hold_tokenizer(files) else ["a tokenizer"]),
-    ]
+    needed = {CONFIG: CONFIG in files, "a tokenizer": names_hold_tokenizer(files), SINGLE: weights is not None}
+    missing = [name for name, is_there in needed.items() if not is_there]
     if weights is None or missing:
-        missing += [] if weights else [SINGLE]
         raise ModelError(f"genlm cannot run {name} from the Hub: it has no {' and no '.join(missing)}")
     small = [file for file in files if "/" not in file and any(fnmatch.fnmatchcase(file, p) for p in SMALL_FILES)]
     return small, weights

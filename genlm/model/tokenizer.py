@@ -126,7 +126,7 @@ class Tokenizer:
     def _cut(self) -> re.Pattern[str] | None:
         """The places at which a text can be cut into parts that are encoded one by one; None if they are not known.
 
-        Each part but the first begins with a space if the tokenizer puts a space before texts that begin without one.
+        Each part but the first starts with a space if the tokenizer adds one to texts that start without a space.
         """
         normalizers = [each["type"] for each in _steps(self.backend, "normalizer")]
         cut = _cut_of(_steps(self.backend, "pre_tokenizer"))
@@ -183,7 +183,7 @@ def _added_tokens(backend: Any) -> list[Any]:
 
 
 def _cut_of(pre_tokenizers: Sequence[dict[str, Any]]) -> re.Pattern[str] | None:
-    """Return the places that pre-tokenizers always split at, whatever stands before; None if they are not known.
+    """Return the places at which pre-tokenizers always split, in any context; None if they are not known.
 
     The first one must split there. Later ones see only what is between two splits.
     """
@@ -192,17 +192,13 @@ def _cut_of(pre_tokenizers: Sequence[dict[str, Any]]) -> re.Pattern[str] | None:
     kind = rest[0]["type"] if rest else None
     if kind == "ByteLevel" and rest[0].get("use_regex", True) and len(rest) == 1:
         return CUT_AT_SPACE if rest[0]["add_prefix_space"] else CUT_AT_PUNCTUATION
-    if kind == "Split" and rest[0] == _split(rest[0]["pattern"].get("Regex")):
-        return CUT_AT_PUNCTUATION if [each["type"] for each in rest[1:]] == ["ByteLevel"] else None
+    if kind == "Split" and [each["type"] for each in rest[1:]] == ["ByteLevel"]:
+        step = rest[0]
+        keeps_everything = step["behavior"] == "Isolated" and not step["invert"]
+        return CUT_AT_PUNCTUATION if keeps_everything and step["pattern"].get("Regex") in KNOWN_PATTERNS else None
     if kind == "Metaspace" and rest[0].get("split", True):
         return CUT_AT_SPACE
     return CUT_AT_SPACE_OR_LINE if kind in ("Whitespace", "WhitespaceSplit", "BertPreTokenizer") else None
-
-
-def _split(pattern: str | None) -> dict[str, Any] | None:
-    """Return the settings of a step that splits by a pattern and keeps everything, if the pattern is known."""
-    known = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return known if pattern in KNOWN_PATTERNS else None
 
 
 def _spans(cut: re.Pattern[str], token: Any) -> bool:

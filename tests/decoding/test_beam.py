@@ -1,4 +1,4 @@
-"""Greedy and beam search give, token for token, what stock `GPT2LMHeadModel.generate` gives."""
+"""Greedy and beam search equal stock `GPT2LMHeadModel.generate` token for token."""
 
 from __future__ import annotations
 

@@ -47,9 +47,7 @@ def assert_same(found: list[Completion], expected: list[Completion]) -> None:
 
 
 @pytest.mark.parametrize("order", [list, lambda specs: list(reversed(specs))], ids=["in order", "reversed"])
-def test_every_kind_gives_what_it_gives_alone_whatever_ran_before(
-    model: Model, order: Callable[..., list[str]]
-) -> None:
+def test_every_kind_gives_the_same_result_after_any_other_kind(model: Model, order: Callable[..., list[str]]) -> None:
     shared, _ = sharing(model)
     for prompt in PROMPTS:
         for spec in order(SPECS):
@@ -64,7 +62,7 @@ def test_a_prompt_is_prefilled_once_for_all_strategies(model: Model) -> None:
     assert len(counting.prefills) == len(PROMPTS)
 
 
-def test_a_prefill_serves_whatever_needs_no_more(model: Model) -> None:
+def test_a_prefill_serves_everything_that_needs_no_more(model: Model) -> None:
     shared, counting = sharing(model)
     for room in (0, 12, 7):
         shared.network.prefill([[1, 2, 3]], room)

@@ -132,7 +132,7 @@ def assert_as_alone(model: Model, requests: Sequence[Request], scheduler: Schedu
 
 class TestSharedSteps:
     @pytest.mark.parametrize("spec", SPECS)
-    def test_every_strategy_gives_in_a_batch_what_it_gives_alone(self, model: Model, spec: str) -> None:
+    def test_every_strategy_gives_the_same_result_in_a_batch_and_alone(self, model: Model, spec: str) -> None:
         assert_as_alone(model, [make_request(model, number, spec) for number in range(11)])
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7, None])
@@ -470,7 +470,7 @@ class TestDrain:
         with pytest.raises(RuntimeError, match="draining"):
             scheduler.submit(make_request(model, 1))
 
-    def test_decode_many_drains_when_it_is_to_stop(self, model: Model) -> None:
+    def test_decode_many_drains_when_it_should_stop(self, model: Model) -> None:
         requests = [(number, endless(model, number)) for number in range(1, 9)]
         pieces: list[int] = []
         ended = []
@@ -485,7 +485,7 @@ class TestFailures:
     )
     @pytest.mark.parametrize("at", ["prompt", "step"])
     @pytest.mark.parametrize("count", [1, 7])
-    def test_a_failing_request_leaves_the_others_as_they_are(
+    def test_a_failing_request_leaves_the_others_unchanged(
         self, model: Model, error: Exception | None, at: str, count: int
     ) -> None:
         requests = [make_request(model, number, count=count if number % 2 else 1) for number in range(12)]
@@ -534,7 +534,7 @@ class TestFailures:
         for position, found in results.items():
             assert_same(found, alone(model, requests[position]))
 
-    def test_a_search_that_fails_leaves_the_others_as_they_are(self, model: Model) -> None:
+    def test_a_search_that_fails_leaves_the_others_unchanged(self, model: Model) -> None:
         specs = ["dola", "top-p", "beam", "beam"]
         requests = [make_request(model, number, spec) for number, spec in enumerate(specs, 1)]
         token = requests[2].prompt_ids[0]

@@ -59,7 +59,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> GPT2:
 
 @pytest.fixture
 def recorder(network: GPT2, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """What captures the network's steps."""
+    """The capture of the network's steps."""
     made = Recorder()
     monkeypatch.setattr(network, "graphs", Graphs(made))
     return made

@@ -285,7 +285,7 @@ def test_a_base_model_with_a_size_far_beyond_its_weights(copied: Path, tmp_path:
 
 
 @pytest.mark.parametrize("value", ["-1", "NaN", "1e999", "1" + "0" * 400])
-def test_a_layer_norm_epsilon_that_is_no_number(value: str, copied: Path) -> None:
+def test_a_layer_norm_epsilon_that_is_not_a_number(value: str, copied: Path) -> None:
     config = json.loads((copied / "config.json").read_text()) | {"layer_norm_epsilon": "here"}
     (copied / "config.json").write_text(json.dumps(config).replace('"here"', value))
     with pytest.raises(ModelError, match=r"layer_norm_epsilon must be a number at least 0, not "):

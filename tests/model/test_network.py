@@ -1,4 +1,4 @@
-"""What every Network guarantees to the decoding loops, for GPT-2 and for transformers models."""
+"""The guarantees of every Network to the decoding loops, for GPT-2 and for transformers models."""
 
 from __future__ import annotations
 

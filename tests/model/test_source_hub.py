@@ -49,10 +49,10 @@ name, options = json.loads(sys.argv[1])
 notices, began = [], time.perf_counter()
 try:
     found = find_model(name, notify=notices.append, **options)
-    told = {"source": found.source, "path": str(found.path), "revision": found.revision}
+    report = {"source": found.source, "path": str(found.path), "revision": found.revision}
 except GenlmError as error:
-    told = {"error": str(error)}
-print(json.dumps(told | {"notices": notices, "seconds": time.perf_counter() - began}))
+    report = {"error": str(error)}
+print(json.dumps(report | {"notices": notices, "seconds": time.perf_counter() - began}))
 """
 
 
@@ -73,8 +73,8 @@ class User:
         environment = {**os.environ, **self.env, **(env or {})}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.stderr == ""
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
 
 
 @pytest.fixture
@@ -281,8 +281,8 @@ def test_nothing_is_downloaded_from_a_model_that_cannot_run(
     gone: set[str], missing: str, hub: Hub, user: User, files: dict[str, bytes]
 ) -> None:
     hub.repositories[NAME] = Repository.of({name: data for name, data in files.items() if name not in gone})
-    told = user.find()
-    assert told["error"] == f"genlm cannot run {NAME} from the Hub: it has no {missing}"
+    report = user.find()
+    assert report["error"] == f"genlm cannot run {NAME} from the Hub: it has no {missing}"
     assert hub.downloads() == []
 
 
@@ -326,8 +326,8 @@ def test_a_gated_model(hub: Hub, user: User, published: Repository) -> None:
 
 def test_a_hub_that_fails(hub: Hub, user: User, published: Repository) -> None:
     hub.faults.refusal = (503, {})
-    told = user.find()
-    assert told["error"].startswith(f"{NAME} is not in the cache, and the Hub cannot be reached (Server error '503")
+    report = user.find()
+    assert report["error"].startswith(f"{NAME} is not in the cache, and the Hub cannot be reached (Server error '503")
     assert len(hub.asked) == 1
     assert user.find(None)["source"] == "bundled"
 
@@ -364,9 +364,9 @@ def test_without_a_name_or_a_hub_the_bundled_model_runs_with_one_notice(user: Us
 
 
 def test_a_hub_whose_name_does_not_resolve(user: User) -> None:
-    told = user.find(env={"HF_ENDPOINT": "http://nowhere.invalid"})
-    assert told["error"].startswith(f"{NAME} is not in the cache, and the Hub cannot be reached (")
-    assert told["seconds"] < FIRST_ANSWER_S + SLACK_S
+    report = user.find(env={"HF_ENDPOINT": "http://nowhere.invalid"})
+    assert report["error"].startswith(f"{NAME} is not in the cache, and the Hub cannot be reached (")
+    assert report["seconds"] < FIRST_ANSWER_S + SLACK_S
 
 
 def test_no_request_is_made_offline(hub: Hub, user: User, published: Repository) -> None:
@@ -393,9 +393,9 @@ def test_a_cache_that_cannot_be_created(variable: str, user: User, published: Re
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_cache(user: User, published: Repository, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir(mode=0o555)
-    told = user.find()
-    assert told["error"].startswith(f"cannot save {NAME} in the cache: {tmp_path / 'cache'}")
-    assert told["error"].endswith(": Permission denied")
+    report = user.find()
+    assert report["error"].startswith(f"cannot save {NAME} in the cache: {tmp_path / 'cache'}")
+    assert report["error"].endswith(": Permission denied")
 
 
 @pytest.mark.parametrize("page", [b"<html>Welcome to our hotel</html>", b"{}"])
