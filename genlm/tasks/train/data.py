@@ -79,7 +79,7 @@ def count_bytes(documents: Iterable[str]) -> int:
 
 
 def read_texts(source: TextSource, seed: int, out: Path | None = None) -> Texts:
-    """Read all texts except those in `out`. If no files are held out, `seed` decides which of many documents are.
+    """Read all texts except those in `out`. Without files to hold out, `seed` chooses the documents to hold out.
 
     Raises:
         InputError: a file cannot be used, there is no text, or a held-out file is trained on too.
@@ -169,7 +169,7 @@ class Windows:
 
 
 class Documents:
-    """Each document as two rows: with an end of text before it, and without, so that a prompt needs none.
+    """Each document as two rows, with and without an end of text before it, so a prompt works with and without one.
 
     No document is predicted from another, so the least possible loss is their entropy. A document longer than the
     context is cut.

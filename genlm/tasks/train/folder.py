@@ -36,9 +36,9 @@ WRITTEN = (
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *(CHECKPOINT, JOB, LOG, CURVE, CARD),
 )
-# Per parameter: the float32 weight, and its mean and square in the optimizer, and the saved weight. Twice, because old
-# and new files exist while one replaces the other.
-PARAMETER_BYTES = 2 * (3 * 4 + 4)
+# Per parameter: the float32 weight, its mean and square in the optimizer, and the saved weight. Twice, because an old
+# file remains until the new one replaces it.
+DISK_BYTES = 2 * (3 * 4 + 4)
 # Prefixes of the names of tensors in a checkpoint.
 WEIGHTS, OPTIMIZER = "model/", "optimizer/"
 
@@ -66,7 +66,7 @@ def check_space(out: Path, parameters: int) -> None:
         raise OutputError(f"cannot write to {out}: no such drive")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write to {existing}: permission denied")
-    need, free = parameters * PARAMETER_BYTES, shutil.disk_usage(existing).free
+    need, free = parameters * DISK_BYTES, shutil.disk_usage(existing).free
     if need > free:
         raise OutputError(
             f"{out}: not enough disk space: the run needs {_size(need)}, and {_size(free)} are free",

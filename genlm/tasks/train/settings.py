@@ -166,7 +166,7 @@ def choose_shape(num_bytes: int, size: str | None, given: dict[str, int]) -> Sha
     numbers = asdict(SIZES[name]) | given
     if "n_embd" in given and "n_head" not in given:
         width = given["n_embd"]
-        # As many heads as divide the width and are at least as wide as usual.
+        # As many heads as possible, each of at least the usual width.
         numbers["n_head"] = next((count for count in range(width // HEAD_WIDTH, 1, -1) if width % count == 0), 1)
     return Shape(**numbers)
 

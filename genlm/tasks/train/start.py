@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from genlm.model.load import DeviceChoice
 
-# The float32 weight and its gradient, and the mean and the square that AdamW keeps.
-PARAMETER_BYTES = 4 * 4
+# Per parameter: the float32 weight, its gradient, and its mean and square in AdamW.
+MEMORY_BYTES = 4 * 4
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def begin(request: TrainRequest, out: Path, *, overwrite: bool = False, notify: 
     check_space(out, job.parameters)
     check_memory(
         job.device,
-        job.parameters * PARAMETER_BYTES,
+        job.parameters * MEMORY_BYTES,
         f"training {job.parameters:,} parameters",
         "a smaller model needs less",
     )
