@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -18,7 +19,7 @@ from support.gpt2 import VARIANTS, save_gpt2
 settings.register_profile("genlm", derandomize=True, database=None, deadline=None)
 settings.load_profile("genlm")
 
-# Tiny models run faster on one thread, the more so on a busy machine.
+# Tiny models run faster on one thread, especially on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell script starts background jobs with SIGINT ignored, and every process that the tests start would inherit that.
@@ -34,7 +35,7 @@ for name in ("GENLM_MODEL", "GENLM_DEBUG", "HF_ENDPOINT", "HF_TOKEN"):
 logging.setLoggerClass(Logger)
 
 
-# Processes take whole files of tests. The slowest files go first, so that none is left for the end.
+# Each process runs whole files. The slowest files come first, so that no process starts one at the end.
 LONGEST = (
     "test_ray",
     "test_batch_crash",
@@ -48,10 +49,8 @@ LONGEST = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return how many processes `-n auto` starts: one more than there are cores because the tests on Ray mostly wait.
-
-    Each takes about a gigabyte of memory.
-    """
+    """Return the number of processes of `-n auto`: one more than cores, because the tests on Ray mostly wait."""
+    # Each takes about a gigabyte of memory.
     return min((os.cpu_count() or 1) + 1, 4)
 
 
@@ -94,6 +93,4 @@ def variant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def copied(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model's folder that a test may damage."""
-    import shutil
-
     return Path(shutil.copytree(tiny, tmp_path / "copied"))

@@ -24,7 +24,7 @@ def lm(tiny: Path) -> LanguageModel:
     return genlm.load(str(tiny), device="cpu")
 
 
-def test_the_import_is_quick() -> None:
+def test_importing_genlm_imports_neither_its_modules_nor_torch() -> None:
     code = "import sys, genlm; print(*sorted(name for name in sys.modules if name.startswith(('genlm', 'torch'))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "genlm genlm.version"
@@ -44,7 +44,7 @@ def test_the_example_of_the_docstring(lm: LanguageModel) -> None:
     assert isinstance(made, genlm.Generation)
 
 
-def test_a_strategy_is_a_spec_or_a_strategy(lm: LanguageModel) -> None:
+def test_a_strategy_can_be_given_as_a_spec(lm: LanguageModel) -> None:
     options: dict[str, Any] = {"max_new_tokens": 5, "seed": 1}
     spec = lm.generate(PROMPT, strategy="top-k:top_k=4", **options)
     strategy = lm.generate(PROMPT, strategy=genlm.Strategy.of("top-k", {"top_k": 4}), **options)
@@ -55,7 +55,7 @@ def test_the_default_strategy_is_top_p(lm: LanguageModel) -> None:
     assert str(lm.generate(PROMPT, max_new_tokens=1).strategy) == "top-p:top_p=0.9"
 
 
-def test_stop_is_one_text_or_several(lm: LanguageModel) -> None:
+def test_stop_can_be_one_text_or_several(lm: LanguageModel) -> None:
     options: dict[str, Any] = {"strategy": "greedy", "max_new_tokens": 20}
     text = lm.generate(PROMPT, **options).completions[0].text
     stop = text[3]
@@ -83,7 +83,7 @@ def test_a_stream_can_be_abandoned(lm: LanguageModel) -> None:
     assert lm.generate(PROMPT, strategy="greedy", max_new_tokens=3).completions
 
 
-def test_mistakes_are_raised_when_the_call_is_made(lm: LanguageModel) -> None:
+def test_invalid_arguments_are_refused_before_the_first_event(lm: LanguageModel) -> None:
     with pytest.raises(SpecError, match="'num_beams' does not apply to kind 'top-k'"):
         lm.stream(PROMPT, strategy="top-k:num_beams=2")
     with pytest.raises(UsageError, match="greedy has one completion, not 2"):
@@ -95,14 +95,14 @@ def test_mistakes_are_raised_when_the_call_is_made(lm: LanguageModel) -> None:
     assert issubclass(SpecError, genlm.GenlmError)
 
 
-def test_results_are_plain_data(lm: LanguageModel) -> None:
+def test_results_are_frozen_dataclasses(lm: LanguageModel) -> None:
     made = lm.generate(PROMPT, max_new_tokens=3, seed=1)
     assert dataclasses.asdict(made)["completions"][0]["index"] == 0
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.seed = 2  # type: ignore[misc]
 
 
-def test_a_model_is_named_as_on_the_command_line(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_takes_the_same_names_as_the_command_line(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENLM_MODEL", str(tiny))
     assert genlm.load(device="cpu").info.name == str(tiny)
     with pytest.raises(ModelError, match="no such folder"):
@@ -146,7 +146,7 @@ def test_a_record_of_a_batch_can_be_written_and_read_again(lm: LanguageModel) ->
         assert genlm.BatchRecord.from_line(record.to_line()) == record
 
 
-def test_a_batch_reads_prompts_as_it_needs_them(lm: LanguageModel) -> None:
+def test_a_batch_reads_its_prompts_lazily(lm: LanguageModel) -> None:
     made = lm.batch(f"fox {number}" for number in itertools.count())
     assert [len(next(made).completions) for _ in range(3)] == [1, 1, 1]
 

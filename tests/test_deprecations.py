@@ -80,7 +80,7 @@ def library() -> ModuleType:
 
 @pytest.fixture
 def shown() -> Iterator[list[warnings.WarningMessage]]:
-    """The warnings that are shown, whatever pytest does with them."""
+    """The warnings that are shown, independent of pytest's own filters."""
     with warnings.catch_warnings(record=True) as shown, ours_as_errors():
         warnings.simplefilter("always")
         yield shown
@@ -111,7 +111,9 @@ def test_a_deprecated_argument_of_a_model_is_an_error(
     assert shown == []
 
 
-def test_what_a_library_does_by_itself_is_only_shown(library: ModuleType, shown: list[warnings.WarningMessage]) -> None:
+def test_a_librarys_warnings_about_itself_are_only_shown(
+    library: ModuleType, shown: list[warnings.WarningMessage]
+) -> None:
     library.calls_itself()
     library.gives_advice()
     library.leaves_a_file_open()

@@ -1,4 +1,4 @@
-"""The generated pages are current, links lead to files, and tasks exist."""
+"""The docs: generated pages are up to date, and links and make tasks exist."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_the_generated_pages_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_between_pages_lead_to_files(page: Path) -> None:
+def test_links_to_files_are_not_broken(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
         if not target.startswith(("http:", "https:")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_task_that_a_page_names_is_in_the_makefile() -> None:
+def test_every_make_task_in_the_docs_exists() -> None:
     tasks = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     for page in PAGES:
         assert set(re.findall(r"`make ([a-z]+)`", page.read_text("utf-8"))) <= tasks, page

@@ -24,20 +24,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def beside_the_prompts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     return folder
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_runs(line: str, beside_the_prompts: Path) -> None:
+def test_a_command_that_the_readme_shows_runs(line: str, in_folder: Path) -> None:
     done = run(line)
-    # One of the commands shows what an error looks like.
+    # One of the commands shows an error on purpose.
     assert done.code == (2 if f"$ {line}\nerror: " in README else 0), done.err
 
 
 def run(line: str) -> Done:
-    """Run a line of shell in this process: a command, which may read a file or what echo prints."""
+    """Run a shell line in this process: a command, with its input from a file, from echo or from nowhere."""
     echo, _, command = line.rpartition(" | ")
     _, *words = shlex.split(command)
     stdin = f"{shlex.split(echo)[1]}\n".encode() if echo else b""
@@ -48,13 +48,13 @@ def run(line: str) -> Done:
     return call(*words, stdin=stdin)
 
 
-def test_the_python_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     exec(compile(code, "README.md", "exec"), {})
     assert len(capsys.readouterr().out) > 50
 
 
-def test_the_sample_prompts_can_be_continued(beside_the_prompts: Path) -> None:
+def test_the_sample_prompts_can_be_continued(in_folder: Path) -> None:
     lines = Path("prompts/openings.txt").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in Path("prompts/openings.jsonl").read_text("utf-8").splitlines()]
     for prompt in [*lines, *(row["prompt"] for row in rows)]:

@@ -52,7 +52,7 @@ def test_every_requirement_is_recorded_within_its_range(file: str, python: str) 
             assert version in requirement.specifier, f"{file} has {requirement.name} {version}: run make lock"
 
 
-def test_the_lowest_versions_are_the_lower_bounds_themselves() -> None:
+def test_lowest_txt_has_exactly_the_lower_bounds() -> None:
     for requirement in RANGES:
         bounds = [specifier.version for specifier in requirement.specifier if specifier.operator == ">="]
         assert len(bounds) == 1, f"{requirement.name} needs a lower bound"

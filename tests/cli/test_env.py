@@ -25,7 +25,7 @@ SECTIONS = ["genlm", "python", "packages", "machine", "environment", "hub_cache"
 
 
 def report() -> dict[str, Any]:
-    """The report as JSON, made in this process."""
+    """Return the report as JSON."""
     done = call("env", "--format", "json")
     assert (done.code, done.err) == (0, "")
     record: dict[str, Any] = json.loads(done.out)
@@ -33,7 +33,7 @@ def report() -> dict[str, Any]:
 
 
 def values(text: str, section: str) -> dict[str, str]:
-    """The names and values of a section of the text."""
+    """Return the names and values of a section of the text."""
     lines = text.partition(f"{section}\n")[2].splitlines()
     indented = lines[: next((at for at, line in enumerate(lines) if not line.startswith(" ")), None)]
     return {name: value.strip() for name, _, value in (line.strip().partition(" ") for line in indented)}
@@ -160,13 +160,13 @@ class TestBroken:
         last = " ".join(done.stdout.partition("\ntorch\n")[2].split())
         assert last == "import error: OSError: libcudart.so.13: cannot open shared object file some advice"
 
-    def test_torch_that_crashes_takes_nothing_else_along(self, tmp_path: Path) -> None:
+    def test_torch_that_crashes_leaves_the_other_sections(self, tmp_path: Path) -> None:
         (tmp_path / "torch.py").write_text("import os\nos.abort()\n")
         done = genlm("env", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
         assert done.returncode != 0
         assert [line for line in done.stdout.splitlines() if not line.startswith("  ")] == SECTIONS[:-1]
 
-    def test_a_package_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_package_that_is_not_installed_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def version(name: str) -> str:
             raise importlib.metadata.PackageNotFoundError(name)
 
@@ -174,7 +174,7 @@ class TestBroken:
         assert set(values(call("env").out, "packages").values()) == {"not installed"}
         assert set(report()["packages"].values()) == {None}
 
-    def test_a_package_whose_files_are_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_package_whose_files_are_missing_has_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         find_spec = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else find_spec(name))
         found = report()["packages"]
@@ -190,7 +190,7 @@ class TestBroken:
         assert found["threads"] == {"error": "RuntimeError: no threads here"}
         assert found["version"] == torch.__version__
 
-    def test_a_gpu_driver_that_torch_only_warns_about(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_warning_of_torch_about_the_gpu_driver_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def is_available() -> bool:
             warnings.warn("The NVIDIA driver on your system is too old", stacklevel=2)
             return False

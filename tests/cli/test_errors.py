@@ -1,4 +1,4 @@
-"""An error is one line, perhaps a hint, and an exit code."""
+"""An error is one line with an exit code and often a hint."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_mistakes_on_the_command_line(arguments: list[str], error: str, hint: st
         (["--presets", str(PRESETS)], "--presets is given, but no preset is used"),
     ],
 )
-def test_requests_that_make_no_sense(options: list[str], error: str) -> None:
+def test_invalid_requests(options: list[str], error: str) -> None:
     done = call("generate", "-m", "/no/model", "Once", *options)
     assert (done.code, done.out) == (2, "")
     assert error in done.error()
@@ -138,7 +138,7 @@ def test_too_many_tokens_for_the_model(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--model", "--output", "--presets"])
-def test_names_in_errors_are_made_visible_and_stay_on_one_line(option: str, tmp_path: Path) -> None:
+def test_control_characters_of_names_are_visible_on_one_line(option: str, tmp_path: Path) -> None:
     name = f"{tmp_path}/[bold]x[/bold]/\x1b]0;title\x07\nerror: made up/\u202e\x9b/x"
     done = call("generate", "Once", "-s", "@x", option, name)
     if option != "--presets":
@@ -183,7 +183,9 @@ def test_the_traceback_is_shown_on_request_only(value: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("raised", "code"), [(BrokenPipeError(), 0), (KeyboardInterrupt(), 130)])
-def test_a_closed_pipe_and_ctrl_c_are_silent(raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_pipe_and_ctrl_c_show_no_error(
+    raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fail_with(raised, monkeypatch)
     done = call("generate", "Once")
     assert (done.code, done.out, done.err) == (code, "", "")

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from support.batch import fingerprint_of
 from support.driving import call, generate, generate_json
 from support.gpt2 import edit_json
 from tokenizers import Tokenizer
-
-from genlm.model.fingerprint import fingerprinted
-from genlm.model.source import find_model
 
 
 class TestPrompt:
@@ -72,7 +70,7 @@ class TestCounts:
         one, many = generate_json(tiny, *shared), generate_json(tiny, *shared, "-n", "5")
         assert many["completions"][0]["token_ids"] == one["completions"][0]["token_ids"]
 
-    def test_thousands_of_samples(self, tiny: Path) -> None:
+    def test_thousands_of_samples_are_possible(self, tiny: Path) -> None:
         record = generate_json(tiny, "Once", "-n", "2000", "--max-new-tokens", "2")
         assert [completion["index"] for completion in record["completions"]] == list(range(2000))
 
@@ -83,7 +81,7 @@ class TestCounts:
         assert generate(tiny, "Once", "--max-new-tokens", "20", "--seed", str(int(seed) + 1)).out != first.out
 
     @pytest.mark.parametrize("seed", ["0", "-7", str(10**30)])
-    def test_any_whole_number_is_a_seed(self, tiny: Path, seed: str) -> None:
+    def test_a_seed_can_be_any_whole_number(self, tiny: Path, seed: str) -> None:
         assert generate_json(tiny, "Once", "--max-new-tokens", "1", "--seed", seed)["seed"] == int(seed)
 
     def test_a_completion_ends_exactly_before_a_stop_text(self, tiny: Path) -> None:
@@ -144,7 +142,7 @@ class TestOutput:
             "parameters": sum(weight.numel() for weight in load_file(tiny / "model.safetensors").values()),
             "dtype": "float32",
             "device": "cpu",
-            "fingerprint": fingerprinted(find_model(str(tiny))).fingerprint,
+            "fingerprint": fingerprint_of(tiny),
         }
         assert (record["seed"], record["max_new_tokens"], record["prompt"]) == (3, 9, "Once")
         assert all(isinstance(token, int) for token in record["prompt_token_ids"])
@@ -172,14 +170,14 @@ class TestOutput:
         done = generate(tiny, "--max-new-tokens", "1", stdin=prompt.encode())
         assert done.out.startswith(prompt)
 
-    def test_the_output_file_holds_what_stdout_would(self, tiny: Path, tmp_path: Path) -> None:
+    def test_the_output_file_has_the_same_bytes_as_stdout(self, tiny: Path, tmp_path: Path) -> None:
         file = tmp_path / "out.txt"
         shared = ("Once", "--seed", "3", "-n", "3", "--max-new-tokens", "4")
         done = generate(tiny, *shared, "-o", file)
         assert (done.code, done.out) == (0, "")
         assert file.read_bytes().decode() == generate(tiny, *shared).out
 
-    def test_an_unwritable_output_is_an_error_before_the_model_is_looked_for(self, tmp_path: Path) -> None:
+    def test_an_unwritable_output_is_an_error_before_the_model_is_looked_up(self, tmp_path: Path) -> None:
         done = call("generate", "-m", tmp_path / "no" / "model", "Once", "-o", tmp_path / "missing" / "out.txt")
         assert done.code == 1
         assert done.error() == f"cannot write {tmp_path / 'missing' / 'out.txt'}: No such file or directory"

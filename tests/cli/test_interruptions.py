@@ -1,4 +1,4 @@
-"""`genlm generate` that is interrupted, and its streams."""
+"""`genlm generate` under Ctrl-C and SIGTERM, and with closed or unusual streams."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_seed_that_ctrl_c_shows_generates_the_same_text(endless: Path) -> No
     assert err == b""
 
 
-def test_a_reader_that_leaves_ends_the_run_silently(endless: Path) -> None:
+def test_a_closed_pipe_ends_the_run_silently(endless: Path) -> None:
     with start("generate", "-m", endless, "Once", "--max-new-tokens", "19000") as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -117,7 +117,7 @@ def test_pipes_carry_utf8_in_any_locale(tiny: Path) -> None:
 
 
 @needs_unix("no POSIX shell")
-def test_a_closed_stderr_leaves_stdout_as_it_is(tiny: Path) -> None:
+def test_a_closed_stderr_does_not_change_stdout(tiny: Path) -> None:
     arguments = ["generate", "-m", tiny, "Once", "--temperature", "0", "--max-new-tokens", "3"]
     done = subprocess.run(
         ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "-m", "genlm", *arguments],

@@ -1,4 +1,4 @@
-"""What results say about how they were made."""
+"""`made_by` and the model in results: versions, command, date and fingerprint."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.batch import fingerprint_of
 from support.driving import as_json, call
 
 import genlm
-from genlm.model.fingerprint import fingerprinted
-from genlm.model.source import find_model
 
 COMMANDS = {
     "generate": ["generate", "Once", "--max-new-tokens", "2", "--seed", "7"],
@@ -29,10 +28,6 @@ COMMANDS = {
 PAGES = ("generate", "score", "attention")
 
 
-def fingerprint_of(folder: Path) -> str | None:
-    return fingerprinted(find_model(str(folder))).fingerprint
-
-
 def check_made_by(made_by: dict[str, Any], command: str | None) -> None:
     date = datetime.fromisoformat(made_by.pop("date"))
     assert timedelta() <= datetime.now(timezone.utc) - date < timedelta(minutes=10)
@@ -41,7 +36,7 @@ def check_made_by(made_by: dict[str, Any], command: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_json_says_what_made_it_and_with_which_model(tiny: Path, name: str) -> None:
+def test_json_has_versions_command_date_and_model(tiny: Path, name: str) -> None:
     arguments = [*COMMANDS[name], "-m", str(tiny)]
     record = as_json(*arguments)
     check_made_by(record["made_by"], shlex.join(["genlm", *arguments, "--format", "json"]))
@@ -56,7 +51,7 @@ def test_a_result_made_in_python_has_no_command(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_has_a_footer_that_says_what_made_it(tiny: Path, tmp_path: Path, name: str) -> None:
+def test_the_footer_of_a_page_has_versions_command_model_and_seed(tiny: Path, tmp_path: Path, name: str) -> None:
     page = tmp_path / "<page>.html"
     arguments = [*COMMANDS[name], "-m", str(tiny), "--html", str(page), "-q"]
     assert call(*arguments).code == 0

@@ -1,4 +1,4 @@
-"""The program as a whole: its help, its version, its streams and its exit code."""
+"""The program as a whole: help, version, streams and exit code."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from genlm.cli import main
 from genlm.cli.main import run
 
 
-def test_without_arguments_it_shows_its_help() -> None:
+def test_without_arguments_the_help_is_shown() -> None:
     done = call()
     assert (done.code, done.err) == (0, "")
     assert "Usage: genlm [OPTIONS] COMMAND" in done.out
     assert done.out == call("--help").out
 
 
-def test_it_shows_its_version() -> None:
+def test_version_is_shown() -> None:
     assert call("--version").out == f"genlm {package.__version__}\n"
 
 
-def test_the_installed_script_and_the_module_are_the_same_program() -> None:
+def test_the_installed_script_and_python_m_run_the_same_function() -> None:
     (script,) = entry_points(group="console_scripts", name="genlm")
     assert script.load() is main
     done = genlm("nope")
@@ -83,7 +83,7 @@ def test_a_closed_pipe_on_windows_is_silent(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_a_pipe_carries_utf8_and_plain_line_feeds_on_every_system() -> None:
-    """Windows would have another encoding and other line breaks."""
+    """Windows has a different default encoding and line break."""
     pipe = io.BytesIO()
     with contextlib.redirect_stdout(io.TextIOWrapper(pipe, encoding="cp1252", newline="\r\n")) as stdout:
         assert run(["strategies"]) == 0

@@ -1,4 +1,4 @@
-"""The main commands without what only Unix has, as on Windows."""
+"""The main commands in an imitation of Windows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FILES = {"save": "saved.json", "table": "table.csv", "overwrite": "again.jsonl"}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder with a model and texts the current one."""
+    """Change to a folder with a model and texts."""
     save_gpt2(tmp_path / "model", n_positions=512, eos_token_id=None, bos_token_id=None)
     for name, lines in {"prompts.txt": PROMPTS, "few.txt": PROMPTS[:5], "corpus.txt": PROMPTS * 6}.items():
         (tmp_path / name).write_bytes("".join(f"{line}\n" for line in lines).encode())
@@ -59,7 +59,7 @@ def kill_a_batch(folder: Path) -> None:
 
 
 def test_the_main_commands_do_the_same_as_on_linux(folder: Path) -> None:
-    """This is one test because most of its time goes into starting torch in another process."""
+    """This is a single test, because starting torch in another process takes most of its time."""
     kill_a_batch(folder)
     *done, resumed, interrupted, trained = results(
         start_as_on_windows(
@@ -70,10 +70,10 @@ def test_the_main_commands_do_the_same_as_on_linux(folder: Path) -> None:
             folder=folder,
         )
     )
-    for name, said in zip(COMMANDS, done, strict=True):
-        assert said.code == 0, said.err
+    for name, result in zip(COMMANDS, done, strict=True):
+        assert result.code == 0, result.err
         made = (folder / FILES[name]).read_bytes() if name in FILES else b""
-        assert undated(said.out) == undated(call(*COMMANDS[name]).out), name
+        assert undated(result.out) == undated(call(*COMMANDS[name]).out), name
         if name in FILES:
             assert untimed(made) == untimed((folder / FILES[name]).read_bytes()), name
     check_batch(folder, resumed)
@@ -82,12 +82,12 @@ def test_the_main_commands_do_the_same_as_on_linux(folder: Path) -> None:
 
 
 def undated(text: str) -> str:
-    """Return a text without the date that it was made."""
+    """Return a text without its date."""
     return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "DATE", text)
 
 
 def untimed(contents: bytes) -> Any:
-    """Return a file's contents, without the time that a generation took and the date that it was made."""
+    """Return a file's contents without its date and durations."""
     check_line_breaks(contents)
     contents = undated(contents.decode()).encode()
     assert "né".encode() in contents
@@ -97,7 +97,7 @@ def untimed(contents: bytes) -> Any:
 
 
 def check_line_breaks(contents: bytes) -> None:
-    """Check that there is no carriage return but those of completions in CSV, which are quoted."""
+    """Check that carriage returns occur only in quoted cells of CSV, which are completions."""
     is_json = contents.startswith(b"{")
     # Python 3.10 reads no CSV that contains NUL.
     text = contents.decode().replace("\0", "?")

@@ -42,7 +42,7 @@ def test_the_users_own_presets_need_no_option(own: Path) -> None:
     assert (strategy.name, strategy.spec, notices) == ("mine", "top-k:top_k=7", [])
 
 
-def test_the_given_file_comes_before_the_users_own(own: Path, given_file: Path) -> None:
+def test_the_file_of_the_option_takes_precedence_over_the_users_own(own: Path, given_file: Path) -> None:
     assert chosen("both")[0].kind == "greedy"
     assert chosen("both", given_file)[0].kind == "beam"
     assert chosen("mine", given_file)[0].spec == "top-k:top_k=7"

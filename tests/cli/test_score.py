@@ -101,7 +101,7 @@ def test_invalid_utf8_is_an_error_before_any_output(tiny: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("format", ["text", "json", "jsonl"])
-def test_damaged_weights_are_an_error_without_half_a_document(copied: Path, format: str) -> None:
+def test_damaged_weights_are_an_error_without_partial_output(copied: Path, format: str) -> None:
     weights = load_file(copied / "model.safetensors")
     save_file(
         {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}, copied / "model.safetensors"
@@ -144,7 +144,7 @@ def test_a_page_that_cannot_be_written_is_an_error(
 
 @needs_unix("no symbolic links")
 @pytest.mark.parametrize("output", ["out.txt", "loop"])
-def test_a_loop_of_symbolic_links_is_no_page(tiny: Path, tmp_path: Path, output: str) -> None:
+def test_a_loop_of_symbolic_links_cannot_be_a_page(tiny: Path, tmp_path: Path, output: str) -> None:
     (tmp_path / "loop").symlink_to("other")
     (tmp_path / "other").symlink_to("loop")
     done = call("score", "x", "-m", tiny, "--html", tmp_path / "loop", "-o", tmp_path / output)

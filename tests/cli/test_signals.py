@@ -1,4 +1,4 @@
-"""What Ctrl-C and the terminating signals do."""
+"""Ctrl-C and the signals that end the program."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def test_without_ctrl_c_errors_pass_through() -> None:
 
 
 def test_a_background_process_that_ignores_ctrl_c_keeps_ignoring_it() -> None:
-    hearing = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with insistent_interrupts(), graceful_interrupt() as finishing:
         signal.raise_signal(signal.SIGINT)
         assert not finishing()
-    assert signal.signal(signal.SIGINT, hearing) is signal.SIG_IGN
+    assert signal.signal(signal.SIGINT, handler) is signal.SIG_IGN
 
 
 def test_a_closed_terminal_ends_the_program_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`genlm strategies`: every kind is listed and explained as it is declared."""
+"""`genlm strategies` lists and explains every kind from its declaration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`genlm generate` in a terminal: what a user sees, and that no text can control the terminal."""
+"""`genlm generate` in a terminal: its screen, Ctrl-C, and texts that must not control the terminal."""
 
 from __future__ import annotations
 

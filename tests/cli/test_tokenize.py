@@ -22,7 +22,7 @@ def test_text_is_a_table_with_one_row_per_token(tiny: Path) -> None:
     assert done.out.splitlines()[-1].startswith("6 tokens, 5 characters, 7 bytes")
 
 
-def test_a_table_of_a_hundred_thousand_tokens_takes_hardly_longer_than_their_json(tiny: Path, tmp_path: Path) -> None:
+def test_a_table_of_a_hundred_thousand_tokens_is_not_much_slower_than_json(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("the king had three sons and a fox " * 6000)
     seconds = {}
@@ -51,9 +51,7 @@ def test_a_long_line_takes_memory_in_proportion_to_its_bytes(tmp_path: Path, for
 
 
 @pytest.mark.parametrize("columns", ["20", "80"])
-def test_a_narrow_terminal_shortens_tokens_and_nothing_else(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, columns: str
-) -> None:
+def test_a_narrow_terminal_shortens_only_tokens(tiny: Path, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     done = call("tokenize", "fox 狐", "-m", tiny)
     found = as_json("tokenize", "fox 狐", "-m", tiny)["items"][0]["tokens"]
@@ -86,12 +84,12 @@ def test_decoding_the_ids_restores_the_text(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ids", ["1.5", "1\n2\n1.5"])
-def test_an_error_leaves_no_half_object_on_stdout(tiny: Path, ids: str) -> None:
+def test_an_error_writes_no_partial_json(tiny: Path, ids: str) -> None:
     done = call("tokenize", "--decode", "--per", "line", "-m", tiny, "--format", "json", stdin=ids.encode())
     assert (done.code, done.out, done.error()) == (1, "", "not a token id: '1.5'")
 
 
-def test_json_of_no_text_at_all_is_an_object(tiny: Path, tmp_path: Path) -> None:
+def test_json_of_an_empty_file_is_an_object_without_items(tiny: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.touch()
     found = as_json("tokenize", "--file", empty, "-m", tiny)

@@ -1,4 +1,4 @@
-"""Fuzz the commands for as long as you like: make fuzz FUZZ_SECONDS=600.
+"""Fuzz the commands: make fuzz FUZZ_SECONDS=600.
 
 The targets take turns, a few examples at a time. The first case of a target that breaks the contract is reduced to a
 small one, and its files are kept; the other targets continue. Equal seeds give equal cases.
@@ -101,7 +101,7 @@ def fuzz(targets: dict[str, Target], number: int, deadline: float) -> None:
 
 
 def show(name: str, number: int, case: Case | None, error: BaseException) -> None:
-    """Print what broke the contract, and keep the files of the case."""
+    """Print a failure, and keep the files of its case."""
     # Hypothesis raises several different failures as a group.
     for each in getattr(error, "exceptions", [error]):
         print(f"{name}, seed {number}: {type(each).__name__}: {str(each)[:3000]}")

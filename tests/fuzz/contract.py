@@ -1,4 +1,4 @@
-"""The contract that every command keeps, whatever its input, and how a case is checked against it."""
+"""The contract that every command keeps for any input, and the check of a case against it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def rows(count: int = 14) -> list[Record]:
 
 
 def write_lines(path: str | Path, *objects: Record | str) -> None:
-    """Write objects as JSON lines; text is written as it is."""
+    """Write objects as JSON lines, and strings unchanged."""
     lines = (each if isinstance(each, str) else json.dumps(each) for each in objects)
     Path(path).write_text("".join(f"{line}\n" for line in lines))
 

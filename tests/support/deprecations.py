@@ -1,8 +1,7 @@
 """Turn warnings about our own code into errors, and leave those about a library's internals alone.
 
-A warning names the line that it is about, but that may be a decorator or torch's `Module.__call__`, which stand between
-us and the function that warns; some functions name themselves, and some log instead of warning. So the call stack
-decides: a warning is ours if genlm or a test made the call that it is about.
+A warning may name a line of a decorator, of torch's `Module.__call__` or of the deprecated function itself, and some
+functions log instead of warning. So the call stack decides: a warning is ours if genlm or a test made the call.
 """
 
 from __future__ import annotations
@@ -70,13 +69,13 @@ def ours_as_errors() -> Iterator[None]:
 
 def is_ours(category: type[Warning], filename: str, lineno: int) -> bool:
     """Return whether the warning being issued is about a call that genlm or a test made."""
-    # Python notices an unclosed file in whatever code is running, not in the code that opened it.
+    # Python reports an unclosed file in unrelated code.
     if issubclass(category, ResourceWarning):
         return False
     innermost = frame = _outside(sys._getframe(), (__name__, "warnings", "logging"))
     while frame is not None and (frame.f_code.co_filename, frame.f_lineno) != (filename, lineno):
         frame = frame.f_back
-    # The compiler's warnings name a line that is not running.
+    # A warning of the compiler: no frame runs that line.
     if frame is None:
         return any(Path(filename).is_relative_to(ROOT / folder) for folder in ("genlm", "tests"))
     frame = _outside(frame, WRAPPERS)

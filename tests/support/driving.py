@@ -25,12 +25,12 @@ from support.gpt2 import save_gpt2
 
 T = TypeVar("T")
 PRESETS = Path(__file__).parents[2] / "prompts" / "strategies.toml"
-# Long, because the machine may be busy. A test that passes does not wait so long.
+# Long, because the machine may be busy. Only a failing test waits that long.
 PATIENCE_S = 300.0
 
 
 def wait_until(holds: Callable[[], T], what: str, *, patience_s: float = PATIENCE_S) -> T:
-    """Wait until `holds` returns something true, which another process or thread brings about. Return it."""
+    """Wait until `holds` returns a true value, and return that."""
     deadline = time.monotonic() + patience_s
     while not (found := holds()):
         assert time.monotonic() < deadline, f"{what}: not within {patience_s:g} s"
@@ -79,7 +79,7 @@ def generate_json(model: Path, *arguments: str | Path, stdin: bytes = b"") -> di
 
 
 class FakeTerminal(io.StringIO):
-    """A stream that claims to be a terminal and keeps what is written to it."""
+    """A StringIO that claims to be a terminal."""
 
     def isatty(self) -> bool:
         """True."""
@@ -110,7 +110,7 @@ def call(*arguments: str | Path, stdin: bytes = b"") -> Done:
 
 @dataclass(frozen=True)
 class Shown:
-    """A finished run in a terminal: what was written to the terminal, and to a pipe."""
+    """A finished run in a terminal: its exit code, and its output to the terminal and to a pipe."""
 
     code: int
     shown: bytes
@@ -124,8 +124,8 @@ def call_in_terminal(*arguments: str | Path, pipe: bool = False, env: dict[str, 
     screen, inside = pytest.importorskip("pty").openpty()
     output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n")
     environment = {"COLUMNS": "80", "LINES": "24", "TERM": "xterm-256color", **(env or {})}
-    with ThreadPoolExecutor(1) as beside:
-        shown = beside.submit(lambda: b"".join(iter(partial(read_screen, screen), b"")))
+    with ThreadPoolExecutor(1) as executor:
+        shown = executor.submit(lambda: b"".join(iter(partial(read_screen, screen), b"")))
         with (
             open(inside, encoding="utf-8") as stdin,
             open(os.dup(inside), "w", encoding="utf-8") as terminal,
@@ -143,11 +143,10 @@ def call_in_terminal(*arguments: str | Path, pipe: bool = False, env: dict[str, 
 
 
 def read_screen(screen: int) -> bytes:
-    """Return what was written to a terminal, or nothing if its other end is closed."""
+    """Read from a terminal. Return b"" if its other end is closed."""
     try:
         return os.read(screen, 65536)
-    # Linux reports that as an error.
-    except OSError:
+    except OSError:  # how Linux reports the end
         return b""
 
 
@@ -165,7 +164,7 @@ def start(
         stdout=stdout,
         stderr=subprocess.PIPE,
         env={**os.environ, "COLUMNS": "80", **(env or {})},
-        # Read no further, because `communicate` would not see what was read ahead.
+        # No read-ahead, which `communicate` would not see.
         bufsize=0,
         start_new_session=start_new_session,
     )
@@ -182,7 +181,7 @@ def read_first(process: subprocess.Popen[bytes], count: int) -> bytes:
     return data
 
 
-# The standard input of a session leader becomes the terminal that sends its signals.
+# Make standard input the controlling terminal, so that its keys send signals.
 IN_TERMINAL = """\
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -191,7 +190,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Terminal:
-    """The command in its own terminal, with keys to press. `shown` is what it has written."""
+    """The command in its own terminal. `shown` is its output so far."""
 
     def __init__(self, *arguments: str | Path, columns: int = 80, env: dict[str, str] | None = None) -> None:
         fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
@@ -243,7 +242,7 @@ class Terminal:
 
 
 def save_endless(folder: Path) -> Path:
-    """A tiny GPT-2 that never ends a text itself, with a context for texts that take long."""
+    """Save a tiny GPT-2 that never ends a text, with a long context."""
     return save_gpt2(folder, n_positions=20_000, eos_token_id=None, bos_token_id=None)
 
 

@@ -1,4 +1,4 @@
-"""Logits with ties, impossible tokens and extremes, histories beside them, and sequences for processors with state."""
+"""Logits with ties, impossible tokens and extremes; histories; and sequences for processors with state."""
 
 from __future__ import annotations
 

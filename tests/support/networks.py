@@ -1,4 +1,4 @@
-"""Networks that record what they are asked for, and that fail on purpose."""
+"""Networks that record their calls or fail on purpose."""
 
 from __future__ import annotations
 
@@ -145,22 +145,3 @@ def count_rows(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None] = 
 
     monkeypatch.setattr(GPT2Cache, "step", counted)
     return rows
-
-
-class Counting:
-    """A network that records every prompt that is prefilled."""
-
-    def __init__(self, network: Any) -> None:
-        self.network = network
-        self.prefills: list[Sequence[int]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.network, name)
-
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> Any:
-        self.prefills += prompts
-        return self.network.prefill(prompts, room)
-
-    def prefill_with_states(self, prompt: Sequence[int], room: int, layers: Sequence[int]) -> Any:
-        self.prefills.append(prompt)
-        return self.network.prefill_with_states(prompt, room, layers)

@@ -67,9 +67,9 @@ class Node:
                 os.kill(process, signal.SIGKILL)
 
     def _has_started(self) -> bool:
-        said = self._log.read_text(errors="replace")
-        assert self._process.poll() is None, said
-        return "Ray runtime started" in said
+        log = self._log.read_text(errors="replace")
+        assert self._process.poll() is None, log
+        return "Ray runtime started" in log
 
 
 class Cluster:

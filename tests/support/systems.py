@@ -1,4 +1,4 @@
-"""Skip tests on systems that lack what they use."""
+"""Skip tests on systems that cannot run them."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import pytest
 
 
 def needs_unix(reason: str) -> pytest.MarkDecorator:
-    """A mark that skips a test on Windows."""
+    """Return a mark that skips a test on Windows."""
     return pytest.mark.skipif(sys.platform == "win32", reason=f"on Windows: {reason}")

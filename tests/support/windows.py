@@ -1,7 +1,7 @@
-"""Run commands in a Linux process that behaves as on Windows wherever genlm could notice.
+"""Run commands in a Linux process that imitates Windows.
 
-This covers missing modules and functions, files in use, default encodings and line breaks, signals and pipes. It is an
-imitation: no test here shows that genlm runs on Windows itself.
+It imitates missing modules and functions, files in use, default encodings and line breaks, signals and pipes. It does
+not prove that genlm runs on Windows itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIGNALS = ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGPIPE", "SIGQUIT", "SIGUSR1", "SIG
 ENCODING = "cp1252"
 # On a busy machine it takes a while to import torch and transformers.
 PATIENCE_S = 300.0
-# Locks of the package filelock, which handles them differently on Windows.
+# filelock handles its own lock files differently on Windows.
 FILELOCK = re.compile(r"[^/]\.lock(\.break\.[^/]*)?$")
 
 
@@ -49,7 +49,7 @@ class Command:
 
 
 def start_as_on_windows(*commands: Command, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a process that runs these commands in a folder. Its stdout will be what `results` reads."""
+    """Start a process that runs these commands in a folder; `results` reads its stdout."""
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\nfrom support.windows import main; main()"
     )
@@ -62,14 +62,14 @@ def start_as_on_windows(*commands: Command, folder: Path) -> subprocess.Popen[by
 
 
 def results(process: subprocess.Popen[bytes]) -> list[Done]:
-    """Wait for the process to end. Return what each of its commands said, line breaks unchanged."""
+    """Wait for the process to end. Return the results of its commands, line breaks unchanged."""
     out, _ = process.communicate()
     assert process.returncode == 0
     return [Done(**each) for each in json.loads(out)]
 
 
 def main() -> None:
-    """What the process runs."""
+    """Run the commands in sys.argv and print their results."""
     commands = [Command(**each) for each in json.loads(sys.argv[1])]
     stdout = sys.stdout
     pretend()
@@ -96,8 +96,8 @@ def _interrupt(file: Path) -> None:
 
 
 def pretend() -> None:
-    """Change this process for good. Call it before anything of genlm is imported."""
-    # These need Linux's own functions on Linux, but only while they are imported.
+    """Change this process permanently. Call it before genlm is imported."""
+    # On Linux, these need Linux's functions while they are imported.
     import asyncio  # noqa: F401
 
     import numpy  # noqa: F401
@@ -109,7 +109,7 @@ def pretend() -> None:
     change_open()
     select.select = _raise_not_a_socket
     sys.modules["fcntl"] = None  # type: ignore[assignment]
-    # This needs termios, and imports filelock, whose kind of lock depends on whether there is fcntl.
+    # It needs termios. It also imports filelock, which must not find fcntl.
     import huggingface_hub.utils  # noqa: F401
 
     for name in MODULES:
@@ -121,7 +121,7 @@ def pretend() -> None:
 
 
 def refuse_files_in_use() -> None:
-    """Let no file be deleted, renamed or replaced while this process has it open or mapped."""
+    """Refuse to delete, rename or replace a file that this process has open or mapped."""
     listdir, readlink, open_file = os.listdir, os.readlink, io.open
 
     def files_in_use() -> set[str]:
@@ -134,7 +134,7 @@ def refuse_files_in_use() -> None:
 
     def refusing(call: Callable[..., None], paths: int) -> Callable[..., None]:
         def checked(*arguments: Any, **options: Any) -> None:
-            # Paths relative to an open folder are those of shutil.rmtree.
+            # shutil.rmtree passes paths relative to an open folder.
             if not any(value is not None for value in options.values()):
                 in_use = files_in_use()
                 for path in map(os.fsdecode, arguments[:paths]):
@@ -149,7 +149,7 @@ def refuse_files_in_use() -> None:
 
 
 def refuse_to_sync_files_open_for_reading() -> None:
-    """Let os.fsync fail unless the file is open for writing."""
+    """Make os.fsync fail unless the file is open for writing."""
     import fcntl
 
     fsync = os.fsync
@@ -164,7 +164,7 @@ def refuse_to_sync_files_open_for_reading() -> None:
 
 
 def change_open() -> None:
-    """Hide /proc and /sys; give text files Windows' encoding and line breaks unless these are stated."""
+    """Hide /proc and /sys, and make Windows' encoding and line breaks the default of text files."""
     open_file = io.open
 
     def changed(

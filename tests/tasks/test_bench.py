@@ -47,7 +47,7 @@ def test_the_table_has_a_line_for_every_dtype_and_batch(tiny: Path) -> None:
     assert "GB/s" in done.err
 
 
-def test_an_unknown_peak_is_a_dash(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_peak_of_memory_is_a_dash(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genlm.tasks.bench.peak_bytes", lambda device: None)
     done = call("bench", "-m", str(tiny), "--batch-size", "1", "--new-tokens", "3")
     assert done.out.splitlines()[1].split()[-2] == "-"
@@ -63,7 +63,7 @@ def test_json_is_one_object(tiny: Path) -> None:
     assert record["made_by"]["genlm"] == genlm.__version__
 
 
-def test_a_row_says_whether_steps_were_captured(tiny: Path) -> None:
+def test_a_row_records_whether_decode_steps_ran_as_a_cuda_graph(tiny: Path) -> None:
     model = genlm.load(str(tiny))._model
     assert isinstance(model.network, GPT2)
     assert [row.cuda_graph for row in bench(model, SMALL)] == [None, None]
@@ -123,6 +123,6 @@ def test_invalid_options_are_errors(tiny: Path, arguments: list[str], message: s
     assert message in done.err
 
 
-def test_a_workload_needs_a_batch() -> None:
+def test_a_workload_without_batches_is_refused() -> None:
     with pytest.raises(UsageError):
         Workload(())

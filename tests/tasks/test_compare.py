@@ -16,18 +16,17 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from support.batch import fingerprint_of
 from support.driving import Done, FakeTerminal, Terminal, call, call_in_terminal, save_endless
 from support.gpt2 import save_gpt2
 from support.models import load, save_three_words
-from support.networks import Counting
+from support.networks import Recording, with_network
 
 import genlm
 from genlm.decoding.strategy import Strategy
 from genlm.errors import InputError, ModelError, UsageError
-from genlm.model.fingerprint import fingerprinted
 from genlm.model.info import ModelInfo
 from genlm.model.load import Model
-from genlm.model.source import find_model
 from genlm.records.compare import METRICS, Cell, Estimate, StrategyComparison, StrategyRow
 from genlm.records.made_by import MadeBy
 from genlm.tasks import compare
@@ -91,21 +90,21 @@ def as_json(done: Done) -> Any:
     return json.loads(done.out)
 
 
-class Bounded(Counting):
-    """A network that runs out of memory if a prompt has more than so many tokens."""
+class Bounded(Recording):
+    """A network that raises `error` if a prompt has more than `most` tokens."""
 
-    def __init__(self, network: Any, most: int, says: Exception) -> None:
+    def __init__(self, network: Any, most: int, error: Exception) -> None:
         super().__init__(network)
-        self._most, self._says = most, says
+        self.most, self.error = most, error
 
     def prefill(self, prompts: Any, room: int) -> Any:
-        if len(prompts[0]) > self._most:
-            raise self._says
+        if len(prompts[0]) > self.most:
+            raise self.error
         return super().prefill(prompts, room)
 
 
 class TestCells:
-    def test_every_cell_holds_what_generate_gives(self, compared: StrategyComparison, tiny: Path) -> None:
+    def test_every_cell_has_the_completions_of_generate(self, compared: StrategyComparison, tiny: Path) -> None:
         lm = genlm.load(str(tiny))
         for row in compared.strategies:
             for cell, prompt in zip(row.cells, PROMPTS, strict=True):
@@ -116,32 +115,18 @@ class TestCells:
                 for sample, each in zip(cell.samples, alone.completions, strict=True):
                     assert math.fsum(number or 0 for number in sample.logprobs) == pytest.approx(each.logprob, rel=1e-4)
 
-    def test_a_strategy_has_as_many_samples_as_it_can_give(self, compared: StrategyComparison) -> None:
+    def test_a_deterministic_strategy_has_fewer_samples(self, compared: StrategyComparison) -> None:
         assert [len(row.cells[0].samples) for row in compared.strategies] == [1, 3, 4, 4, 1]
 
     def test_a_prompt_is_prefilled_once_for_all_strategies(self, model: Model) -> None:
-        counting = Counting(model.network)
-        run(replace(model, network=counting))  # type: ignore[arg-type]
-        assert len(counting.prefills) == len(PROMPTS)
+        network = Recording(model.network)
+        run(with_network(model, network))
+        assert len(network.prefills) == len(PROMPTS)
 
     def test_the_samples_of_a_strategy_are_decoded_together(self, model: Model) -> None:
-        class Steps(Counting):
-            def __init__(self, network: Any) -> None:
-                super().__init__(network)
-                self.rows: list[int] = []
-
-        steps = Steps(model.network)
-        cache = type(model.network.prefill([[1]], 1)[1])
-        once = cache.step
-
-        def noting(self: Any, ids: Any) -> Any:
-            steps.rows.append(len(ids))
-            return once(self, ids)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cache, "step", noting)
-            run(replace(model, network=steps), "sample", prompts=PROMPTS[:1], new=6)  # type: ignore[arg-type]
-        assert steps.rows == [4] * 5
+        network = Recording(model.network)
+        run(with_network(model, network), "sample", prompts=PROMPTS[:1], new=6)
+        assert network.rows == [4] * 5
 
     def test_equal_seeds_give_equal_tables(self, model: Model, compared: StrategyComparison) -> None:
         again = run(model, human=HUMAN, judge=model)
@@ -155,9 +140,7 @@ class TestCells:
         assert judged is not None
         assert judged.mean == pytest.approx(own.mean, rel=1e-4)
 
-    def test_only_as_many_tokens_as_a_page_shows_keep_their_trace(
-        self, model: Model, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_only_the_tokens_that_fit_a_page_have_a_trace(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(compare, "MOST_TRACED", 2 * 30)
         found = run(model, "sample", "top-k", prompts=PROMPTS[:1])
         for row in found.rows:
@@ -166,17 +149,17 @@ class TestCells:
 
 
 class TestProgress:
-    def test_it_names_the_strategy_and_moves_within_it(self, model: Model) -> None:
-        told: list[tuple[str, float]] = []
-        run(model, "greedy", "sample", "contrastive", human=HUMAN, on_progress=lambda *each: told.append(each))
-        assert {name for name, _ in told} == {"greedy", "sample", "contrastive:penalty_alpha=0.6", "reference"}
-        done = [number for _, number in told]
+    def test_it_names_the_strategy_and_advances_with_its_tokens(self, model: Model) -> None:
+        reported: list[tuple[str, float]] = []
+        run(model, "greedy", "sample", "contrastive", human=HUMAN, on_progress=lambda *each: reported.append(each))
+        assert {name for name, _ in reported} == {"greedy", "sample", "contrastive:penalty_alpha=0.6", "reference"}
+        done = [number for _, number in reported]
         assert done == sorted(done)
-        for name, _ in told:
-            steps = {number % 1 for each, number in told if each == name}
+        for name, _ in reported:
+            steps = {number % 1 for each, number in reported if each == name}
             assert len(steps) > 5 or name == "reference"
 
-    def test_a_bar_shows_it(self, tmp_path: Path) -> None:
+    def test_a_terminal_shows_it_as_a_bar(self, tmp_path: Path) -> None:
         endless = save_endless(tmp_path / "endless")
         with Terminal("compare", "Once", "-m", endless, "-s", "top-k:top_k=7", "--max-new-tokens", "15000") as terminal:
             terminal.wait_for("top-k:top_k=7")
@@ -230,7 +213,7 @@ class TestHumanText:
 
 
 class TestFailures:
-    def test_a_prompt_that_fails_for_one_strategy_is_a_failed_cell(self, three_words: Path, tmp_path: Path) -> None:
+    def test_a_prompt_with_an_error_for_one_strategy_is_a_failed_cell(self, three_words: Path, tmp_path: Path) -> None:
         (tmp_path / "prompts.txt").write_text("fox\nfox wolf\n")
         strict = "greedy:no_repeat_ngram_size=1"
         options = ("-m", three_words, "--file", tmp_path / "prompts.txt", "--max-new-tokens", "2", "--seed", "1")
@@ -266,10 +249,10 @@ class TestFailures:
         assert (done.code, done.out) == (1, "")
         assert "beyond the model's context of 64" in done.error()
 
-    @pytest.mark.parametrize("says", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
-    def test_a_cell_that_runs_out_of_memory_leaves_the_others(self, model: Model, says: Exception) -> None:
-        full = Bounded(model.network, 4, says)
-        found = run(replace(model, network=full), "sample", prompts=("The king", "fox " * 9))  # type: ignore[arg-type]
+    @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+    def test_a_cell_that_runs_out_of_memory_leaves_the_others(self, model: Model, error: Exception) -> None:
+        full = Bounded(model.network, 4, error)
+        found = run(with_network(model, full), "sample", prompts=("The king", "fox " * 9))
         (alone,), (row,) = run(model, "sample", prompts=("The king",)).rows, found.rows
         assert [cell.error for cell in row.cells] == [None, "out of memory"]
         assert row.cells[0].samples == alone.cells[0].samples
@@ -277,41 +260,29 @@ class TestFailures:
     def test_if_every_cell_runs_out_of_memory_that_is_the_error(self, model: Model) -> None:
         full = Bounded(model.network, 0, MemoryError())
         with pytest.raises(ModelError, match="out of memory"):
-            run(replace(model, network=full), "sample")  # type: ignore[arg-type]
+            run(with_network(model, full), "sample")
 
-    def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory(self, model: Model) -> None:
+    def test_other_errors_of_the_model_are_not_reported_as_out_of_memory(self, model: Model) -> None:
         broken = Bounded(model.network, 0, RuntimeError("shapes"))
         with pytest.raises(RuntimeError, match="shapes"):
-            run(replace(model, network=broken), "sample")  # type: ignore[arg-type]
+            run(with_network(model, broken), "sample")
 
     def test_an_interrupt_keeps_the_finished_cells(
         self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         prompts, out, page = tmp_path / "prompts.txt", tmp_path / "out.json", tmp_path / "page.html"
         prompts.write_text("The king\nfox\nwolf\n")
-        options = (
-            "-m",
-            tiny,
-            "--file",
-            prompts,
-            "--max-new-tokens",
-            "3",
-            "--seed",
-            "1",
-            "-s",
-            "greedy",
-            "-s",
-            "sample",
-        )
+        model = ("-m", tiny, "--file", prompts, "--max-new-tokens", "3", "--seed", "1")
+        options = (*model, "-s", "greedy", "-s", "sample")
         whole = as_json(call("compare", *options, "--format", "json"))
         continue_prompt, left = compare.continue_prompt, iter([True, True, True])
 
-        def pressed(*args: Any, **options: Any) -> Any:
+        def press(*args: Any, **options: Any) -> Any:
             if not next(left, False):
                 raise KeyboardInterrupt
             return continue_prompt(*args, **options)
 
-        monkeypatch.setattr(compare, "continue_prompt", pressed)
+        monkeypatch.setattr(compare, "continue_prompt", press)
         done = call("compare", *options, "--format", "json", "-o", out, "--html", page)
         assert (done.code, done.out) == (130, "")
         assert "interrupted: 3 of 6 cells are complete" in done.err.splitlines()[-1]
@@ -326,10 +297,10 @@ class TestFailures:
     def test_an_interrupt_before_the_first_cell_leaves_no_file(
         self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def pressed(*_: Any, **__: Any) -> Any:
+        def press(*_: Any, **__: Any) -> Any:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(compare, "continue_prompt", pressed)
+        monkeypatch.setattr(compare, "continue_prompt", press)
         done = call("compare", "The king", "-m", tiny, "--seed", "1", "-o", tmp_path / "out.txt")
         assert (done.code, done.out) == (130, "")
         assert not list(tmp_path.iterdir())
@@ -340,12 +311,12 @@ class TestFailures:
         assert found.reference is not None
         assert [cell.error is None for cell in found.reference.cells] == [False, True]
 
-    def test_a_mistake_in_the_request_ends_the_comparison(self, tiny: Path) -> None:
+    def test_an_invalid_strategy_ends_the_comparison(self, tiny: Path) -> None:
         done = call("compare", "The", "-m", tiny, "-s", "greedy", "-s", "greedy:logit_bias=9999:1")
         assert done.code == 2
         assert "logit_bias has token 9999" in done.error()
 
-    def test_impossible_requests_are_refused_before_a_model_is_loaded(self, tmp_path: Path) -> None:
+    def test_invalid_options_are_refused_before_a_model_is_loaded(self, tmp_path: Path) -> None:
         (tmp_path / "empty.txt").write_text("\n\n")
         (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": 5}\n')
         for arguments, message in [
@@ -411,7 +382,7 @@ class TestJson:
             in call("compare", "--from", path).error()
         )
 
-    def test_it_is_shown_again_without_a_model(self, compared: StrategyComparison, tmp_path: Path) -> None:
+    def test_a_saved_comparison_is_shown_without_a_model(self, compared: StrategyComparison, tmp_path: Path) -> None:
         path = tmp_path / "saved.json"
         path.write_text(comparison_json(compared), encoding="utf-8")
         for format in ("json", "markdown", "text"):
@@ -422,7 +393,7 @@ class TestJson:
             shown = {"json": comparison_json(compared), "markdown": comparison_markdown(compared)}
             assert done.out == shown.get(format, stream.getvalue())
 
-    def test_options_that_a_saved_comparison_settles_are_refused(self, tmp_path: Path) -> None:
+    def test_options_that_a_saved_comparison_fixes_are_refused(self, tmp_path: Path) -> None:
         for arguments in (("x",), ("-s", "greedy"), ("--seed", "1"), ("--judge", "gpt2")):
             done = call("compare", "--from", tmp_path / "saved.json", *arguments)
             assert done.code == 2
@@ -459,7 +430,7 @@ class TestJson:
             (lambda record: record | {"prompts": ["only one"]}, "cells: one names a prompt that is not in the file"),
         ],
     )
-    def test_a_file_without_a_comparison_is_refused(
+    def test_a_file_that_is_no_comparison_is_refused(
         self, compared: StrategyComparison, tmp_path: Path, change: Callable[[Any], Any], message: str
     ) -> None:
         path = tmp_path / "saved.json"
@@ -512,7 +483,7 @@ class TestTables:
             show_comparison(stream, replace(compared, rows=rows))
             assert "…" not in stream.getvalue()
 
-    def test_zero_after_rounding_has_no_sign(self) -> None:
+    def test_a_number_that_rounds_to_zero_has_no_sign(self) -> None:
         (value,) = values_of("zipf", Estimate(-0.004, -0.2, -0.001))
         assert (value.text, value.interval) == ("0.00", "[-0.20, 0.00]")
         (value,) = values_of("tokens_per_s", Estimate(1234.6, None, None))
@@ -523,7 +494,7 @@ class TestTables:
 
 
 def values_of(name: str, *estimates: Estimate | None) -> list[Any]:
-    """The values of the last column of a table of strategies that each have one metric."""
+    """Return the last column of a table of strategies with one metric each."""
     rows = tuple(
         StrategyRow(f"s{at}", "greedy", {}, (Cell(0),), {name: estimate}) for at, estimate in enumerate(estimates)
     )
@@ -555,8 +526,8 @@ def test_only_the_first_of_many_failures_are_shown(compared: StrategyComparison)
     assert lines[-1] == "failed: 4 more"
 
 
-class TestFairness:
-    """What a comparison of unequal amounts of text says, and what it calls the best."""
+class TestUnequalAmounts:
+    """Strategies with different numbers of texts are compared on equal amounts."""
 
     OPENINGS, TALES = (Path(__file__).parents[2] / "prompts" / name for name in ("openings.txt", "tales.txt"))
 
@@ -594,7 +565,7 @@ class TestFairness:
         assert "these texts do not show which value is nearest to the human text, so none is marked" in shown
 
     @pytest.mark.parametrize("format", ["text", "markdown", "csv", "json"])
-    def test_every_table_says_how_many_texts_and_tokens_it_is_about(self, saved: Path, format: str) -> None:
+    def test_every_table_has_the_number_of_texts_and_tokens(self, saved: Path, format: str) -> None:
         shown = call("compare", "--from", saved, "--format", format, "--metrics", "zipf").out
         expected = {
             "text": (r"top-k:top_k=50 +20 +1,000 ", r"Zipf: of 4 texts with 200 tokens from each row"),
@@ -608,7 +579,7 @@ class TestFairness:
             below = shown.split("distance to the human text:")[1]
             assert re.search(r"top-k:top_k=50 +20 +1,000 ", below)
 
-    def test_without_human_text_nothing_is_best_but_what_is_better_by_definition(self, tiny: Path) -> None:
+    def test_without_human_text_only_speed_has_a_best_value(self, tiny: Path) -> None:
         prompts = ("--file", self.OPENINGS, "-m", tiny, "--max-new-tokens", "20", "--seed", "1")
         found = as_json(call("compare", *prompts, "-s", "greedy", "-s", "beam", "-s", "sample", "--format", "json"))
         assert {name for row in found["rows"] for name in row["best"]} <= {"tokens_per_s"}
@@ -617,14 +588,16 @@ class TestFairness:
 class TestChoice:
     """The options that choose what is computed and shown."""
 
-    def test_only_the_chosen_metrics_are_there(self, tiny: Path) -> None:
+    def test_only_the_chosen_metrics_are_computed_and_shown(self, tiny: Path) -> None:
         options = ("-m", tiny, "--seed", "1", "--max-new-tokens", "4", "--metrics", "zipf, perplexity", "-s", "greedy")
         found = as_json(call("compare", "Once", *options, "--format", "json"))
         assert list(found["rows"][0]["metrics"]) == ["perplexity", "zipf"]
         table = call("compare", "Once", *options, "--no-texts").out
         assert table.split("\n")[0].split() == ["texts", "tokens", "perplexity", "Zipf"]
 
-    def test_a_saved_comparison_is_shown_in_part(self, compared: StrategyComparison, tmp_path: Path) -> None:
+    def test_the_metrics_of_a_saved_comparison_can_be_chosen(
+        self, compared: StrategyComparison, tmp_path: Path
+    ) -> None:
         path = tmp_path / "saved.json"
         path.write_text(comparison_json(compared), encoding="utf-8")
         found = as_json(call("compare", "--from", path, "--metrics", "length,zipf", "--format", "json"))
@@ -647,7 +620,7 @@ class TestChoice:
         ("strategies", "option", "has_texts"),
         [(4, None, True), (5, None, False), (5, "--texts", True), (4, "--no-texts", False)],
     )
-    def test_the_table_comes_first_and_texts_if_they_are_few_or_asked_for(
+    def test_texts_follow_the_table_if_they_are_few_or_requested(
         self, tiny: Path, strategies: int, option: str | None, has_texts: bool
     ) -> None:
         specs = [part for k in range(1, strategies + 1) for part in ("-s", f"top-k:top_k={k}")]
@@ -656,15 +629,15 @@ class TestChoice:
         assert shown.split()[:3] == ["texts", "tokens", "length"]
         assert ("\ntop-k:top_k=1:\n" in shown) == has_texts
 
-    def test_of_several_prompts_the_texts_are_shown_on_request(self, tiny: Path, tmp_path: Path) -> None:
+    def test_texts_of_several_prompts_are_shown_on_request(self, tiny: Path, tmp_path: Path) -> None:
         (tmp_path / "prompts.txt").write_text("The king\nThe fox\n")
         options = ("--file", tmp_path / "prompts.txt", "-m", tiny, "--seed", "1", "--max-new-tokens", "4")
         assert "greedy:\n" not in call("compare", *options, "-s", "greedy").out
         assert "greedy:\n" in call("compare", *options, "-s", "greedy", "--texts").out
 
 
-class TestOrigin:
-    """Every format says what made the comparison."""
+class TestMadeBy:
+    """Every format has the versions, the command, the model and the seed."""
 
     COMMAND = ("compare", "The fox", "--seed", "5", "--max-new-tokens", "3", "-s", "greedy", "--metrics", "zipf,length")
 
@@ -675,37 +648,37 @@ class TestOrigin:
         assert call(*cls.COMMAND, "-m", tiny, "--html", page, "-o", page.with_suffix(".txt")).code == 0
         return page
 
-    def test_json(self, tiny: Path) -> None:
+    def test_in_json(self, tiny: Path) -> None:
         found = as_json(call(*self.COMMAND, "-m", tiny, "--format", "json"))
         made_by = found["made_by"]
         assert made_by.keys() == {"genlm", "torch", "transformers", "command", "date"}
         assert made_by["genlm"] == genlm.__version__
         assert made_by["command"].startswith("genlm compare 'The fox' --seed 5")
-        assert found["model"]["fingerprint"] == fingerprinted(find_model(str(tiny))).fingerprint
+        assert found["model"]["fingerprint"] == fingerprint_of(tiny)
         assert found["seed"] == 5
 
-    def test_csv(self, tiny: Path) -> None:
+    def test_in_csv(self, tiny: Path) -> None:
         (line,) = csv.DictReader(io.StringIO(call(*self.COMMAND, "-m", tiny, "--format", "csv").out))
         assert line["command"].startswith("genlm compare 'The fox'")
         assert (line["genlm"], line["seed"], line["model"]) == (genlm.__version__, "5", str(tiny))
-        assert line["fingerprint"] == fingerprinted(find_model(str(tiny))).fingerprint
+        assert line["fingerprint"] == fingerprint_of(tiny)
         assert all(line[name] for name in ("torch", "transformers", "date"))
 
-    def test_markdown_and_page(self, tiny: Path, page: Path) -> None:
+    def test_in_markdown_and_the_page(self, tiny: Path, page: Path) -> None:
         markdown = call(*self.COMMAND, "-m", tiny, "--format", "markdown").out.replace("\\", "")
         footer = html.unescape(page.read_text().split("<footer")[1].split("</footer>")[0])
         for shown in (markdown, footer):
             assert f"made by genlm {genlm.__version__}, torch " in shown
-            assert f"(fingerprint {fingerprinted(find_model(str(tiny))).fingerprint}, float32, cpu), seed 5" in shown
+            assert f"(fingerprint {fingerprint_of(tiny)}, float32, cpu), seed 5" in shown
             assert "command: genlm compare 'The fox' --seed 5" in shown
 
-    def test_a_comparison_shown_again_says_what_made_it_first(self, page: Path, tiny: Path, tmp_path: Path) -> None:
+    def test_a_saved_comparison_keeps_its_original_command(self, page: Path, tiny: Path, tmp_path: Path) -> None:
         saved, again = tmp_path / "saved.json", tmp_path / "again.html"
         assert call(*self.COMMAND, "-m", tiny, "--format", "json", "-o", saved).code == 0
         assert call("compare", "--from", saved, "--html", again).code == 0
         assert "command: genlm compare &#x27;The fox&#x27; --seed 5" in again.read_text()
 
-    def test_from_python_there_is_no_command(self, tiny: Path) -> None:
+    def test_a_comparison_from_python_has_no_command(self, tiny: Path) -> None:
         lm = genlm.load(str(tiny))
         # A fresh context has no command line that ran before.
         found = Context().run(lambda: lm.compare("The fox", ["greedy"], max_new_tokens=2))
@@ -731,7 +704,7 @@ class TestRefusals:
         path.write_text(saved)
         done = call("compare", "--from", path, "--format", "json", "--html", tmp_path / "page.html")
         if key == "tokens" and len(number) == 401:
-            # A whole number of any size is one.
+            # JSON allows whole numbers of any size.
             assert done.code == 0
             return
         assert (done.code, done.out) == (1, "")
@@ -771,18 +744,18 @@ class TestHostileNames:
         return path
 
     @pytest.mark.parametrize("format", ["text", "json", "csv", "markdown"])
-    def test_they_never_act_on_a_terminal(self, saved: Path, format: str) -> None:
+    def test_names_never_act_on_a_terminal(self, saved: Path, format: str) -> None:
         terminal = call_in_terminal("compare", "--from", saved, "--format", format, "--metrics", "zipf", "--no-texts")
         shown = terminal.shown.decode()
         assert "1+1" in shown
         assert "\x1b[31m\u202e" not in shown
         assert not {"\u202e", "\x9b"} & set(shown)
 
-    def test_they_are_unaltered_in_a_csv_file(self, saved: Path) -> None:
+    def test_names_are_unchanged_in_csv(self, saved: Path) -> None:
         lines = list(csv.DictReader(io.StringIO(call("compare", "--from", saved, "--format", "csv").out, newline="")))
         assert lines[0]["strategy"] == self.NAME
 
-    def test_csv_safe_keeps_a_spreadsheet_from_running_them(self, saved: Path) -> None:
+    def test_csv_safe_keeps_a_spreadsheet_from_running_names(self, saved: Path) -> None:
         shown = call("compare", "--from", saved, "--format", "csv", "--csv-safe").out
         lines = list(csv.DictReader(io.StringIO(shown, newline="")))
         assert lines[0]["strategy"] == f"'{self.NAME}"
@@ -799,7 +772,7 @@ class TestTerminal:
         shown = stream.getvalue()
         assert shown.count("╭") == shown.count("╰") == len(compared.rows)
 
-    def test_marking_repeated_text_loses_none_of_it(self, model: Model) -> None:
+    def test_marking_repeated_text_keeps_all_of_it(self, model: Model) -> None:
         found = run(model, "greedy", "top-p", prompts=PROMPTS[:1], new=40)
         for row in found.rows:
             for sample in row.samples:
@@ -870,7 +843,7 @@ def test_a_judge_scores_the_texts_in_its_own_tokens(tiny: Path, tmp_path: Path) 
         )
 
 
-def test_from_python_the_result_is_the_same(compared: StrategyComparison, tiny: Path) -> None:
+def test_python_gives_the_same_result(compared: StrategyComparison, tiny: Path) -> None:
     lm = genlm.load(str(tiny))
     found = lm.compare(PROMPTS, SPECS, num_return_sequences=4, max_new_tokens=12, seed=7, reference=HUMAN, judge=lm)
     assert untimed(json.loads(comparison_json(found))) == untimed(json.loads(comparison_json(compared)))

@@ -21,7 +21,7 @@ from genlm.records.generation import Generation
 
 PROMPT = "The king had"
 STOCK_KINDS = [kind.name for kind in KINDS.values() if kind.in_transformers]
-# Everything that a model's own settings could leak into a call.
+# All settings that generation_config.json could bring into a call.
 ODD = {
     "do_sample": True,
     "num_beams": 3,
@@ -84,7 +84,7 @@ def test_without_sampling_both_engines_agree(both: dict[str, genlm.LanguageModel
 
 
 @pytest.mark.parametrize("spec", ["greedy", "beam:num_beams=3", "greedy:no_repeat_ngram_size=3"])
-def test_a_stop_text_ends_both_in_the_same_way(both: dict[str, genlm.LanguageModel], spec: str) -> None:
+def test_a_stop_text_ends_both_engines_alike(both: dict[str, genlm.LanguageModel], spec: str) -> None:
     whole = both["genlm"].generate(PROMPT, strategy=spec, max_new_tokens=16).completions[0].text
     stop = ("not there", whole[6:8])
     ours, theirs = (
@@ -95,7 +95,9 @@ def test_a_stop_text_ends_both_in_the_same_way(both: dict[str, genlm.LanguageMod
 
 
 @pytest.mark.parametrize("kind", STOCK_KINDS)
-def test_nothing_leaks_in_from_the_model(copied: Path, both: dict[str, genlm.LanguageModel], kind: str) -> None:
+def test_generation_settings_of_the_model_are_ignored(
+    copied: Path, both: dict[str, genlm.LanguageModel], kind: str
+) -> None:
     (copied / "generation_config.json").write_text(json.dumps(ODD))
     odd = genlm.load(str(copied), device="cpu", engine="transformers")
     results = [
@@ -105,7 +107,7 @@ def test_nothing_leaks_in_from_the_model(copied: Path, both: dict[str, genlm.Lan
     assert tokens(results[0]) == tokens(results[1])
 
 
-def test_nothing_leaks_in_from_an_old_config(copied: Path, both: dict[str, genlm.LanguageModel]) -> None:
+def test_generation_settings_in_an_old_config_are_ignored(copied: Path, both: dict[str, genlm.LanguageModel]) -> None:
     (copied / "generation_config.json").unlink()
     edit_json(
         copied / "config.json", **{name: ODD[name] for name in ("do_sample", "top_k", "temperature", "num_beams")}
@@ -128,7 +130,7 @@ def test_samples_have_the_distribution_of_the_strategy(both: dict[str, genlm.Lan
         assert seen[candidate.id] / count == pytest.approx(candidate.filtered, abs=0.04)
 
 
-def test_the_seed_decides_and_leaves_torch_as_it_was(both: dict[str, genlm.LanguageModel]) -> None:
+def test_the_seed_decides_and_torchs_own_random_state_is_unchanged(both: dict[str, genlm.LanguageModel]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -152,7 +154,7 @@ def test_rows_that_end_early_lose_their_padding(both: dict[str, genlm.LanguageMo
         assert 0 not in completion.token_ids[:-1]
 
 
-def test_all_events_come_at_the_end(both: dict[str, genlm.LanguageModel]) -> None:
+def test_each_completion_is_streamed_as_one_piece(both: dict[str, genlm.LanguageModel]) -> None:
     events = list(both["transformers"].stream(PROMPT, max_new_tokens=4, num_return_sequences=2, seed=1))
     assert [type(event) is Piece for event in events] == [True, False, True, False]
     assert [event.index for event in events] == [0, 0, 1, 1]
@@ -170,7 +172,7 @@ def test_both_engines_give_the_same_trace(both: dict[str, genlm.LanguageModel]) 
         assert mine.probability == pytest.approx(other.probability, abs=1e-5)
 
 
-def test_no_token_left_is_an_error(tmp_path: Path) -> None:
+def test_ruling_out_every_token_is_an_error(tmp_path: Path) -> None:
     lm = genlm.load(str(save_three_words(tmp_path / "three")), device="cpu", engine="transformers")
     with pytest.raises(ModelError, match="every token is ruled out"):
         lm.generate("fox wolf", strategy="sample:no_repeat_ngram_size=1", max_new_tokens=4)
@@ -189,7 +191,7 @@ class TestCommand:
         edit_json(path, engine="genlm")
         assert call("generate", "--replay", path).code == 1
 
-    def test_a_result_without_an_engine_is_genlms(self, tiny: Path, tmp_path: Path) -> None:
+    def test_a_saved_result_without_an_engine_is_replayed_by_genlm(self, tiny: Path, tmp_path: Path) -> None:
         path = tmp_path / "result.json"
         call("generate", "-m", tiny, "--seed", "3", "--max-new-tokens", "6", PROMPT, "--format", "json", "-o", path)
         edit_json(path, engine=None)
@@ -197,7 +199,7 @@ class TestCommand:
         edit_json(path, engine="other")
         assert "engine: 'other' is not one of genlm, transformers" in call("generate", "--replay", path).error()
 
-    def test_the_text_is_the_same(self, tiny: Path) -> None:
+    def test_the_printed_text_of_both_engines_is_equal(self, tiny: Path) -> None:
         shared = ["-m", tiny, "-s", "greedy", "--max-new-tokens", "6", PROMPT, "-q"]
         assert call("generate", "--engine", "transformers", *shared).out == call("generate", *shared).out
 
@@ -217,7 +219,9 @@ class TestCommand:
             ),
         ],
     )
-    def test_what_transformers_does_not_support_is_refused(self, tiny: Path, options: list[str], error: str) -> None:
+    def test_options_that_transformers_does_not_support_are_refused(
+        self, tiny: Path, options: list[str], error: str
+    ) -> None:
         done = call("generate", "-m", tiny, "--engine", "transformers", *options, PROMPT)
         assert (done.code, done.out, done.error()) == (2, "", error)
         if "-s" in options and ":" not in options[1]:
@@ -229,7 +233,7 @@ class TestCommand:
             assert done.error().startswith("transformers has no strategy")
 
 
-def test_an_unknown_engine(tiny: Path) -> None:
+def test_an_unknown_engine_is_refused(tiny: Path) -> None:
     with pytest.raises(UsageError, match="no engine 'other'"):
         genlm.load(str(tiny), engine="other")  # type: ignore[arg-type]
 

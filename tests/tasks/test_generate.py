@@ -1,4 +1,4 @@
-"""Continuing a prompt: limits, prompts, where a text ends, and which settings apply."""
+"""Continuing a prompt: limits, prompts, the end of a text, and the settings that apply."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def lm(tiny: Path) -> LanguageModel:
         ({"stop": ("a", "")}, "a stop text must not be empty"),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any], message: str) -> None:
+def test_invalid_limits_are_refused(limits: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=f"^{message}$"):
         Limits(**limits)
 
@@ -159,7 +159,7 @@ def test_a_token_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
 # The end.
 
 
-def test_a_text_ends_at_its_length_if_at_nothing_else(lm: LanguageModel) -> None:
+def test_a_text_without_another_end_has_the_maximum_length(lm: LanguageModel) -> None:
     (completion,) = lm.generate(PROMPT, strategy="greedy", max_new_tokens=9).completions
     assert (completion.finish_reason, len(completion.token_ids)) == ("length", 9)
 
@@ -201,7 +201,7 @@ def test_a_stop_text_that_does_not_occur_changes_nothing(lm: LanguageModel) -> N
     assert lm.generate(PROMPT, stop="never said", **options).completions == lm.generate(PROMPT, **options).completions
 
 
-# Nothing leaks.
+# The model's own settings.
 
 LEAKS = {
     "do_sample": True,
@@ -230,13 +230,13 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_no_setting_of_the_model_leaks_in(tmp_path: Path, family: str) -> None:
+def test_generation_settings_of_the_model_are_ignored(tmp_path: Path, family: str) -> None:
     folder = tmp_path / family
     save_gpt2(folder) if family == "gpt2" else save_other(folder, family)
     path = folder / "generation_config.json"
     plain = [load(folder).generate(PROMPT, strategy=spec, max_new_tokens=12, seed=3) for spec in SPECS]
     path.write_text(json.dumps(json.loads(path.read_text()) | LEAKS))
-    # Where they used to be.
+    # Older models have them in config.json.
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"task_specific_params": {"text-generation": LEAKS}}))
     for before in plain:
@@ -261,7 +261,7 @@ def test_logits_that_are_not_numbers_are_an_error(copied: Path, spec: str) -> No
         load(poisoned(copied)).generate(PROMPT, strategy=spec, max_new_tokens=4)
 
 
-def test_the_error_says_at_which_new_token(copied: Path) -> None:
+def test_the_error_names_the_new_token_with_bad_logits(copied: Path) -> None:
     lm = load(copied)
     count = len(lm.generate(PROMPT, max_new_tokens=1).prompt_token_ids)
     weights = load_file(copied / "model.safetensors")
@@ -317,7 +317,7 @@ def test_the_last_event_is_the_result(lm: LanguageModel) -> None:
     assert result_of(events()).completions == result.completions
 
 
-def test_a_request_that_makes_no_sense_is_refused_before_it_runs(lm: LanguageModel) -> None:
+def test_an_invalid_request_is_refused_before_it_runs(lm: LanguageModel) -> None:
     with pytest.raises(UsageError, match="greedy has one completion"):
         continue_prompt(lm._model, PROMPT, Strategy.parse("greedy"), Limits(5, 2), 1)
     with pytest.raises(InputError, match="beyond the model's context"):
@@ -333,7 +333,7 @@ def test_other_transformers_models_generate_too(tmp_path: Path, spec: str) -> No
 
 @pytest.mark.parametrize("name", ["no-end", "context-11", "one-head", "untied"])
 @pytest.mark.parametrize("spec", SPECS)
-def test_odd_variants_generate(variant: Callable[[str], Path], name: str, spec: str) -> None:
+def test_unusual_variants_generate(variant: Callable[[str], Path], name: str, spec: str) -> None:
     lm = load(variant(name))
     made = lm.generate("fox", strategy=spec, max_new_tokens=7, seed=1)
     assert 1 <= len(made.completions[0].token_ids) <= 7

@@ -1,4 +1,4 @@
-"""The metrics of a comparison, against cases worked out by hand and against other implementations."""
+"""The metrics of a comparison, checked by hand and against other implementations."""
 
 from __future__ import annotations
 
@@ -167,15 +167,17 @@ class TestDistinct:
             ([[1], []], 1, 1.0),
         ],
     )
-    def test_it_is_distinct_over_all_ngrams(self, given: list[list[int]], order: int, expected: float) -> None:
+    def test_distinct_n_is_the_share_of_distinct_ngrams_of_all_texts(
+        self, given: list[list[int]], order: int, expected: float
+    ) -> None:
         assert distinct(given, order) == pytest.approx(expected)
 
-    def test_without_ngrams_it_is_undefined(self) -> None:
+    def test_distinct_n_without_ngrams_is_undefined(self) -> None:
         assert math.isnan(distinct([[1], []], 2))
 
 
 class TestZipf:
-    def test_it_is_the_slope_of_a_power_law(self) -> None:
+    def test_zipf_is_the_slope_of_a_power_law(self) -> None:
         tokens = [rank for rank in range(1, 41) for _ in range(round(10_000 / rank))]
         assert zipf([tokens]) == pytest.approx(1, abs=0.001)
         assert zipf([[1, 1, 1], [2, 2, 2]]) == pytest.approx(0)
@@ -183,7 +185,7 @@ class TestZipf:
         assert math.isnan(zipf([[5, 5]]))
 
     @given(st.lists(st.integers(1, 40), min_size=2, max_size=30))
-    def test_it_is_the_regression_of_the_standard_library(self, counts: list[int]) -> None:
+    def test_zipf_equals_the_regression_of_the_standard_library(self, counts: list[int]) -> None:
         ranks = [math.log(rank) for rank in range(1, len(counts) + 1)]
         slope = linear_regression(ranks, [math.log(count) for count in sorted(counts, reverse=True)]).slope
         texts = [[token] * count for token, count in enumerate(counts)]
@@ -199,7 +201,7 @@ class TestSelfBleu:
         assert self_bleu([[1, 2, 3, 4, 5]] * 3) == pytest.approx([1, 1])
         assert self_bleu([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]) == [0, 0]
 
-    def test_it_is_as_worked_out_by_hand(self) -> None:
+    def test_self_bleu_equals_a_calculation_by_hand(self) -> None:
         # 4 of 5 tokens are common, 3 of 4 pairs, 2 of 3 runs of three and 1 of 2 runs of four; both are as long.
         found = self_bleu([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6]])[0]
         assert found == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4))
@@ -208,7 +210,9 @@ class TestSelfBleu:
         assert self_bleu([[1, 2], [1, 3, 2]], (2,)) == [pytest.approx((short + long) / 2)]
 
     @given(TEXTS, st.sampled_from([4, 5]))
-    def test_it_is_sacrebleu_of_each_text_against_the_others(self, texts: list[list[int]], order: int) -> None:
+    def test_self_bleu_equals_sacrebleu_of_each_text_against_the_others(
+        self, texts: list[list[int]], order: int
+    ) -> None:
         settings = {"smooth_method": "floor", "smooth_value": 0.1, "max_ngram_order": order, "effective_order": True}
         bleu = BLEU(tokenize="none", **settings)
         spelled = [" ".join(map(str, text)) for text in texts if text]
@@ -285,7 +289,7 @@ class TestEqualAmounts:
         assert found.metrics[0]["distinct_1"] is None
 
     @given(TEXTS, st.integers(0, 40))
-    def test_cutting_leaves_as_many_tokens_as_wanted_and_texts_as_equal_as_possible(
+    def test_cut_keeps_the_given_number_of_tokens_in_texts_as_equal_as_possible(
         self, texts: list[list[int]], tokens: int
     ) -> None:
         kept = cut(texts, tokens)
@@ -321,7 +325,7 @@ def test_only_the_chosen_metrics_are_computed() -> None:
 
 
 class TestIntervals:
-    def test_that_of_a_mean_is_the_usual_bootstrap_interval(self) -> None:
+    def test_the_interval_of_a_mean_is_the_usual_bootstrap_interval(self) -> None:
         numbers = random.Random(1).choices(range(100), k=40)
         found = text_mean([float(number) for number in numbers]).resampled(bootstrap([1] * 40, 7)).estimate
         drawn = np.random.default_rng(8).choice(numbers, size=(20_000, 40)).mean(axis=1)
@@ -339,8 +343,8 @@ class TestIntervals:
         assert weights.mean(axis=0) == pytest.approx(np.ones(6), abs=0.1)
 
     @pytest.mark.parametrize("prompts", [30, 1], ids=["over prompts", "over the texts of one prompt"])
-    def test_those_of_diversity_are_as_wide_as_the_metric_varies(self, prompts: int) -> None:
-        """The interval of one set of texts is about that of the metric over many other sets from the same source."""
+    def test_an_interval_of_diversity_is_as_wide_as_the_metric_varies(self, prompts: int) -> None:
+        """The interval is about as wide as the spread of the metric over many other sets from the same source."""
         each = 30 // prompts
         found = metrics_of(*texts(prompts, each, vocab=2000))
         for name in ("distinct_1", "self_bleu_4", "zipf"):
@@ -363,24 +367,24 @@ class TestIntervals:
         one, other = metrics_of(*row, seed=4), metrics_of(*row, seed=5)
         assert all(one[name] != other[name] for name in ("self_bleu_4", "distinct_1"))
 
-    def test_a_single_text_has_none(self) -> None:
+    def test_a_single_text_has_no_interval(self) -> None:
         found = metrics_of(cell([1, 2, 3]))
         assert estimate(found, "perplexity") == Estimate(pytest.approx(math.e), None, None)
         assert estimate(found, "distinct_1") == Estimate(1.0, None, None)
 
 
 class TestBest:
-    """Which row is starred: one that is clearly nearest to the human text, or clearly the fastest."""
+    """The best row is clearly nearest to the human text, or clearly the fastest."""
 
     HUMAN = tuple(cell(drawn(at + 7000, vocab=300), prompt=None, seconds=None) for at in range(12))
 
-    def test_a_row_that_is_clearly_nearest(self) -> None:
+    def test_a_row_that_is_clearly_nearest_is_best(self) -> None:
         rows = [texts(12, 1, vocab=300), texts(12, 1, vocab=20, first=50)]
         best = measure(rows, self.HUMAN, 0).best
         assert {"distinct_1", "distinct_2", "self_bleu_4"} <= set(best[0])
         assert best[1:] == [(), ()]
 
-    def test_hardly_any_if_only_chance_decides(self) -> None:
+    def test_differences_by_chance_are_rarely_best(self) -> None:
         starred = []
         for number in range(10):
             rows = [texts(12, 1, first=10_000_000 * number), texts(12, 1, first=10_000_000 * number + 500)]
@@ -388,7 +392,7 @@ class TestBest:
             starred += [name for names in found.best for name in names]
         assert len(starred) <= 0.05 * 10 * len(TestEqualAmounts.NAMES)
 
-    def test_none_is_best_without_human_text_except_in_speed(self) -> None:
+    def test_without_human_text_only_speed_has_a_best_row(self) -> None:
         slow = [Cell(each.prompt, each.samples, 9.0) for each in texts(12, 1, vocab=20)]
         assert measure([texts(12, 1), slow], None, 0).best == [("tokens_per_s",), ()]
 
@@ -400,7 +404,7 @@ class TestBest:
         rows = [texts(12, 1), [*texts(11, 1, vocab=20), Cell(11, error="failed")]]
         assert measure(rows, self.HUMAN, 0).best == [(), (), ()]
 
-    def test_repetition_is_compared_among_texts_of_equal_length(self) -> None:
+    def test_repetition_is_compared_only_between_texts_of_equal_length(self) -> None:
         def looping(tokens: int) -> list[Cell]:
             return [cell([at, at + 1] * (tokens // 2), prompt=at) for at in range(12)]
 
@@ -410,7 +414,7 @@ class TestBest:
         assert names <= set(measure([plain, looping(50)], human, 0).best[0])
         assert not names & set(measure([plain, looping(40)], human, 0).best[0])
 
-    def test_a_single_human_text_decides_nothing(self) -> None:
+    def test_with_a_single_human_text_nothing_is_best(self) -> None:
         rows = [texts(12, 1), texts(12, 1, vocab=20)]
         assert measure(rows, self.HUMAN[:1], 0).best == [(), (), ()]
 

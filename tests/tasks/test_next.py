@@ -95,7 +95,7 @@ def test_top_k_keeps_the_proportions_of_the_most_likely_tokens(model: Model) -> 
         assert candidate.filtered == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_penalty_considers_the_prompt(model: Model) -> None:
+def test_a_penalty_counts_the_tokens_of_the_prompt(model: Model) -> None:
     prompt = "fox fox fox"
     found = next_token(model, prompt, top=10**6, strategy=Strategy.parse("sample:no_repeat_ngram_size=1"))
     cut = {candidate.id for candidate in found.candidates if candidate.filtered == 0}
@@ -117,7 +117,7 @@ def test_a_repetition_penalty_of_beams_acts_on_log_probabilities(model: Model, k
 
 
 @pytest.mark.parametrize("kind", BEAM_KINDS)
-def test_beams_choose_the_most_likely_next_tokens_that_are_shown(tiny: Path, kind: str) -> None:
+def test_beams_choose_the_most_likely_of_the_shown_tokens(tiny: Path, kind: str) -> None:
     lm = genlm.load(str(tiny), device="cpu")
     spec = f"{kind}:num_beams=8,repetition_penalty=0.5"
     # One group does not avoid the tokens of another, and draws at almost no temperature take the best.
@@ -166,7 +166,7 @@ def test_a_continuation_that_a_strategy_rules_out_cannot_be_drawn(model: Model) 
     assert last.filtered == -math.inf
 
 
-def test_very_unequal_continuations_have_shares_too(model: Model) -> None:
+def test_the_shares_of_very_unequal_continuations_sum_to_one(model: Model) -> None:
     found = compare_continuations(model, PROMPT, [" fox", " fox" * 13])
     assert sum(continuation.share for continuation in found.continuations) == pytest.approx(1)
 
@@ -261,7 +261,7 @@ def test_min_new_tokens_counts_from_the_end_of_the_prompt(model: Model) -> None:
     assert {each.id: each.filtered for each in after.candidates}[end] == 0
 
 
-def test_greedy_gives_everything_to_the_token_that_it_takes(tiny: Path) -> None:
+def test_greedy_gives_the_token_that_it_takes_probability_one(tiny: Path) -> None:
     lm = genlm.load(str(tiny), device="cpu")
     spec = "greedy:repetition_penalty=1.5"
     found = lm.next(PROMPT, strategy=spec, top=10**6)
@@ -290,7 +290,9 @@ def test_a_tree_of_greedy_is_one_path(model: Model) -> None:
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--steps", "2"], ["--candidates", " cat, dog"]], ids=str)
-def test_the_text_says_how_the_strategy_chooses(tiny: Path, spec: str, note: str | None, options: list[str]) -> None:
+def test_the_text_explains_strategies_that_choose_otherwise(
+    tiny: Path, spec: str, note: str | None, options: list[str]
+) -> None:
     done = call("next", PROMPT, "-m", tiny, "-s", spec, *options)
     assert done.code == 0
     shown = " ".join(done.out.split())

@@ -1,4 +1,4 @@
-"""`--replay`: a saved result runs again, and differences are reported."""
+"""`--replay`: a saved result is generated again and compared."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_the_file_has_every_setting(tiny: Path, tmp_path: Path, options: dict[st
     for key, value in options.items():
         assert record[key] == value
     assert record["num_return_sequences"] == 3
-    code, said = again(tmp_path / "result.json")
-    assert (code, said.split(",")[0]) == (0, "the same: 3 completions")
+    code, out = again(tmp_path / "result.json")
+    assert (code, out.split(",")[0]) == (0, "the same: 3 completions")
 
 
-def test_the_report_as_json(saved: Path) -> None:
-    code, said = again(saved, "json")
-    assert (code, json.loads(said)) == (0, {"same": True, "difference": None})
+def test_the_report_can_be_json(saved: Path) -> None:
+    code, out = again(saved, "json")
+    assert (code, json.loads(out)) == (0, {"same": True, "difference": None})
 
 
 def test_the_first_difference_is_reported(saved: Path) -> None:
@@ -69,26 +69,26 @@ def test_the_first_difference_is_reported(saved: Path) -> None:
     own = record["completions"][1]["token_ids"][4]
     change(saved, lambda record: record["completions"][1]["token_ids"].__setitem__(4, 70))
     change(saved, lambda record: record["completions"][2]["token_ids"].__setitem__(0, 71))
-    code, said = again(saved)
+    code, out = again(saved)
     assert code == 1
-    lines = said.splitlines()
+    lines = out.splitlines()
     assert lines[0] == "differs: sample 2 at new token 5"
     assert [line[:7] for line in lines[1:]] == ["saved: ", "now:   "]
     assert [line.split()[-1] for line in lines[1:]] == ["70)", f"{own})"]
-    code, said = again(saved, "json")
-    difference = json.loads(said)["difference"]
+    code, out = again(saved, "json")
+    difference = json.loads(out)["difference"]
     assert (code, difference["index"], difference["position"]) == (1, 1, 4)
     assert (difference["saved"]["id"], difference["now"]["id"]) == (70, own)
 
 
 def test_a_longer_saved_completion_differs_where_the_new_one_ends(saved: Path) -> None:
     change(saved, lambda record: record["completions"][0]["token_ids"].append(70))
-    code, said = again(saved)
-    assert (code, said.splitlines()[0]) == (1, "differs: sample 1 at new token 13")
-    assert said.splitlines()[2] == "now:   no more tokens"
+    code, out = again(saved)
+    assert (code, out.splitlines()[0]) == (1, "differs: sample 1 at new token 13")
+    assert out.splitlines()[2] == "now:   no more tokens"
 
 
-def test_another_text_of_the_same_tokens_is_a_difference(saved: Path) -> None:
+def test_a_different_text_of_the_same_tokens_is_a_difference(saved: Path) -> None:
     change(saved, lambda record: record["completions"][0].update(text="other"))
     assert again(saved) == (1, "differs: sample 1 has the same tokens, and another text or end\n")
 
@@ -98,7 +98,7 @@ def test_another_seed_gives_another_result(saved: Path) -> None:
     assert again(saved)[0] == 1
 
 
-def test_the_tokens_of_the_prompt_run_and_not_its_text(saved: Path) -> None:
+def test_a_replay_starts_from_the_prompts_tokens_not_its_text(saved: Path) -> None:
     change(saved, lambda record: record.update(prompt="something else"))
     assert again(saved)[0] == 0
 
@@ -171,7 +171,9 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "edit", [lambda r: r.update(prompt_token_ids=[100_000]), lambda r: r.update(prompt_token_ids=[5] * 5000)]
 )
-def test_a_prompt_that_the_model_cannot_take_is_an_error(saved: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+def test_a_prompt_that_does_not_fit_the_model_is_an_error(
+    saved: Path, edit: Callable[[dict[str, Any]], object]
+) -> None:
     change(saved, edit)
     done = call("generate", "--replay", saved)
     assert done.code == 1
@@ -190,7 +192,7 @@ def test_a_prompt_that_the_model_cannot_take_is_an_error(saved: Path, edit: Call
         (("--no-echo",), "--echo"),
     ],
 )
-def test_options_that_the_result_decides_are_refused(saved: Path, options: tuple[str, ...], named: str) -> None:
+def test_options_that_the_result_fixes_are_refused(saved: Path, options: tuple[str, ...], named: str) -> None:
     done = call("generate", "--replay", saved, *options)
     assert done.code == 2
     assert done.error() == f"--replay and {named} cannot be combined"

@@ -52,7 +52,7 @@ def reference(folder: Path, ids: list[int], window: int, stride: int) -> list[fl
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_text_scores_as_by_transformers(name: str, variant: Callable[[str], Path]) -> None:
+def test_a_text_has_the_log_probabilities_of_transformers(name: str, variant: Callable[[str], Path]) -> None:
     folder = variant(name)
     loaded = load(folder)
     ids = [loaded.start_id or 0, *loaded.tokenizer.encode(TEXT)]
@@ -135,13 +135,13 @@ def test_a_model_without_a_start_token_scores_from_the_second_token(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("text", "bos", "scored"), [("", True, 0), ("", False, 0), ("a", True, 1), ("a", False, 0)])
-def test_the_shortest_texts_have_a_score_or_none(model: Model, text: str, bos: bool, scored: int) -> None:
+def test_a_text_without_scored_tokens_has_no_perplexity(model: Model, text: str, bos: bool, scored: int) -> None:
     tally = score(model, text, bos=bos).tally
     assert (tally.num_tokens, tally.num_scored_tokens) == (len(text), scored)
     assert (tally.perplexity is None) == (tally.bits_per_byte is None) == (scored == 0)
 
 
-def test_texts_of_all_lengths_keep_their_order_and_score_as_alone(model: Model) -> None:
+def test_texts_of_all_lengths_keep_their_order_and_score_the_same_alone(model: Model) -> None:
     texts = [TEXT[: 7 * n % 90] for n in range(40)] + [TEXT * 3, "", "end"]
     scorer = Scorer(model, map(Text, texts))
     found = list(scorer)
@@ -166,7 +166,7 @@ def test_texts_are_read_while_they_are_scored(model: Model) -> None:
     assert taken <= 300
 
 
-def test_texts_that_come_slowly_do_not_wait_for_each_other(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_that_arrive_slowly_are_scored_at_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     now = itertools.count(0, 2)
     monkeypatch.setattr("genlm.tasks.score.monotonic", lambda: next(now))
     taken: list[str] = []
@@ -183,7 +183,7 @@ def test_a_long_text_encoded_in_parts_has_the_tokens_of_the_whole_text(model: Mo
     assert [token.id for token in scored.tokens or ()] == model.tokenizer.encode(text)
 
 
-def test_tokens_are_not_kept_unless_they_are_wanted(model: Model) -> None:
+def test_tokens_are_kept_only_on_request(model: Model) -> None:
     scored = score(model, TEXT, keep_tokens=False)
     assert scored.tokens is None
     assert scored.tally == score(model, TEXT).tally

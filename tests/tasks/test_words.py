@@ -65,7 +65,7 @@ def test_a_bad_word_is_never_generated(lm: LanguageModel, model: Model, spec: st
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_large_bias_decides_every_token(lm: LanguageModel, spec: str) -> None:
+def test_a_large_bias_makes_its_token_certain(lm: LanguageModel, spec: str) -> None:
     plain = Strategy.parse(spec)
     wanted = Strategy.of(plain.kind, {**plain.fields, "logit_bias": "41:1000"})
     assert set(tokens(lm, wanted)) == {41}
@@ -92,7 +92,7 @@ def test_a_bias_for_a_token_beyond_the_vocabulary_is_refused(lm: LanguageModel, 
     assert lm.generate(PROMPT, strategy=f"greedy:logit_bias={size - 1}:2", max_new_tokens=1).completions
 
 
-def test_next_shows_what_is_banned(lm: LanguageModel, model: Model) -> None:
+def test_next_shows_banned_tokens_with_probability_zero(lm: LanguageModel, model: Model) -> None:
     encode = model.tokenizer.encode
     word, token = next((each.text, each.id) for each in lm.next(PROMPT).candidates if encode(each.text) == [each.id])
     banned = Strategy.of("greedy", {"bad_words": [word]})

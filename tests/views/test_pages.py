@@ -1,4 +1,4 @@
-"""Pages in Chromium: they work, load nothing, write nothing to the console, and show text as text."""
+"""Pages in Chromium: they work, load no other file, write nothing to the console, and never run a text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from genlm.views.pages import make_page
 from genlm.views.score import ScorePage
 from genlm.views.terminal import visible
 
-# What would act on a page if it were not text.
+# Text that would act on a page if it were not escaped.
 HOSTILE = "fox </script><script>alert(1)</script> <!-- <b>&lt;\x1b[31m\u202e狐"
 NARROW, WIDE = (360, 700), (1200, 900)
 
@@ -144,9 +144,9 @@ def test_a_head_shows_its_values_under_the_pointer(attention: Page, maps: Attent
     x, y = middle(attention, thumbnail)
     attention.mouse.move(x - 10, y + 10)
     assert attention.evaluate("!note.hidden")
-    told = str(attention.evaluate("note.textContent"))
-    assert told.startswith("layer 1, head 2\n")
-    value = float(told.split()[-1])
+    note = str(attention.evaluate("note.textContent"))
+    assert note.startswith("layer 1, head 2\n")
+    value = float(note.split()[-1])
     assert any(value == pytest.approx(weight, abs=1e-4) for row in maps.heads[6].weights for weight in row)
     attention.mouse.move(1, 1)
     assert attention.evaluate("note.hidden")
@@ -161,8 +161,8 @@ def test_a_click_enlarges_a_head_and_keys_select_the_next(attention: Page, maps:
     size = len(maps.tokens)
     row, column = size - 2, 1
     attention.mouse.move(box[0] + left + (column + 0.5) * side / size, box[1] + 1 + (row + 0.5) * side / size)
-    told = str(attention.evaluate("value.textContent"))
-    assert float(told.split()[-1]) == pytest.approx(maps.heads[3].weights[row][column], abs=1e-4)
+    note = str(attention.evaluate("value.textContent"))
+    assert float(note.split()[-1]) == pytest.approx(maps.heads[3].weights[row][column], abs=1e-4)
     for key, title in (("ArrowRight", "layer 1, head 0"), ("ArrowLeft", "layer 0, head 3")):
         attention.keyboard.press(key)
         assert attention.evaluate("document.getElementById('large-title').textContent") == title
@@ -176,9 +176,9 @@ def test_a_token_shows_its_numbers_under_the_pointer(score: Page, scored: tuple[
     score.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     score.mouse.move(x, y)
     assert score.evaluate("!note.hidden")
-    told = str(score.evaluate("note.textContent"))
-    assert f"id {token.id}\nrank {token.rank}\n" in told
-    assert f"log-probability {token.logprob:.3f} nats" in told
+    note = str(score.evaluate("note.textContent"))
+    assert f"id {token.id}\nrank {token.rank}\n" in note
+    assert f"log-probability {token.logprob:.3f} nats" in note
 
 
 def test_tokens_are_coloured_by_the_bucket_of_their_rank(score: Page, scored: tuple[list[ScoredText], str]) -> None:
@@ -216,11 +216,11 @@ def note_of_second_token(page: Page, words: str, how: str) -> str:
 @pytest.mark.parametrize("how", ["hover", "tap", "keys"])
 def test_a_generated_token_shows_its_alternatives(trace: Page, generation: Generation, how: str) -> None:
     token = list(parts(generation.completions[0]))[1][1]
-    told = note_of_second_token(trace, "document", how)
-    assert f"id {token.id}, rank {token.rank}\n" in told
-    assert f"entropy {token.entropy:.3f} nats" in told
-    assert f"candidates {token.candidates}," in told
-    likely = told.split("\n\n")[1].split("\n")
+    note = note_of_second_token(trace, "document", how)
+    assert f"id {token.id}, rank {token.rank}\n" in note
+    assert f"entropy {token.entropy:.3f} nats" in note
+    assert f"candidates {token.candidates}," in note
+    likely = note.split("\n\n")[1].split("\n")
     assert [float(line.split()[1]) for line in likely] == pytest.approx(
         [100 * each.probability for each in token.alternatives], rel=0.01
     )
@@ -326,9 +326,9 @@ def test_a_token_of_any_strategy_shows_its_alternatives(
     compare: Page, comparison: StrategyComparison, how: str
 ) -> None:
     token = list(parts(comparison.rows[2].cells[0].samples[0]))[1][1]
-    told = note_of_second_token(compare, "document.querySelectorAll('.card')[2].querySelector('.words')", how)
-    assert f"id {token.id}, rank {token.rank}\n" in told
-    assert len(told.split("\n\n")[1].split("\n")) == len(token.alternatives)
+    note = note_of_second_token(compare, "document.querySelectorAll('.card')[2].querySelector('.words')", how)
+    assert f"id {token.id}, rank {token.rank}\n" in note
+    assert len(note.split("\n\n")[1].split("\n")) == len(token.alternatives)
 
 
 def test_repeated_passages_are_underlined(browser: Browser, comparison: StrategyComparison, tmp_path: Path) -> None:

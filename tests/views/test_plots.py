@@ -1,4 +1,4 @@
-"""Figures as trees of SVG elements that the policy of a page allows."""
+"""Figures as trees of SVG elements, without anything that the content security policy forbids."""
 
 from __future__ import annotations
 

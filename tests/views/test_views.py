@@ -19,7 +19,7 @@ from genlm.views.generation import TextView, as_json, summary
 from genlm.views.progress import Spinner
 from genlm.views.terminal import Writer, notice, one_line, underlined, visible
 
-# A title set, a line taken back, a bell, an 8-bit control sequence, an order of reading turned round, a line begun.
+# A window title, a carriage return, a backspace, DEL, an 8-bit sequence, reversed text, a line separator, markup.
 NASTY = "\x1b]0;title\x07 a\rb \x08 \x7f \x9b31m \u202eabc \u2028 [bold]not bold[/bold] [link=http://x]y[/link] :smile:"
 
 
@@ -61,7 +61,7 @@ class TestVisible:
         changed = {chr(code) for code in range(0x110000) if visible(chr(code)) != chr(code)}
         assert changed == (acting | set(marks)) - set("\n\t")
 
-    def test_one_line_is_one(self) -> None:
+    def test_one_line_joins_lines_with_spaces(self) -> None:
         assert one_line("a\nerror: b\r\nc\x1b") == "a error: b␍ c␛"
 
     def test_json_has_escapes_for_the_same_characters(self) -> None:
@@ -71,16 +71,16 @@ class TestVisible:
 
 
 class TestUnderlined:
-    def test_the_part_is_marked(self) -> None:
+    def test_the_part_has_carets_below(self) -> None:
         assert underlined("top-p:top_q=1", 6, 13) == "top-p:top_q=1\n      ^^^^^^^"
 
-    def test_columns_are_counted_not_characters(self) -> None:
+    def test_carets_count_columns_not_characters(self) -> None:
         assert underlined("狐:\x9b=1", 2, 5) == "狐:<U+009B>=1\n   ^^^^^^^^^^"
 
-    def test_a_line_break_in_the_spec_is_a_sign(self) -> None:
+    def test_a_line_break_in_the_spec_starts_no_new_line(self) -> None:
         assert underlined("a\nb", 2, 3).count("\n") == 1
 
-    def test_an_empty_part_is_marked_too(self) -> None:
+    def test_an_empty_part_has_one_caret(self) -> None:
         assert underlined("", 0, 0) == "\n^"
 
 
@@ -97,12 +97,12 @@ class TestWriter:
             writer.write(text)
             assert pipe.getvalue().decode().endswith(text)
 
-    def test_a_terminal_gets_it_visible_with_markup_shown_literally(self) -> None:
+    def test_a_terminal_gets_controls_visible_and_markup_literal(self) -> None:
         stream = FakeTerminal()
         Writer(stream).write(NASTY)
         assert stream.getvalue() == visible(NASTY)
 
-    def test_only_the_style_controls_the_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_style_is_the_only_control_sequence(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TERM", "xterm-256color")
         stream = FakeTerminal()
         Writer(stream).write(NASTY, style="bold")
@@ -141,7 +141,7 @@ class TestTextView:
         view.show(ended(0))
         assert stream.getvalue() == " upon\n"
 
-    def test_an_empty_completion_has_a_line(self) -> None:
+    def test_an_empty_completion_is_shown_as_its_prompt(self) -> None:
         stream = io.StringIO()
         TextView(stream, "Once", 1, echo=True).show(ended(0))
         assert stream.getvalue() == "Once\n"
@@ -213,17 +213,17 @@ class TestJson:
 
 
 class TestSummary:
-    def test_it_names_model_and_strategy(self) -> None:
+    def test_it_has_model_strategy_seed_tokens_and_speed(self) -> None:
         assert summary(generation("a", "b")) == (
             "tiny (float32, cpu)  top-p:top_p=0.9  seed 7  4 tokens in 0.50 s (8/s)"
         )
 
-    def test_it_has_the_seed_of_a_strategy_that_samples(self) -> None:
+    def test_it_has_no_seed_if_the_strategy_does_not_sample(self) -> None:
         assert "seed" not in summary(generation("a", strategy="greedy"))
 
 
 class TestSpinner:
-    def test_it_is_silent_in_a_pipe_or_if_disabled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_writes_nothing_to_a_pipe_or_if_disabled(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pipe, terminal = io.StringIO(), FakeTerminal()
         for stream, wanted in [(pipe, True), (terminal, False)]:
             monkeypatch.setattr("sys.stderr", stream)
@@ -231,7 +231,7 @@ class TestSpinner:
                 spinner.say("loading")
             assert stream.getvalue() == ""
 
-    def test_its_line_is_removed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_its_line_is_erased_when_it_stops(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TERM", "xterm")
         terminal = FakeTerminal()
         monkeypatch.setattr("sys.stderr", terminal)
