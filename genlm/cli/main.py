@@ -130,7 +130,7 @@ def _replace_closed_streams() -> None:
 
 
 def _use_utf8() -> None:
-    """Write UTF-8 and plain line feeds to pipes and files on every system; a terminal shows what its encoding can."""
+    """Write UTF-8 and plain line feeds to pipes and files on every system. A terminal keeps its encoding."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             if stream.isatty():
@@ -140,7 +140,7 @@ def _use_utf8() -> None:
 
 
 def _end_line() -> None:
-    """Start a new line on the terminal: its own ^C is on the current one."""
+    """Start a new line on the terminal, after the ^C that it shows."""
     if sys.stderr.isatty():
         say((None, ""))
     elif sys.stdout.isatty():
