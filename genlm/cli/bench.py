@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from genlm.cli import options
 from genlm.errors import UsageError
@@ -60,8 +60,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _dtype(name: str) -> DtypeChoice:
-    from typing import get_args
-
     from genlm.model.load import DtypeChoice
 
     for choice in get_args(DtypeChoice):

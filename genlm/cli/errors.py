@@ -1,4 +1,4 @@
-"""How an error is shown on the command line: one line, a hint if there is one, and an exit code.
+"""Show errors on the command line: one line, a hint if there is one, and an exit code.
 
 Code outside genlm/cli is used from Python too, so its errors never name a command-line option. If an option helps, the
 error carries a `code`, and the table HINTS adds the option to the hint.
@@ -18,7 +18,7 @@ from genlm.views.terminal import one_line, say, underlined
 
 INTERRUPTED = 130
 
-# From the `code` of an error to what the command line adds to its hint.
+# The hint that the command line adds to an error, by the error's `code`.
 HINTS = {
     # Models and devices.
     "hub-unreachable": "the bundled model fable needs no download",
@@ -58,7 +58,7 @@ HINTS = {
 }
 
 
-# What a value that does not parse should have been, by how pydantic's error types and Typer 0.28's types begin.
+# The expected value, by the start of pydantic's error type or of Typer 0.28's type name.
 TYPES = {"int": "a whole number", "float": "a number", "string": "valid UTF-8"}
 LONGEST_VALUE = 40
 
@@ -97,7 +97,7 @@ def hint_of(error: GenlmError) -> str | None:
 
 
 def usage_message(error: typer.TyperException) -> str:
-    """Return one plain sentence for a mistake on the command line that Typer found."""
+    """Return Typer's error as one plain sentence."""
     found: Any = error
     message = found.format_message()
     if hasattr(found, "possibilities"):
@@ -137,7 +137,7 @@ def _show(message: str, hint: str | None = None, marked: str = "") -> None:
 
 
 def _is_closed_pipe(error: BaseException) -> bool:
-    """Return whether the reader of a pipe has left; Typer turns the error of a command into a SystemExit."""
+    """Return whether the reader has closed the pipe. Typer turns that error into a SystemExit."""
     cause = error.__context__ if isinstance(error, SystemExit) else error
     # Windows reports the closed pipe as an invalid argument, without a file's name.
     is_closed_on_windows = (

@@ -131,9 +131,9 @@ def _replace_closed_streams() -> None:
 
 
 def _use_utf8() -> None:
-    """Write UTF-8 and plain line feeds to pipes and files on every system; a terminal shows what its encoding can.
+    """Write UTF-8 and plain line feeds to pipes and files on every system. A terminal keeps its encoding.
 
-    A character that cannot be encoded becomes a question mark: half of a surrogate pair, for example.
+    A character that cannot be encoded, such as half of a surrogate pair, becomes a question mark.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
@@ -142,7 +142,7 @@ def _use_utf8() -> None:
 
 
 def _end_line() -> None:
-    """Start a new line on the terminal: its own ^C is on the current one."""
+    """Start a new line on the terminal, after the ^C that it shows."""
     if sys.stderr.isatty():
         say((None, ""))
     elif sys.stdout.isatty():

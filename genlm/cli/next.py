@@ -101,15 +101,11 @@ def _check(top: int | None, candidates: list[str], steps: int | None, branches: 
 
 
 def _read_candidates(given: list[str] | None) -> list[str]:
-    """Return the continuations that the options name."""
-    found = [part for text in given or () for part in _split_at_commas(check_utf8(text, "a candidate"))]
+    """Return the continuations, split at commas except those after a backslash."""
+    texts = [check_utf8(text, "a candidate") for text in given or ()]
+    found = [part.replace("\\,", ",") for text in texts for part in re.split(r"(?<!\\),", text)]
     if not all(found):
         raise UsageError(
             "a candidate must not be empty", hint='commas separate candidates, as in " cat, dog"; \\, is a comma'
         )
     return found
-
-
-def _split_at_commas(text: str) -> list[str]:
-    """Split a text at its commas, except those after a backslash."""
-    return [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]

@@ -1,4 +1,4 @@
-"""The options that commands share, declared once: the same name means the same in every command."""
+"""The options that commands share."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ AllowPickle: TypeAlias = Annotated[
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model to load, and how."""
+    """The model and how to load it."""
 
     name: ModelName = None
     revision: Revision = None
@@ -141,7 +141,7 @@ class ModelOptions:
     def load_found(self, folder: ModelFolder, spinner: Spinner, engine: Engine = "genlm") -> Model:
         """Load the model from its folder. Raise ModelError if that fails."""
         with insistent_interrupts():
-            # Not earlier: a download shows its own progress bars.
+            # Not earlier, because a download shows its own progress bars.
             spinner.say(f"loading {folder.name}")
             from genlm.model.load import load_model
 

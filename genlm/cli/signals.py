@@ -1,4 +1,4 @@
-"""Ctrl-C and the signals by which a system ends a program."""
+"""Handle Ctrl-C and the signals that end a program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
 
-# Ctrl-C, and how SLURM, Kubernetes and systemd end a program.
+# Ctrl-C, and the signal with which SLURM, Kubernetes and systemd end a program.
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 # The notice to show if Ctrl-C ends the program. `genlm.cli.main` resets and shows it.
@@ -32,13 +32,13 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _ending(number: int) -> BaseException:
-    """Return the exception by which a signal ends the program."""
+    """Return the exception with which a signal ends the program."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextmanager
 def insistent_interrupts() -> Iterator[None]:
-    """Make Ctrl-C end a block that imports large packages, some of which catch KeyboardInterrupt or fail on it."""
+    """Make sure that Ctrl-C ends a block with imports: some packages catch KeyboardInterrupt or fail on it."""
     pressed = False
 
     def press(number: int, frame: FrameType | None) -> None:
@@ -59,10 +59,10 @@ def insistent_interrupts() -> Iterator[None]:
 
 
 class Finishing:
-    """Whether Ctrl-C or SIGTERM asked the run to finish. Call it to find out, between two pieces of work.
+    """A request to finish, made by Ctrl-C or SIGTERM. Call it between two pieces of work to see if there is one.
 
     `ending` is the exception to end the program with: KeyboardInterrupt, or SystemExit after SIGTERM. The first call
-    after the signal calls `notify`; calls more than `most_s` seconds after that raise the ending.
+    after the signal calls `notify`; calls more than `most_s` seconds later raise the ending.
     """
 
     def __init__(self, notify: Callable[[str], None], most_s: float) -> None:
@@ -80,7 +80,7 @@ class Finishing:
         self.ending = _ending(number)
 
     def __call__(self) -> bool:
-        """Return whether to start no more work. Raise the ending if the running work has had its time."""
+        """Return whether to start no more work. Raise the ending if the running work takes too long."""
         if not self.pressed:
             return False
         if self._deadline is None:

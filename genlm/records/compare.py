@@ -36,7 +36,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """How another model scores a text, in its own tokens: how many, and the sum of their log-probabilities."""
+    """Another model's score of a text: the number of its own tokens, and the sum of their log-probabilities."""
 
     logprob: float
     tokens: int
@@ -44,11 +44,11 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Sample:
-    """A text in a comparison: completion `index` of prompt `prompt`, or a human text, after a prompt or after none.
+    """A text in a comparison: completion `index` of a prompt, or a human text, which may follow a prompt.
 
-    `logprobs` and `entropies` have an entry for each of `token_ids`, under the model's own distribution (nats); None
-    for a first token with nothing before it. `finish_reason` is None for human text. Only the first texts have a
-    `trace`, as many as a page shows.
+    `logprobs` and `entropies` have a value in nats for each of `token_ids`, under the model's own distribution; None
+    for a first token with nothing before it. `finish_reason` is None for human text. Only as many texts as a page shows
+    have a `trace`.
     """
 
     prompt: int | None
@@ -91,7 +91,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much text of each row a metric was computed on: this many texts, with this many tokens together."""
+    """The amount of text from each row that a metric was computed on; `tokens` are those of all its texts."""
 
     texts: int
     tokens: int
@@ -131,7 +131,7 @@ class StrategyRow:
 
 @dataclass(frozen=True)
 class StrategyComparison:
-    """Strategies side by side on the same prompts. The row of human text, if there is one, is the last.
+    """Strategies on the same prompts. The row of human text, if there is one, is the last.
 
     All rows have the same metrics. `amounts` has those that were computed on equal amounts of text.
     """
@@ -182,7 +182,7 @@ class StrategyComparison:
         return cls(**(vars(saved) | {"rows": rows}))
 
 
-# The JSON of a row has the samples of all cells in one list, and an estimate in the place of every metric.
+# The JSON of a row has the samples of all cells in one list, and an estimate with nulls for an undefined metric.
 
 
 @dataclass(frozen=True)

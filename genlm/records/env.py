@@ -1,4 +1,4 @@
-"""What `genlm env` reports about this installation and machine."""
+"""The report of `genlm env` on this installation and machine."""
 
 from __future__ import annotations
 

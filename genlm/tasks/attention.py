@@ -1,4 +1,4 @@
-"""What each token of a prompt attends to, in every layer and head."""
+"""Compute how much each token of a prompt attends to the others, in every layer and head."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Collect what a bug report needs: versions, hardware, settings, the Hub cache.
 
-A broken installation is the usual reason to ask, so each fact is read on its own and may fail on its own. torch comes
-last: if importing it crashes the process, everything else has been reported.
+The installation may be broken, so a fact that cannot be read is reported as an error and does not affect the others.
+torch comes last: if importing it crashes the process, everything else has been reported.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ VARIABLES = (
     *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LANG", "LC_ALL", "LC_CTYPE"),
     *("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS"),
 )
-# A token is a secret, and a proxy's address often contains a password, so the report only says that these are set.
+# Tokens are secrets and proxy addresses often contain passwords, so the report only says whether these are set.
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", *(f"{name}_PROXY" for name in ("HTTP", "HTTPS", "ALL", "NO")))
-# Instructions that decide how fast int8 and bfloat16 are.
+# Instruction sets that speed up int8 and bfloat16.
 FEATURES = re.compile(r"vnni|amx_|bf16|fp16|i8mm|sve|dot")
 MOST_ERROR_CHARACTERS = 400
 
@@ -85,8 +85,17 @@ def describe(version: str) -> Iterator[Section]:
             "memory_limit_bytes": lambda: min(filter(None, (_memory(), container_limit()))),
         },
     )
-    yield _environment()
-    yield _section("hub_cache", {"folder": _cache_folder, "models": _cached_models, "size_bytes": _cache_size})
+    shown = [Fact(name, _redact(os.environ[name])) for name in VARIABLES if name in os.environ]
+    hidden = [Fact(name, "set") for name in SECRETS if name in os.environ or name.lower() in os.environ]
+    yield Section("environment", (*shown, *hidden))
+    yield _section(
+        "hub_cache",
+        {
+            "folder": _cache_folder,
+            "models": lambda: sum(1 for _ in Path(_cache_folder()).glob("models--*")),
+            "size_bytes": _cache_size,
+        },
+    )
     yield _section(
         "terminal",
         {
@@ -104,15 +113,15 @@ def describe(version: str) -> Iterator[Section]:
 
 
 def _section(name: str, readers: Mapping[str, Callable[[], Value]]) -> Section:
-    return Section(name, tuple(_fact(key, read) for key, read in readers.items()))
-
-
-def _fact(name: str, read: Callable[[], Value]) -> Fact:
-    try:
-        value = read()
-    except Exception as error:
-        return Fact(name, error=_one_line(error))
-    return Fact(name, _redact(value) if isinstance(value, str) else value)
+    facts = []
+    for key, read in readers.items():
+        try:
+            value = read()
+        except Exception as error:
+            facts.append(Fact(key, error=_one_line(error)))
+        else:
+            facts.append(Fact(key, _redact(value) if isinstance(value, str) else value))
+    return Section(name, tuple(facts))
 
 
 def _one_line(error: Exception) -> str:
@@ -162,20 +171,10 @@ def _memory() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _environment() -> Section:
-    shown = [Fact(name, _redact(os.environ[name])) for name in VARIABLES if name in os.environ]
-    hidden = [Fact(name, "set") for name in SECRETS if name in os.environ or name.lower() in os.environ]
-    return Section("environment", (*shown, *hidden))
-
-
 def _cache_folder() -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return str(HF_HUB_CACHE)
-
-
-def _cached_models() -> int:
-    return sum(1 for _ in Path(_cache_folder()).glob("models--*"))
 
 
 def _cache_size() -> int:

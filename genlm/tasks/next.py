@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_TOP = 10
 # A deeper tree could be neither shown nor written as JSON.
 MOST_STEPS = 100
-# How many of the tokens that a strategy rules out are named.
+# The number of tokens to name of those that a strategy rules out.
 CUT_SHOWN = 5
 
 
@@ -116,10 +116,10 @@ def grow_tree(
 ) -> Tree:
     """Return the `branches` most likely continuations after each of `steps` tokens, as a tree.
 
-    With a strategy, the probabilities are those that it chooses by.
+    With a strategy, they are the most likely under that strategy.
 
     Raises:
-        UsageError: less than one step or branch, or more steps than can be shown.
+        UsageError: fewer than one step or branch, or more steps than can be shown.
         InputError: a prompt that the model cannot take.
         ModelError: logits that are not numbers.
     """
@@ -152,7 +152,7 @@ def grow_tree(
 
 
 def continuation_ids(model: Model, prompt: str, text: str) -> tuple[int, ...]:
-    """Return the ids of a continuation: those in the whole text if the prompt's ids stay the same there, else its own.
+    """Return the ids of a continuation: as part of the whole text if that keeps the prompt's ids, else by itself.
 
     Raises:
         InputError: a text that the tokenizer cannot express.

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 DEVICES = ("cpu", "cuda", "mps")
-# More than any vocabulary has; tokenizers store ids in 32 bits.
+# Tokenizers store ids in 32 bits.
 MOST_IDS = 1 << 32
 
 

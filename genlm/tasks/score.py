@@ -25,7 +25,7 @@ UNBOUNDED = 1024
 # The logits of one forward pass take at most this much memory, and its rows have at most this many tokens.
 LOGITS_BYTES = 1 << 27
 MOST_TOKENS = 1024
-# Windows are collected before they are sorted by length: at most so many, or enough for so many forward passes.
+# Windows are collected and sorted by length: at most this many, or enough for this many forward passes.
 MOST_WINDOWS = 256
 PASSES = 4
 # A text waits at most this long for others, in seconds.
@@ -35,8 +35,8 @@ MOST_WAIT_S = 1.0
 class Scorer:
     """Scores texts one after the other, in bounded memory. Iterate over it; `total` is the sum of those so far.
 
-    With `bos` a start token is put before each text, so that its first token has a probability too. None means: if the
-    model has a start token. Without `keep_tokens` results lack their tokens, which take most of the memory.
+    `bos` puts a start token before each text, so that its first token has a probability too; by default if the model
+    has one. Without `keep_tokens`, results lack their tokens, which take most of the memory.
 
     Raises:
         UsageError: a stride beyond the context.
@@ -79,7 +79,7 @@ class Scorer:
                     yield scored
 
     def _collect(self) -> Iterator[list[tuple[_PartlyScored, Window]]]:
-        """Yield the windows of all texts in groups worth sorting; smaller groups if texts arrive slowly."""
+        """Yield the windows of all texts in groups that are large enough to sort, or smaller if texts arrive slowly."""
         most = PASSES * tokens_at_once(self.model.network)
         collected: list[tuple[_PartlyScored, Window]] = []
         tokens, started = 0, monotonic()
@@ -114,7 +114,7 @@ def score_text(model: Model, text: str, *, bos: bool | None = None, stride: int 
 
 @dataclass
 class _PartlyScored:
-    """A text and the sums over those of its windows that are scored."""
+    """A text and the sums over its scored windows."""
 
     text: Text
     pieces: Pieces
@@ -175,8 +175,8 @@ class _PartlyScored:
 class Window:
     """Tokens for one row of a forward pass.
 
-    `targets` are the tokens to score: those that follow each of `inputs` except its first `skip`. `is_last` marks the
-    end of a text.
+    `targets` are the tokens to score, which follow each of `inputs` after the first `skip`. `is_last` marks the end of
+    a text.
     """
 
     inputs: Sequence[int]
@@ -189,7 +189,7 @@ class Window:
 class SlidingWindow:
     """A window of `size` tokens that starts every `stride` tokens.
 
-    Each position scores only tokens that the previous one did not reach. Every token after the first window thus has at
+    Each window scores only the tokens that the one before did not reach. Every token after the first window thus has at
     least `size - stride` tokens before it: a smaller stride gives the model more context but is slower.
     """
 
@@ -198,7 +198,7 @@ class SlidingWindow:
 
     @classmethod
     def over(cls, context: int | None, stride: int | None) -> SlidingWindow:
-        """Return a window as long as the context; by default its positions overlap by half.
+        """Return a window as long as the context; by default, successive windows overlap by half.
 
         Raises:
             UsageError: a stride beyond the window.

@@ -1,4 +1,4 @@
-"""From texts to tokens with their offsets and bytes, and from ids to texts. No weights are needed."""
+"""Turn texts into tokens with offsets and bytes, and ids into texts. No weights are needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genlm.model.source import ModelFolder
 from genlm.model.tokenizer import Tokenizer, load_tokenizer
 from genlm.records.inspection import TokenizedText
 
-# An id in a list that a person or a program wrote: 1 2 3, or [1, 2, 3].
+# An id in a list such as 1 2 3 or [1, 2, 3].
 WORD = re.compile(r"[^\s,\[\]]+")
 # No vocabulary has an id with more digits.
 MOST_DIGITS = 10

@@ -32,10 +32,15 @@ class BenchView:
         """Notify of what all rows have in common, or print the JSON object."""
         first = self._rows[0]
         if self._as_json:
+            shared = ("model", "bandwidth")
+            rows = [
+                {"dtype": row.model.dtype, **{name: value for name, value in vars(row).items() if name not in shared}}
+                for row in self._rows
+            ]
             record = {
                 "model": asdict(first.model) | {"dtype": None},
                 "bandwidth_bytes_per_s": first.bandwidth,
-                "rows": [_record(row) for row in self._rows],
+                "rows": rows,
                 "made_by": asdict(MadeBy.now()),
             }
             print(json.dumps(record, indent=2))
@@ -43,12 +48,6 @@ class BenchView:
         notify(f"{first.model.name}; roofline: {first.bandwidth / 1e9:.1f} GB/s read on {first.model.device}")
         for note in dict.fromkeys(row.cuda_graph for row in self._rows if row.cuda_graph):
             notify(f"decode steps as a CUDA graph: {note}")
-
-
-def _record(row: BenchRow) -> dict[str, object]:
-    record = asdict(row)
-    del record["model"], record["bandwidth"]
-    return {"dtype": row.model.dtype, **record}
 
 
 def _cells(row: BenchRow) -> tuple[str, ...]:

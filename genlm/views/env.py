@@ -16,16 +16,15 @@ WIDTH = 80
 def show_env(sections: Iterable[Section], format: str, stream: TextIO) -> None:
     """Write the report: as text each section as soon as it is known, as JSON all of them at the end."""
     if format == "json":
-        record = {section.name: {fact.name: _json_value(fact) for fact in section.facts} for section in sections}
+        record = {
+            section.name: {fact.name: {"error": fact.error} if fact.error else fact.value for fact in section.facts}
+            for section in sections
+        }
         stream.write(as_object(record))
         return
     for section in sections:
         stream.write(_text(section))
         stream.flush()
-
-
-def _json_value(fact: Fact) -> object:
-    return fact.value if fact.error is None else {"error": fact.error}
 
 
 def _text(section: Section) -> str:
@@ -34,7 +33,7 @@ def _text(section: Section) -> str:
     lines = [section.name]
     for label, fact in zip(labels, section.facts, strict=True):
         absent = "not installed" if section.name == "packages" else "unknown"
-        # Paths are not broken, so that they can be copied.
+        # Break no paths, so that they can be copied.
         lines += textwrap.wrap(
             one_line(_text_value(fact, absent)),
             WIDTH,

@@ -173,7 +173,7 @@ class ScoreJson:
 
 
 def item_record(scored: ScoredText, *, tokens: bool) -> dict[str, Any]:
-    """Return a text as the JSON of `genlm score`, with or without its tokens."""
+    """Return the JSON of a text, with or without its tokens."""
     place = {"source": scored.source} if scored.source is not None else {}
     line = {"line": scored.line} if scored.line is not None else {}
     kept = {"tokens": [_token_record(token) for token in scored.tokens or ()]} if tokens else {}
@@ -198,7 +198,7 @@ def _token_record(token: TokenScore) -> dict[str, Any]:
 
 
 class ScorePage:
-    """Collects scored texts for a page. The totals count all tokens; the page shows the first MOST_PAGE_TOKENS."""
+    """Collects scored texts for a page, which shows the first MOST_PAGE_TOKENS and the totals of all."""
 
     def __init__(self) -> None:
         self._items: list[dict[str, Any]] = []

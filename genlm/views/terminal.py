@@ -1,4 +1,4 @@
-"""Text from prompts and models on a terminal: shown, never acted on."""
+"""Write text to a terminal, which must never act on what prompts and models contain."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def visible(text: str) -> str:
-    """The text with every character that a terminal may act on made visible: ESC as ␛, others by their code."""
+    """Return the text with visible signs for the characters that a terminal may act on: ESC as ␛, others as codes."""
     return UNSAFE.sub(_picture, text)
 
 
 def one_line(text: str) -> str:
-    """Return the text made visible, on one line: line breaks, which a file name may contain, become spaces."""
+    """Return the visible text on one line: line breaks, which a file name may contain, become spaces."""
     return " ".join(visible(text).split())
 
 

@@ -76,14 +76,8 @@ def _rows(tokens: Tokens) -> Iterator[Sequence[str]]:
             f"{token.start}-{token.end}",
             f"{token.byte_start}-{token.byte_end}",
             "1",
-            _remark(token),
+            "special" if token.special else "" if token.whole else "part of a character",
         )
-
-
-def _remark(token: Token) -> str:
-    if token.special:
-        return "special"
-    return "" if token.whole else "part of a character"
 
 
 def _counts(found: TokenizedText) -> str:

@@ -22,12 +22,11 @@ AnyToken = TypeVar("AnyToken", "TokenScore", "TracedToken")
 OPEN_BOX = "\u2423"
 # All white space except the usual characters, which have their own signs.
 OTHER_SPACES = re.compile(r"[^\S \n\t]")
-# Of four buckets, from the most likely tokens: GLTR's green, yellow, red and violet. Rare tokens stand out without
-# colours, too.
+# GLTR's colours for four buckets, the most likely first. Rare tokens also stand out without colours.
 STYLES = ("green", "yellow", "red underline", "magenta reverse")
 LEAST_TOKEN_WIDTH, LARGEST_TOKEN_WIDTH = 8, 32
 LEAST_BAR_WIDTH = 6
-# Rows or tokens that are written at once.
+# The rows or tokens in one write.
 CHUNK = 1000
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -83,7 +82,7 @@ def write_table(
     """Write a table of tokens with the columns `names`, and an empty line. `styles` are those of the tokens.
 
     The column `token` and one without a name are aligned left, all others right. If the terminal is too narrow, tokens
-    are shortened. `rows` is called twice. A Rich table would take most of a millisecond for each row.
+    are shortened. `rows` is called twice. A Rich table would take almost a millisecond per row.
     """
     from rich.cells import cell_len
 
