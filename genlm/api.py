@@ -10,7 +10,7 @@ from genlm.decoding.completion import Completion, Piece
 from genlm.decoding.request import draw_seed
 from genlm.decoding.strategy import Strategy
 from genlm.errors import UsageError
-from genlm.model.info import Engine, ModelInfo
+from genlm.model.info import DeviceChoice, DtypeChoice, Engine, ModelInfo
 from genlm.model.source import Notify, find_model
 from genlm.records.batch import BatchRecord
 from genlm.records.compare import METRICS, StrategyComparison
@@ -24,7 +24,7 @@ from genlm.tasks.next import DEFAULT_TOP, next_token
 from genlm.tasks.score import score_text
 
 if TYPE_CHECKING:
-    from genlm.model.load import DeviceChoice, DtypeChoice, Model
+    from genlm.model.load import Model
 
 
 class LanguageModel:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated, get_args
 
 from genlm.cli import options
 from genlm.errors import UsageError
+from genlm.model.info import DtypeChoice
 from genlm.tasks.bench import Workload, bench
 from genlm.views.bench import BenchView
 from genlm.views.progress import Spinner
 from genlm.views.terminal import notices
-
-if TYPE_CHECKING:
-    from genlm.model.load import DtypeChoice
 
 work_option = options.panel("Work")
 
@@ -60,8 +58,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _dtype(name: str) -> DtypeChoice:
-    from genlm.model.load import DtypeChoice
-
     for choice in get_args(DtypeChoice):
         if choice == name.strip():
             return choice  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from genlm.cli.signals import insistent_interrupts
 from genlm.errors import UsageError
 from genlm.formats.output import is_standard_output, open_output
 from genlm.model.fingerprint import fingerprinted
-from genlm.model.info import Engine
+from genlm.model.info import DeviceChoice, DtypeChoice, Engine
 from genlm.model.source import ModelFolder, Notify, find_model
 from genlm.views.progress import Spinner
 
@@ -91,11 +91,11 @@ ModelName: TypeAlias = Annotated[
 ]
 Revision: TypeAlias = Annotated[str | None, model_option(metavar="REF", help="Branch, tag or commit of a Hub model.")]
 Device: TypeAlias = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"],
+    DeviceChoice,
     model_option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best available."),
 ]
 Dtype: TypeAlias = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16", "int8"],
+    DtypeChoice,
     model_option(
         metavar="DTYPE",
         help="float32, bfloat16, float16, int8 (GPT-2 on the CPU; fastest there), or auto: float32 on the CPU, the "

@@ -14,6 +14,7 @@ from genlm.cli.command import grouped
 from genlm.cli.signals import graceful_interrupt, insistent_interrupts
 from genlm.errors import UsageError
 from genlm.formats.documents import FIELD
+from genlm.model.info import DeviceChoice
 from genlm.model.source import Notify
 from genlm.version import __version__
 from genlm.views.progress import Spinner
@@ -141,7 +142,7 @@ def train(
     ] = None,
     recipe: RecipeOptions,
     device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"],
+        DeviceChoice,
         loop_option(metavar="DEVICE", help="cpu, cuda, mps, or auto: the best available."),
     ] = "auto",
     dtype: Annotated[

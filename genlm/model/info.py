@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 # Which code decodes: genlm's own loops, or the `generate` of transformers.
 Engine: TypeAlias = Literal["genlm", "transformers"]
 ENGINES: tuple[Engine, ...] = ("genlm", "transformers")
+DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
+DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 # Where a model was found.
 ModelSource: TypeAlias = Literal["bundled", "local", "hub"]
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from genlm.errors import ModelError, UsageError
 from genlm.model.files import read_json, read_shapes, read_tensors, weight_files
-from genlm.model.info import ENGINES, Engine, ModelInfo
+from genlm.model.info import ENGINES, DeviceChoice, DtypeChoice, Engine, ModelInfo
 from genlm.model.memory import keep_freed_memory
 from genlm.model.network import Network
 from genlm.model.source import ModelFolder
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from genlm.model.gpt2 import Config
 
-DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
-DtypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 # Constants that old GPT-2 checkpoints store beside the weights.
 MASKS = (".attn.bias", ".attn.masked_bias")
 # The names of GPT-2's weights begin with this, but not in the oldest checkpoints.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from genlm.decoding.completion import Completion
 from genlm.errors import InputError, UsageError
+from genlm.model.info import DeviceChoice, DtypeChoice
 from genlm.model.pieces import Pieces
 from genlm.records.compare import StrategyComparison
 from genlm.records.generation import Difference, Generation, Replay
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DTYPES = ("float32", "bfloat16", "float16", "int8")
-DEVICES = ("cpu", "cuda", "mps")
+# A result names the device and dtype that ran, never "auto".
+DEVICES = get_args(DeviceChoice)[1:]
+DTYPES = get_args(DtypeChoice)[1:]
 # Tokenizers store ids in 32 bits.
 MOST_IDS = 1 << 32
 

@@ -17,6 +17,7 @@ from genlm.formats.journal import Journal
 from genlm.formats.output import replacing
 from genlm.formats.rows import InputFile
 from genlm.model.fingerprint import fingerprinted
+from genlm.model.info import DeviceChoice, DtypeChoice
 from genlm.model.source import ModelFolder, find_model
 from genlm.records.batch import BEGINNING, BatchCounts, BatchModel, BatchRecord, Provenance, looks_like_record
 from genlm.records.made_by import Versions
@@ -25,7 +26,7 @@ from genlm.tasks.batch.ledger import InputEntry, Ledger, OutputEntry
 from genlm.tasks.batch.tables import is_table, write_table
 
 if TYPE_CHECKING:
-    from genlm.model.load import DeviceChoice, DtypeChoice, Model
+    from genlm.model.load import Model
 
 # After Ctrl-C, running prompts get this long to finish.
 FINISH_WITHIN_S = 10.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 from genlm.errors import InputError, ModelError, OutputError, UsageError
+from genlm.model.info import DeviceChoice
 from genlm.model.source import Notify, find_model
 from genlm.model.tokenizer import END_OF_TEXT
 from genlm.records.serialize import from_builtins, parse, to_builtins
@@ -36,7 +37,6 @@ from genlm.tasks.train.tokenizers import MADE, concatenate, encode, find_tokeniz
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from genlm.model.load import DeviceChoice
 
 # Per parameter: the float32 weight, its gradient, and its mean and square in AdamW.
 MEMORY_BYTES = 4 * 4
@@ -143,7 +143,7 @@ def resume(out: Path, request: TrainRequest | None = None, notify: Notify = lamb
     from genlm.model.load import choose_device
 
     job = read_job(out)
-    choose_device(cast("DeviceChoice", job.device))
+    choose_device(cast(DeviceChoice, job.device))
     with ExitStack() as hold:
         hold.enter_context(lock_folder(out))
         is_finished = has_finished(out)
