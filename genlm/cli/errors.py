@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import sys
+from ast import literal_eval
 from typing import Any
 
 import typer
@@ -59,7 +60,7 @@ HINTS = {
 
 
 # The expected value, by the start of pydantic's error type or of Typer 0.28's type name.
-TYPES = {"int": "a whole number", "float": "a number", "string": "valid UTF-8"}
+TYPES = {"int": "a whole number", "float": "a number", "string": "text"}
 LONGEST_VALUE = 40
 
 
@@ -118,14 +119,19 @@ def usage_message(error: typer.TyperException) -> str:
 def _problem(error: Any) -> str:
     """Say what is wrong with a value that cannot be read."""
     message = str(error.message).removeprefix("Value error, ").removesuffix(".")
-    value, _, name = message.rpartition(" is not a valid ")
+    # Typer 0.28 says "'x' is not a valid int"; newer versions pass on pydantic's errors.
+    quoted, _, name = message.rpartition(" is not a valid ")
+    value = literal_eval(quoted) if name.startswith(tuple(TYPES)) else ""
     for each in getattr(error.__cause__, "errors", list)():
-        text = str(each["input"])
-        value, name = repr(text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"), each["type"]
-        if name == "int_parsing_size":
-            return f"{value} has too many digits"
-    noun = next((noun for start, noun in TYPES.items() if name.startswith(start)), None)
-    return f"{value} is not {noun}" if noun else message
+        value, name = str(each["input"]), each["type"]
+    shown = repr(value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "…")
+    if not name.startswith(tuple(TYPES)):
+        return message
+    if re.search("[\ud800-\udfff]", value):
+        return f"{shown} is not valid UTF-8"
+    if name.startswith("int") and value.lstrip("+-").isdecimal():
+        return f"{shown} has too many digits"
+    return f"{shown} is not {next(noun for start, noun in TYPES.items() if name.startswith(start))}"
 
 
 def _show(message: str, hint: str | None = None, marked: str = "") -> None:
